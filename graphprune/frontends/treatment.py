@@ -1,0 +1,32 @@
+"""What the verifier asks a frontend to do to the original model; see `docs/ir.md`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Index:
+    """Gather along `axis` by `indices`: 1-d, or of the value's full rank for take-along-axis."""
+
+    axis: int
+    indices: np.ndarray
+
+
+@dataclass
+class Compaction:
+    """Run one node on the kept indices only: inputs are gathered, outputs scattered back over zeros."""
+
+    inputs: dict[int, list[Index]] = field(default_factory=dict)
+    outputs: dict[int, list[Index]] = field(default_factory=dict)
+    groups: int | None = None
+
+
+@dataclass
+class Treatment:
+    """Masks by value name (bool, broadcastable, True = kept) and compactions by node name."""
+
+    masks: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    compactions: dict[str, Compaction] = field(default_factory=dict)

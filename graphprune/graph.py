@@ -1,0 +1,202 @@
+"""The framework-neutral graph: values, nodes of canonical kinds, and lazily read weights.
+
+A frontend fills it, passes transform it, a frontend writes it back. Nothing here knows ONNX or PyTorch:
+what a frontend needs to write a node back hides in `Node.source` and `Graph.origin`, which only it reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from .errors import GraphPruneError
+
+
+class Weight:
+    """A constant tensor, read when first asked for.
+
+    `trainable` is True for what the model counts as a parameter (a torch `Parameter`, a floating-point ONNX
+    initializer) and False for buffers, masks and index tables. `tied` says that all uses of the tensor must stay
+    one tensor; where it is False, uses that end up with different slices are given copies.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        read: Callable[[], np.ndarray],
+        *,
+        trainable: bool = True,
+        tied: bool = True,
+    ) -> None:
+        self.shape = tuple(int(n) for n in shape)
+        self.dtype = np.dtype(dtype)
+        self.trainable = trainable
+        self.tied = tied
+        self._read = read
+
+    @classmethod
+    def of(cls, array: np.ndarray, *, trainable: bool = True, tied: bool = True) -> Weight:
+        """Wrap an array that is in memory already."""
+        return cls(array.shape, array.dtype, lambda: array, trainable=trainable, tied=tied)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    def array(self) -> np.ndarray:
+        """The elements, of `shape` and `dtype` (bfloat16 as `ml_dtypes.bfloat16`); treat it as read-only."""
+        return self._read()
+
+
+@dataclass(eq=False)
+class Value:
+    """One tensor in the graph.
+
+    `shape` holds concrete sizes; axes whose size depends on the caller's input are bound to a representative size and
+    listed in `dynamic`. `shape` is None where not even the rank is known. `weight` is set for constants.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+    dtype: np.dtype[Any]
+    dynamic: frozenset[int] = frozenset()
+    weight: Weight | None = None
+
+    @property
+    def rank(self) -> int:
+        """Number of axes; raises if the shape is unknown."""
+        return len(self.sizes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """`shape`, where the caller knows that it is known."""
+        if self.shape is None:
+            raise GraphPruneError(f"the shape of '{self.name}' is not known")
+        return self.shape
+
+    def __repr__(self) -> str:
+        return f"%{self.name}{list(self.shape) if self.shape is not None else '?'}"
+
+
+@dataclass(eq=False)
+class Node:
+    """One operator.
+
+    `kind` names an entry of the operator table, `attrs` are normalised as that entry's docstring says. `op` is the
+    operator's name in the model's own framework (for reports). A pass that alters `attrs` goes through `change`, so
+    that the frontend writes back what changed and leaves everything else as the user wrote it.
+    """
+
+    kind: str
+    name: str
+    inputs: list[Value | None]
+    outputs: list[Value]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    op: str = ""
+    source: Any = None
+    changed: bool = False
+
+    def change(self, **attrs: Any) -> None:
+        """Set attributes and mark the node for writing back."""
+        self.attrs.update(attrs)
+        self.changed = True
+
+    def __repr__(self) -> str:
+        args = ", ".join("-" if v is None else repr(v) for v in self.inputs)
+        return f"{', '.join(map(repr, self.outputs))} = {self.kind}({args})  # {self.op} {self.name}"
+
+
+@dataclass(eq=False)
+class Graph:
+    """A model: nodes in topological order. `frontend` is "onnx" or "torch"; `origin` is that frontend's own state."""
+
+    name: str
+    nodes: list[Node]
+    inputs: list[Value]
+    outputs: list[Value]
+    frontend: str = ""
+    origin: Any = None
+
+    def weights(self) -> dict[str, Value]:
+        """Every constant that a node or an output uses, by name, in order of first use."""
+        found: dict[str, Value] = {}
+        for node in self.nodes:
+            for value in node.inputs:
+                if value is not None and value.weight is not None:
+                    found.setdefault(value.name, value)
+        for value in self.outputs:
+            if value.weight is not None:
+                found.setdefault(value.name, value)
+        return found
+
+    def values(self) -> Iterator[Value]:
+        """Every value once: inputs, weights, then node outputs."""
+        yield from self.inputs
+        yield from self.weights().values()
+        for node in self.nodes:
+            yield from node.outputs
+
+    def producers(self) -> dict[Value, Node]:
+        """The node that makes each computed value."""
+        return {value: node for node in self.nodes for value in node.outputs}
+
+    def consumers(self) -> dict[Value, list[Node]]:
+        """The nodes that read each value, in order; a node reading it twice is listed twice."""
+        users: dict[Value, list[Node]] = {}
+        for node in self.nodes:
+            for value in node.inputs:
+                if value is not None:
+                    users.setdefault(value, []).append(node)
+        return users
+
+    def parameter_count(self) -> int:
+        """Number of elements of trainable weights, a shared weight counted once."""
+        return sum(v.weight.size for v in self.weights().values() if v.weight is not None and v.weight.trainable)
+
+    def copy(self) -> Graph:
+        """A structural copy: new nodes and values, the same (immutable) weights, sources and origin."""
+        twin: dict[Value, Value] = {}
+
+        def clone(value: Value) -> Value:
+            if value not in twin:
+                twin[value] = Value(value.name, value.shape, value.dtype, value.dynamic, value.weight)
+            return twin[value]
+
+        nodes = [
+            Node(
+                n.kind,
+                n.name,
+                [None if v is None else clone(v) for v in n.inputs],
+                [clone(v) for v in n.outputs],
+                dict(n.attrs),
+                n.op,
+                n.source,
+                n.changed,
+            )
+            for n in self.nodes
+        ]
+        inputs = [clone(v) for v in self.inputs]
+        return Graph(self.name, nodes, inputs, [clone(v) for v in self.outputs], self.frontend, self.origin)
+
+    def check(self) -> None:
+        """Raise if a name is used twice or a value is read before it is made."""
+        made = {*self.inputs, *self.weights().values()}
+        names = {value.name for value in made}
+        for node in self.nodes:
+            for value in node.inputs:
+                if value is not None and value not in made:
+                    raise GraphPruneError(f"node '{node.name}' reads '{value.name}', which nothing before it makes")
+            for value in node.outputs:
+                if value.name in names:
+                    raise GraphPruneError(f"two values are named '{value.name}' (the second is made by '{node.name}')")
+                names.add(value.name)
+                made.add(value)
+        for value in self.outputs:
+            if value not in made:
+                raise GraphPruneError(f"the output '{value.name}' is made by no node")
