@@ -1,0 +1,25 @@
+"""Backends that compile a model, run it and time it; each is imported only when it is asked for by name."""
+
+from __future__ import annotations
+
+from .base import Executable, Inputs, Runtime, TensorSpec, get, names
+from .inputs import InputShapes, bind_shapes, random_inputs
+from .timing import Comparison, Effort, Environment, Timing, compare, latency_table
+
+__all__ = [
+    "Comparison",
+    "Effort",
+    "Environment",
+    "Executable",
+    "InputShapes",
+    "Inputs",
+    "Runtime",
+    "TensorSpec",
+    "Timing",
+    "bind_shapes",
+    "compare",
+    "get",
+    "latency_table",
+    "names",
+    "random_inputs",
+]

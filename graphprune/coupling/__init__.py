@@ -1,0 +1,8 @@
+"""Coupling: label every index, one rule per operator, connected components (see `docs/design.md`)."""
+
+from __future__ import annotations
+
+from .couple import Coupling, Frozen, Group, Unknown, couple
+from .labeller import Use
+
+__all__ = ["Coupling", "Frozen", "Group", "Unknown", "Use", "couple"]

@@ -1,0 +1,52 @@
+"""Frontends: a foreign model in, a `Graph`; a `Graph` in, a foreign model. Each is imported on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..errors import InputError
+from ..graph import Graph
+
+#: Suffixes of files that hold pickled objects, which are never loaded.
+PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".t7"})
+
+
+def frontend(name: str) -> ModuleType:
+    """The frontend package called "onnx" or "torch"."""
+    return import_module(f".{name}", __name__)
+
+
+def of(graph: Graph) -> ModuleType:
+    """The frontend that made a graph."""
+    return frontend(graph.frontend)
+
+
+def load(model: str | Path, input_shapes: Any = None) -> Graph:
+    """Read `.onnx`, `.pt2` or `package.module:factory`.
+
+    `input_shapes` binds dynamic sizes (ONNX: name to sizes, or sizes in order) or gives the shapes of a factory's inputs
+    (in order). Raises InputError for anything that cannot be read.
+    """
+    text = str(model)
+    suffix = Path(text).suffix.lower()
+    if suffix in PICKLES:
+        raise InputError(f"'{text}' is a pickle by its suffix, and graphprune loads no pickles; use .onnx, .pt2 or module:factory")
+    factory = ":" in text and not Path(text).exists() and suffix != ".onnx"
+    if suffix == ".pt2" or factory:
+        return frontend("torch").load(text, input_shapes)  # type: ignore[no-any-return]
+    if suffix in (".onnx", ".ort", "") or Path(text).exists():
+        return frontend("onnx").load(text, input_shapes)  # type: ignore[no-any-return]
+    raise InputError(f"'{text}' is no model file (.onnx, .pt2) and no package.module:factory")
+
+
+def emit(graph: Graph) -> Any:
+    """The foreign model: an `onnx.ModelProto`, or the torch frontend's `Emitted`."""
+    return of(graph).emit(graph)
+
+
+def save(graph: Graph, path: str | Path) -> None:
+    """Write the model of a graph; the file appears whole or not at all."""
+    of(graph).save(graph, path)

@@ -1,0 +1,27 @@
+"""The operator table. Importing this package registers every entry."""
+
+from __future__ import annotations
+
+from . import conv, elementwise, index, linear, norm, recurrent, reduce, shape
+from .base import Block, Columns, Cost, Kept, Labeller, Operator, Statistic, kinds, known, lookup
+
+__all__ = [
+    "Block",
+    "Columns",
+    "Cost",
+    "Kept",
+    "Labeller",
+    "Operator",
+    "Statistic",
+    "conv",
+    "elementwise",
+    "index",
+    "kinds",
+    "known",
+    "linear",
+    "lookup",
+    "norm",
+    "recurrent",
+    "reduce",
+    "shape",
+]

@@ -1,0 +1,59 @@
+# Each target does its own set-up: Python 3.11, git, make and gcc are enough. `make help` lists them.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+WORKERS ?= 2
+LIMIT ?= 240
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test lint types unit bench clean
+.DEFAULT_GOAL := help
+
+help:  ## Print the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+demo: .venv/.base  ## Prune the shipped digits model both ways, verify and measure it; one table
+	$(BIN)/python -m models.demo
+
+test: lint types unit  ## Lint, types and tests (what CI runs)
+
+lint: .venv/.test  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.test  ## mypy on the package, its passes and its runtimes
+	$(BIN)/python tests/typecheck.py
+
+unit: .venv/.test  ## The tests alone; ARGS="-k name" chooses
+	$(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS)
+
+bench: .venv/.bench  ## Measure beside the peers (hours; resumes); writes docs/measurements/
+	$(BIN)/python -m benchmarks.compile_speed --limit-s $(LIMIT)
+	$(BIN)/python -m benchmarks.growth --limit-s $(LIMIT)
+	$(BIN)/python -m benchmarks.latency --limit-s $(LIMIT)
+	$(BIN)/python -m benchmarks.reach --limit-s $(LIMIT)
+
+clean:  ## Remove the environment, caches and build output
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build out *.egg-info
+
+.venv/.made:
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.base: .venv/.made pyproject.toml constraints.txt
+	$(PIP) -e .
+	@touch $@
+
+# torchvision's wheel asks for the torch it was built against; --no-deps keeps the one that is installed.
+.venv/.vision: .venv/.base
+	$(PIP) pillow
+	$(PIP) --no-deps torchvision
+	@touch $@
+
+.venv/.test: .venv/.vision
+	$(PIP) -e '.[test,lint]'
+	@touch $@
+
+.venv/.bench: .venv/.vision
+	$(PIP) -e '.[bench]'
+	@touch $@

@@ -1,0 +1,292 @@
+"""Budgets: from scores to a plan that meets a target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from .counting import Counter
+from .coupling import Coupling, Group
+from .errors import InputError, TargetError
+from .ops.base import Array
+from .plan import Plan, fingerprint, plan_groups
+
+#: Kept counts are rounded up to a multiple of this where the budget is global (odd counts slow runtimes down).
+GLOBAL_ALIGN = 8
+#: No group keeps less than this part of its components unless asked to.
+FLOOR = 0.1
+
+
+@dataclass(frozen=True)
+class Target:
+    """`kind` is "channels", "params" or "macs"; `ratio` is the part that stays, in (0, 1]."""
+
+    kind: str
+    ratio: float
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("channels", "params", "macs"):
+            raise InputError(f"unknown target '{self.kind}'; known are channels, macs, params")
+        if not 0 < self.ratio <= 1:
+            raise InputError(f"target {self.kind}={self.ratio}: the ratio must be greater than 0 and at most 1")
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.ratio:g}"
+
+
+def channels(ratio: float) -> Target:
+    """Keep this part of the components of every group."""
+    return Target("channels", ratio)
+
+
+def params(ratio: float) -> Target:
+    """Keep at most this part of the parameters, spread by global ranking."""
+    return Target("params", ratio)
+
+
+def macs(ratio: float) -> Target:
+    """Keep at most this part of the multiply-accumulates, spread by global ranking."""
+    return Target("macs", ratio)
+
+
+@dataclass(frozen=True)
+class Options:
+    """`include`/`exclude`: globs on weight or node names; `overrides`: glob to ratio, first match wins."""
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    overrides: Mapping[str, float] = field(default_factory=dict)
+    align: int | None = None
+    floor: float = FLOOR
+
+
+@dataclass(eq=False)
+class _Ladder:
+    """The counts a group may keep per row, ascending, and its components in order of importance."""
+
+    group: Group
+    counts: list[int]
+    ranked: Array
+    values: Array
+    level: int = 0
+    fixed: bool = False
+
+    def kept(self) -> Array:
+        return self.ranked[:, : self.counts[self.level]]
+
+    def step_value(self, level: int) -> float:
+        """Mean importance of what is gained by going up to `level`."""
+        return float(self.values[:, self.counts[level - 1] : self.counts[level]].mean())
+
+
+def make_plan(coupling: Coupling, scores: Array, target: Target, options: Options, criterion: str) -> Plan:
+    """Choose what stays.
+
+    "channels" keeps the same part of every group; "params" and "macs" rank all components together and are met from below.
+    Raises InputError if nothing is prunable, TargetError if the target cannot be reached.
+    """
+    if options.align is not None and options.align < 1:
+        raise InputError(f"align must be at least 1, not {options.align}")
+    if not 0 <= options.floor <= 1:
+        raise InputError(f"floor must be between 0 and 1, not {options.floor}")
+    open_groups = _selected(coupling, options)
+    if not any(open_groups):
+        raise InputError(_nothing_prunable(coupling, options))
+    ladders = [_ladder(coupling, g, scores, target, options, free) for g, free in zip(coupling, open_groups, strict=True)]
+    counter = Counter(coupling)
+    if target.kind != "channels":
+        _meet(coupling, ladders, counter, target)
+    keep = _mask(coupling, ladders)
+    _keep_axes_alive(coupling, keep, scores)
+    reasons = [_reason(ladder, target) for ladder in ladders]
+    return Plan(
+        coupling.graph.name,
+        fingerprint(coupling.graph),
+        str(target),
+        criterion,
+        plan_groups(coupling, keep, reasons),
+        coupling.grouped,
+        {"params": counter.parameters(keep), "macs": counter.macs(keep)},
+    )
+
+
+def _nothing_prunable(coupling: Coupling, options: Options) -> str:
+    if coupling.groups:
+        return "nothing prunable: no coupled group matches --include/--exclude"
+    frozen = coupling.frozen_axes()
+    first = f"; for example {frozen[0].weight} axis {frozen[0].axis}: {frozen[0].reason}" if frozen else ""
+    return f"nothing prunable: every weight axis of '{coupling.graph.name}' must stay{first}"
+
+
+def _selected(coupling: Coupling, options: Options) -> list[bool]:
+    """Whether each group may be pruned under include and exclude; a glob that matches nothing is an error."""
+    names = _names(coupling)
+    for glob in [*options.include, *options.exclude, *options.overrides]:
+        if not any(fnmatchcase(name, glob) for own in names for name in own) and not _exists(coupling, glob):
+            raise InputError(f"'{glob}' matches no weight or node of '{coupling.graph.name}'")
+    return [
+        (not options.include or _any(own, options.include)) and not _any(own, options.exclude) for own in names
+    ]
+
+
+def _exists(coupling: Coupling, glob: str) -> bool:
+    known = [*coupling.graph.weights(), *(node.name for node in coupling.graph.nodes)]
+    return any(fnmatchcase(name, glob) for name in known)
+
+
+def _any(names: set[str], globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, glob) for name in names for glob in globs)
+
+
+def _names(coupling: Coupling) -> list[set[str]]:
+    """For each group the names of the weights it lives on and of the nodes that read them."""
+    found: list[set[str]] = [set() for _ in coupling.groups]
+    for use, _, components in coupling.axes():
+        for index in np.unique(coupling.group_of[components]).tolist():
+            if index >= 0:
+                found[index] |= {use.value.name, use.node.name}
+    return found
+
+
+def _ladder(
+    coupling: Coupling, group: Group, scores: Array, target: Target, options: Options, free: bool
+) -> _Ladder:
+    rows, size = group.components.shape
+    order = np.argsort(-scores[group.components], axis=1, kind="stable")
+    ranked = np.take_along_axis(group.components, order, axis=1)
+    values = scores[ranked]
+    default = 1 if target.kind == "channels" else GLOBAL_ALIGN
+    align = default if options.align is None else options.align
+    quantum = align // math.gcd(align, rows * group.width)
+    override = _override(coupling, group, options)
+    if not free:
+        return _Ladder(group, [size], ranked, values, fixed=True)
+    if override is not None or target.kind == "channels":
+        ratio = target.ratio if override is None else override
+        return _Ladder(group, [_round_up(_share(ratio, size), quantum, size)], ranked, values, fixed=True)
+    low = _round_up(max(1, math.ceil(options.floor * size)), quantum, size)
+    counts = list(dict.fromkeys([*range(low, size, quantum), size]))
+    return _Ladder(group, counts, ranked, values)
+
+
+def _override(coupling: Coupling, group: Group, options: Options) -> float | None:
+    if not options.overrides:
+        return None
+    names = _names(coupling)[group.index]
+    for glob, ratio in options.overrides.items():
+        if _any(names, [glob]):
+            if not 0 < ratio <= 1:
+                raise InputError(f"override {glob}={ratio}: the ratio must be greater than 0 and at most 1")
+            return ratio
+    return None
+
+
+def _share(ratio: float, size: int) -> int:
+    return min(size, max(1, math.floor(ratio * size + 0.5)))
+
+
+def _round_up(count: int, quantum: int, size: int) -> int:
+    return min(size, -(-count // quantum) * quantum)
+
+
+def _mask(coupling: Coupling, ladders: Sequence[_Ladder]) -> Array:
+    keep = np.ones(coupling.count, bool)
+    for ladder in ladders:
+        keep[ladder.group.components] = False
+        keep[ladder.kept()] = True
+    return keep
+
+
+def _meet(coupling: Coupling, ladders: Sequence[_Ladder], counter: Counter, target: Target) -> None:
+    """Raise the levels of the ladders, most important step first, while the cost stays within the target."""
+    measure = counter.parameters if target.kind == "params" else counter.macs
+    whole = measure(np.ones(coupling.count, bool))
+    limit = target.ratio * whole
+    keep = _mask(coupling, ladders)
+    least = measure(keep)
+    if least > limit:
+        raise TargetError(
+            f"target {target} cannot be reached: with every group at its floor {least / whole:.3f} of the {target.kind} stay"
+        )
+    steps = sorted(
+        ((-value, i, level) for i, ladder in enumerate(ladders) for level, value in _step_values(ladder)),
+    )
+    low, high = 0, len(steps)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if measure(_climb(coupling, ladders, steps[:middle])) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    keep = _climb(coupling, ladders, steps[:low])
+    _fill(ladders, keep, steps[low:], measure, limit)
+
+
+def _step_values(ladder: _Ladder) -> list[tuple[int, float]]:
+    """Levels with values that never rise, so that a ranking takes them in order."""
+    found, least = [], math.inf
+    for level in range(1, len(ladder.counts)):
+        least = min(least, ladder.step_value(level))
+        found.append((level, least))
+    return found
+
+
+def _climb(coupling: Coupling, ladders: Sequence[_Ladder], steps: Sequence[tuple[float, int, int]]) -> Array:
+    for ladder in ladders:
+        ladder.level = 0
+    for _, i, level in steps:
+        ladders[i].level = max(ladders[i].level, level)
+    return _mask(coupling, ladders)
+
+
+def _fill(
+    ladders: Sequence[_Ladder],
+    keep: Array,
+    steps: Sequence[tuple[float, int, int]],
+    measure: Callable[[Array], int],
+    limit: float,
+) -> None:
+    """After the first step that does not fit, take any later ones that still do."""
+    closed: set[int] = set()
+    for _, i, level in steps:
+        if i in closed:
+            continue
+        ladder = ladders[i]
+        new = ladder.ranked[:, ladder.counts[level - 1] : ladder.counts[level]]
+        keep[new] = True
+        if measure(keep) <= limit:
+            ladder.level = level
+        else:
+            keep[new] = False
+            closed.add(i)
+        if len(closed) == len(ladders):
+            return
+
+
+def _keep_axes_alive(coupling: Coupling, keep: Array, scores: Array) -> None:
+    """No axis of any value may end up empty: its best component comes back (in every row of its group)."""
+    arrays = {id(b.labels): b for blocks in coupling.blocks.values() for b in blocks}
+    for _ in range(8):
+        changed = False
+        for block in arrays.values():
+            components = coupling.component[block.labels.reshape(-1)]
+            if keep[components].any():
+                continue
+            best = int(components[np.argmax(scores[components])])
+            group = coupling.groups[coupling.group_of[best]]
+            for row in group.components:
+                gone = row[~keep[row]]
+                keep[best if best in row else gone[np.argmax(scores[gone])]] = True
+            changed = True
+        if not changed:
+            return
+
+
+def _reason(ladder: _Ladder, target: Target) -> str:
+    if len(ladder.counts) == 1 and ladder.counts[0] == ladder.group.components.shape[1]:
+        return "left alone"
+    return "fixed share" if ladder.fixed else f"global ranking, {target}"

@@ -1,0 +1,235 @@
+"""The commands. Each checks its command line, calls `graphprune.api` and prints; nothing is computed here."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from .. import report as reports
+from ..errors import InputError, VerificationError
+from . import options as opt
+from .files import check_file, check_model, check_outputs, model_suffixes
+from .parse import parse_overrides, parse_shapes, parse_target
+from .progress import working
+
+_PIPED_WIDTH = 120
+_JSON_FILE = (".json",)
+
+app = typer.Typer(
+    name="graphprune",
+    help="Make trained neural networks smaller: prune, prove and measure PyTorch and ONNX models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _api() -> Any:
+    """The API, imported when a command needs it: `--help` must not wait for the frameworks."""
+    return import_module("graphprune.api")
+
+
+def _console() -> Console:
+    """Stdout; wide enough for weight names where it is not a terminal."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        return Console(width=_PIPED_WIDTH)
+    return console
+
+
+def _print_json(data: Any) -> None:
+    typer.echo(json.dumps(reports.jsonable(data), indent=2))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"graphprune {version('graphprune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Make trained neural networks smaller: prune, prove and measure PyTorch and ONNX models."""
+
+
+@app.command()
+def inspect(model: opt.Model, input_shape: opt.InputShape = None, as_json: opt.Json = False) -> None:
+    """Show what can be pruned: the coupled groups, what is frozen and why."""
+    shapes = parse_shapes(input_shape or [])
+    check_model(model)
+    with working("reading the model") as progress:
+        graph = _api().load(model, shapes)
+        progress("coupling")
+        found = _api().inspect(graph)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        found.render(_console())
+
+
+@app.command()
+def prune(
+    model: opt.Model,
+    output: opt.Output,
+    target: opt.Target,
+    criterion: opt.Criterion = "l2",
+    data: opt.Data = None,
+    include: opt.Include = None,
+    exclude: opt.Exclude = None,
+    align: opt.Align = None,
+    floor: opt.Floor = None,
+    override: opt.Override = None,
+    reduction: opt.Reduction = None,
+    normalization: opt.Normalization = None,
+    grouped: opt.GroupedChoice = opt.Grouped.WITHIN,
+    input_shape: opt.InputShape = None,
+    seed: opt.Seed = 0,
+    plan_out: opt.PlanOut = None,
+    report_out: opt.ReportOut = None,
+    no_verify: opt.NoVerify = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Remove whole channels, heads and neurons, prove the result and write it."""
+    key, ratio = parse_target(target)
+    chosen = {
+        "include": tuple(include or ()),
+        "exclude": tuple(exclude or ()),
+        "align": align,
+        "floor": floor,
+        "overrides": parse_overrides(override or []),
+        "reduction": reduction,
+        "normalization": normalization,
+        "input_shapes": parse_shapes(input_shape or []),
+    }
+    if data is not None:
+        raise InputError("--data is for criteria that look at data, which come with a later version")
+    check_model(model)
+    check_outputs(
+        [model],
+        [
+            ("--output", output, model_suffixes(model)),
+            ("--plan-out", plan_out, _JSON_FILE),
+            ("--report", report_out, _JSON_FILE),
+        ],
+    )
+    with working("pruning") as progress:
+        result = _api().prune(
+            model,
+            target=getattr(_api(), key)(ratio),
+            criterion=criterion,
+            grouped=grouped.value,
+            seed=seed,
+            verify=not no_verify,
+            progress=progress,
+            **{name: value for name, value in chosen.items() if value is not None},
+        )
+        progress("writing")
+        result.save(output)
+        if plan_out is not None:
+            result.plan.save(plan_out)
+        if report_out is not None:
+            reports.write_json(result.report.to_json(), report_out)
+    if as_json:
+        _print_json(result.report.to_json())
+    else:
+        result.report.render(_console())
+
+
+@app.command()
+def sparsify(
+    model: opt.Model,
+    output: opt.Output,
+    pattern: Annotated[str, typer.Option("--pattern", help="Kept out of every so many, as in 2:4.", metavar="N:M")],
+    permute: Annotated[bool, typer.Option("--permute", help="Reorder channels first, to lose less.")] = False,
+    data: opt.Data = None,
+) -> None:
+    """Zero weights in a pattern that hardware skips (comes with a later version)."""
+    raise InputError("sparsify comes with a later version; this one removes channels with 'graphprune prune'")
+
+
+@app.command("opt")
+def optimize(
+    model: opt.Model,
+    output: opt.Output,
+    passes: Annotated[
+        str,
+        typer.Option("--passes", help="Passes in order: fold-batchnorm,remove-channels{macs=0.5}.", metavar="PIPELINE"),
+    ],
+    verify_each: Annotated[bool, typer.Option("--verify-each", help="Check the graph after every pass.")] = False,
+    input_shape: opt.InputShape = None,
+) -> None:
+    """Run a pipeline of passes over a model and write the result."""
+    shapes = parse_shapes(input_shape or [])
+    check_model(model)
+    check_outputs([model], [("--output", output, model_suffixes(model))])
+    with working("running passes"):
+        graph, rows = _api().optimize(_api().load(model, shapes), passes, verify_each)
+        _api().save(graph, output)
+    reports.render_passes(rows, _console())
+
+
+@app.command()
+def verify(
+    original: opt.Model,
+    pruned: Annotated[str, typer.Argument(help="The pruned model.")],
+    plan: opt.PlanFile,
+    input_shape: opt.InputShape = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Check that a pruned model computes what the original does with the removed parts masked."""
+    shapes = parse_shapes(input_shape or [])
+    check_model(original)
+    check_model(pruned)
+    check_file(plan)
+    with working("verifying"):
+        proof = _api().verify_files(original, pruned, plan, shapes)
+    if as_json:
+        _print_json(proof)
+    else:
+        reports.render_proof(proof, _console())
+    if not proof.passed:
+        raise VerificationError(f"'{pruned}' differs from the masked '{original}' by up to {proof.max_error:.2g}")
+
+
+@app.command()
+def bench(
+    models: Annotated[list[str], typer.Argument(help="Models to compare with the first one.", metavar="MODEL...")],
+    runtime: Annotated[str, typer.Option("--runtime", help="The runtime to time on.", metavar="NAME")] = "onnxruntime",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Number of threads.", metavar="N")] = 1,
+    input_shape: opt.InputShape = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Time models side by side, in turns."""
+    shapes = parse_shapes(input_shape or [])
+    for model in models:
+        check_model(model)
+    with working("timing"):
+        timings = _api().benchmark(models, runtime=runtime, threads=threads, input_shapes=shapes)
+    if as_json:
+        _print_json(timings)
+    else:
+        reports.render_bench(timings, _console())
+
+
+@app.command()
+def apply(model: opt.Model, plan: opt.PlanFile, output: opt.Output, input_shape: opt.InputShape = None) -> None:
+    """Prune a fresh copy of a model by a saved plan."""
+    shapes = parse_shapes(input_shape or [])
+    check_model(model)
+    check_file(plan)
+    check_outputs([model, plan], [("--output", output, model_suffixes(model))])
+    with working("applying the plan"):
+        pruned = _api().apply(_api().load(model, shapes), _api().Plan.load(plan))
+        _api().save(pruned, output)
+    typer.echo(f"wrote {Path(output)}")

@@ -1,0 +1,125 @@
+"""From the process to a command and back: every failure becomes one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import typer
+
+from ..errors import GraphPruneError, VerificationError
+from .commands import app
+
+OK, FAILED_VERIFICATION, BAD_INPUT, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+
+
+def main() -> None:
+    """The console script."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.path.append(str(Path.cwd()))  # where package.module:factory is looked for, after everything installed
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        with _hushed():
+            _invoke(list(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `graphprune ... | head` is no failure
+        _drop_stdout()
+    except BaseException as error:
+        return _report(error)
+    return OK
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Without the libraries' chatter, which would bury the one line that says what is wrong."""
+    if _debug():
+        yield
+        return
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _invoke(arguments: list[str]) -> None:
+    """Parse and run, without click's own error handling (it spends exit code 1, which here means a failed proof)."""
+    command = typer.main.get_command(app)
+    with command.make_context("graphprune", arguments) as context:
+        command.invoke(context)
+
+
+def _report(error: BaseException) -> int:
+    """Say what went wrong, and which exit code that is."""
+    if isinstance(error, SystemExit | typer.Exit):
+        return _quiet(error)
+    if hasattr(error, "format_message"):  # click's usage errors, whose class typer has moved between versions
+        return _usage(error)
+    return _fail(*_explain(error))
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, VerificationError):
+        return str(error), FAILED_VERIFICATION
+    if isinstance(error, GraphPruneError):
+        return str(error), BAD_INPUT
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f" ('{error.filename}')" if error.filename else ""), BAD_INPUT
+    return f"{type(error).__name__}: {error}; this is a bug, GRAPHPRUNE_DEBUG=1 shows where", BUG
+
+
+def _quiet(error: SystemExit | typer.Exit) -> int:
+    """Exits that have said what they had to say."""
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if isinstance(error.__context__, BrokenPipeError):  # rich's own way to leave
+        return OK
+    return error.code if isinstance(error.code, int) else BAD_INPUT
+
+
+def _usage(error: BaseException) -> int:
+    message = error.format_message()  # type: ignore[attr-defined]
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(message)
+        return BAD_INPUT
+    command = context.command_path if context is not None else "graphprune"
+    return _fail(f"{message.rstrip('.')}; see {command} --help", BAD_INPUT)
+
+
+def _fail(message: str, code: int) -> int:
+    if _debug():
+        traceback.print_exc()
+    print("graphprune: error:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _debug() -> bool:
+    return os.environ.get("GRAPHPRUNE_DEBUG", "") not in ("", "0")
+
+
+def _drop_stdout() -> None:
+    """The reader has gone: send what is still buffered nowhere, so that the interpreter's last flush cannot fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    """Unwind on SIGTERM, so that temporary files are removed."""
+    raise SystemExit(TERMINATED)

@@ -1,0 +1,66 @@
+"""The options and arguments that commands share, each with its one help text."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Grouped(StrEnum):
+    """How grouped convolutions lose channels."""
+
+    WITHIN = "within"
+    WHOLE = "whole"
+
+
+Model = Annotated[str, typer.Argument(help="An .onnx file, a .pt2 file, or package.module:factory.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write the model.")]
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-shape",
+        help="Shape of an input: 1,3,224,224 (in order) or name=1,3,224,224. Repeatable.",
+        metavar="SHAPE",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Calibration data (.npz).", metavar="FILE.npz")]
+PlanFile = Annotated[Path, typer.Option("--plan", help="The plan (.json) written by prune --plan-out.")]
+
+Target = Annotated[
+    str, typer.Option("--target", help="What to keep: channels=0.5, params=0.5 or macs=0.5.", metavar="KEY=VALUE")
+]
+Criterion = Annotated[str, typer.Option("--criterion", help="How to score importance.", metavar="NAME")]
+Include = Annotated[
+    list[str] | None,
+    typer.Option("--include", help="Prune only weights or nodes that match. Repeatable.", metavar="GLOB"),
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option("--exclude", help="Leave weights or nodes that match. Repeatable.", metavar="GLOB")
+]
+Align = Annotated[
+    int | None,
+    typer.Option("--align", min=1, help="Round kept counts up to a multiple of this (8; channels=: 1).", metavar="N"),
+]
+Floor = Annotated[
+    float | None,
+    typer.Option("--floor", min=0, max=1, help="Keep at least this share of every group (0.1).", metavar="RATIO"),
+]
+Override = Annotated[
+    list[str] | None,
+    typer.Option("--override", help="Another share for the groups that match. Repeatable.", metavar="GLOB=RATIO"),
+]
+Reduction = Annotated[str | None, typer.Option("--reduction", help="How scores add up over a group.", metavar="NAME")]
+Normalization = Annotated[
+    str | None, typer.Option("--normalization", help="How scores compare between groups.", metavar="NAME")
+]
+GroupedChoice = Annotated[
+    Grouped, typer.Option("--grouped", help="Grouped convolution: equal counts within each group, or whole groups.")
+]
+PlanOut = Annotated[Path | None, typer.Option("--plan-out", help="Write the plan (.json).", metavar="FILE")]
+ReportOut = Annotated[Path | None, typer.Option("--report", help="Write the full report (.json).", metavar="FILE")]
+NoVerify = Annotated[bool, typer.Option("--no-verify", help="Skip the proof against the masked original.")]

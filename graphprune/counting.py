@@ -1,0 +1,113 @@
+"""Parameters and multiply-accumulates of a graph, and of what would be left of it under a plan."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from .coupling import Coupling
+from .graph import Graph, Node, Value
+from .ops import Block, Cost, lookup
+from .ops.base import Array
+
+#: A factor and the rows of the count matrix it is multiplied by.
+_Term = tuple[float, list[int]]
+
+
+def macs(graph: Graph) -> int:
+    """Multiply-accumulates of one run at the bound sizes: convolutions, matrix products, attention, recurrent layers."""
+    total = 0.0
+    for node in graph.nodes:
+        rule = lookup(node.kind).cost
+        if rule is not None and all(v is None or v.shape is not None for v in (*node.inputs, *node.outputs)):
+            for cost in rule(node):
+                total += cost.factor * float(np.prod([v.sizes[a] for v, a in cost.axes])) / cost.groups
+    return round(total)
+
+
+class Counter:
+    """Evaluates counts for a mask over components by one sparse product."""
+
+    def __init__(self, coupling: Coupling) -> None:
+        self._coupling = coupling
+        self._rows: dict[int, int] = {}
+        self._arrays: list[Array] = []
+        self._parameters, self._macs = _Terms(self._parameter_terms()), _Terms(self._cost_terms())
+        lengths = [a.size for a in self._arrays]
+        labels = np.concatenate([a.reshape(-1) for a in self._arrays]) if self._arrays else np.zeros(0, np.int64)
+        columns = coupling.component[labels]
+        rows = np.repeat(np.arange(len(lengths)), lengths)
+        self._matrix = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(lengths), coupling.count))
+
+    def parameters(self, keep: Array) -> int:
+        """Elements of trainable weights that stay."""
+        return round(self._parameters.evaluate(self._matrix @ keep))
+
+    def macs(self, keep: Array) -> int:
+        """Multiply-accumulates that stay."""
+        return round(self._macs.evaluate(self._matrix @ keep))
+
+    def _row(self, labels: Array) -> int:
+        """The row that counts what stays of these labels."""
+        key = id(labels)
+        if key not in self._rows:
+            self._rows[key] = len(self._arrays)
+            self._arrays.append(labels)
+        return self._rows[key]
+
+    def _parameter_terms(self) -> list[_Term]:
+        coupling, terms, seen = self._coupling, [], set()
+        for use in coupling.uses:
+            weight = use.value.weight
+            if weight is None or not weight.trainable or use.value in seen:
+                continue
+            seen.add(use.value)
+            rows = [self._row(b.labels) for b in use.blocks]
+            factor = weight.size / float(np.prod([b.labels.size for b in use.blocks] or [1]))
+            if use.columns is not None and coupling.grouped == "within":
+                rows.append(self._row(use.columns.labels))
+                factor /= use.columns.labels.size
+            terms.append((factor, rows))
+        rest = [v.weight for v in coupling.graph.weights().values() if v not in seen and v.weight is not None]
+        terms.append((float(sum(w.size for w in rest if w.trainable)), []))
+        return terms
+
+    def _cost_terms(self) -> list[_Term]:
+        terms = []
+        for node in self._coupling.graph.nodes:
+            rule = lookup(node.kind).cost
+            if rule is None or any(v is not None and v.shape is None for v in (*node.inputs, *node.outputs)):
+                continue
+            terms += [self._cost_term(node, cost) for cost in rule(node)]
+        return terms
+
+    def _blocks(self, value: Value, node: Node) -> tuple[Block, ...]:
+        if value.weight is not None:
+            return next((u.blocks for u in self._coupling.uses if u.value is value and u.node is node), ())
+        return self._coupling.blocks.get(value, ())
+
+    def _cost_term(self, node: Node, cost: Cost) -> _Term:
+        """A joint block counts once, on its outermost axis; with whole groups removed, filters a group stay as they are."""
+        factor, rows = cost.factor / cost.groups, []
+        for i, (value, axis) in enumerate(cost.axes):
+            block = next((b for b in self._blocks(value, node) if axis in b.axes), None)
+            whole = cost.groups > 1 and self._coupling.grouped == "whole" and i == len(cost.axes) - 1
+            if block is None or whole:
+                factor *= value.sizes[axis]
+            elif axis == block.axes[0]:
+                rows.append(self._row(block.labels))
+        return factor, rows
+
+
+class _Terms:
+    """A sum of `factor * product of counts`, evaluated for all terms at once."""
+
+    def __init__(self, terms: list[_Term]) -> None:
+        self._factors = np.array([factor for factor, _ in terms])
+        self._index = np.full((len(terms), max((len(rows) for _, rows in terms), default=0)), -1)
+        for i, (_, rows) in enumerate(terms):
+            self._index[i, : len(rows)] = rows
+
+    def evaluate(self, counts: Array) -> float:
+        padded = np.append(counts, 1.0)
+        return float((self._factors * np.prod(padded[self._index], axis=1)).sum())

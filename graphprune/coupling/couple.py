@@ -1,0 +1,224 @@
+"""Which indices hang together: the coupled groups of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..errors import InputError
+from ..graph import Graph, Value
+from ..ops import Block, known
+from ..ops.base import Array
+from .components import Solution, solve
+from .labeller import Use, Walk
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Components that may be removed one by one, born on the same weight axis.
+
+    `components` is 2-d: the rows must keep equal numbers (one row where no operator asks for that). `width` is the number of
+    indices of the birth axis that one component covers: 1 for channels, the head width for attention heads.
+    """
+
+    index: int
+    name: str
+    components: Array
+    width: int
+    exact: bool
+
+    @property
+    def size(self) -> int:
+        """Number of components."""
+        return int(self.components.size)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Indices of a weight axis that must stay, and the node that says so."""
+
+    weight: str
+    axis: int
+    indices: int
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """An operator without a rule: how often it occurs and where first."""
+
+    op: str
+    count: int
+    first: str
+
+
+class Coupling:
+    """The result of coupling: iterate it for the groups."""
+
+    def __init__(self, graph: Graph, walk: Walk, solution: Solution, causes: list[tuple[int, str]]) -> None:
+        self.graph = graph
+        self.grouped = walk.grouped
+        self.blocks: dict[Value, tuple[Block, ...]] = walk.values
+        self.uses: list[Use] = walk.uses()
+        self.component = solution.component
+        self.frozen = solution.frozen
+        self.renormalizing = solution.renormalizing
+        self.count = len(solution.frozen)
+        self._cause = solution.cause
+        self._causes = causes
+        self.groups = _groups(self, solution.cells)
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def axes(self) -> Iterator[tuple[Use, int, Array]]:
+        """Every labeled weight axis, in order of first use: (use, axis, component of each index)."""
+        for use in self.uses:
+            for block in use.blocks:
+                if not block.joint:
+                    yield use, block.axes[0], self.component[block.labels]
+            if use.columns is not None:
+                yield use, use.columns.axis, self.component[use.columns.labels.reshape(-1)]
+
+    @cached_property
+    def group_of(self) -> Array:
+        """The group of each component, -1 for those that stay."""
+        owner = np.full(self.count, -1)
+        for group in self.groups:
+            owner[group.components.reshape(-1)] = group.index
+        return owner
+
+    @cached_property
+    def members(self) -> list[list[str]]:
+        """For each group the weight axes it lives on, as `name[axis]`."""
+        found: list[dict[str, None]] = [{} for _ in self.groups]
+        for use, axis, components in self.axes():
+            for index in np.unique(self.group_of[components]).tolist():
+                if index >= 0:
+                    found[index].setdefault(f"{use.value.name}[{axis}]")
+        return [list(names) for names in found]
+
+    def frozen_axes(self) -> list[Frozen]:
+        """Axes of trainable weights with indices that must stay, each with the first node that froze them."""
+        rows: dict[tuple[str, int], Frozen] = {}
+        for use, axis, components in self.axes():
+            stuck = self.frozen[components]
+            if (use.value.name, axis) in rows or not stuck.any() or not _trainable(use.value):
+                continue
+            node, why = self.why(int(components[np.argmax(stuck)]))
+            rows[use.value.name, axis] = Frozen(use.value.name, axis, int(stuck.sum()), node, why)
+        return list(rows.values())
+
+    def why(self, component: int) -> tuple[str, str]:
+        """The node and the reason that froze a component."""
+        if self._cause[component] < 0:
+            return "", "it is tied to an index that must stay"
+        at, why = self._causes[self._cause[component]]
+        return (self.graph.nodes[at].name if at < len(self.graph.nodes) else ""), why
+
+    def unknown(self) -> list[Unknown]:
+        """Operators without a rule, most frequent first."""
+        found: dict[str, tuple[int, str]] = {}
+        for node in self.graph.nodes:
+            if not known(node.kind):
+                count, first = found.get(node.op, (0, node.name))
+                found[node.op] = (count + 1, first)
+        rows = [Unknown(op, count, first) for op, (count, first) in found.items()]
+        return sorted(rows, key=lambda row: -row.count)
+
+    def free_indices(self) -> int:
+        """Number of indices of trainable weight axes that some group may remove."""
+        return sum(int((self.group_of[c] >= 0).sum()) for use, _, c in self.axes() if _trainable(use.value))
+
+    def __str__(self) -> str:
+        """The groups as text: one line each, `name: size x width, exact, members`."""
+        lines = []
+        for group, members in zip(self.groups, self.members, strict=True):
+            rows, size = group.components.shape
+            shape = f"{rows}x{size}" if rows > 1 else f"{size}"
+            wide = f" of {group.width}" if group.width > 1 else ""
+            kind = "exact" if group.exact else "renormalizing"
+            lines.append(f"{shape}{wide} {kind}: {' '.join(members)}")
+        return "\n".join(lines)
+
+
+def _trainable(value: Value) -> bool:
+    return value.weight is not None and value.weight.trainable
+
+
+def _groups(coupling: Coupling, cells: list[Array]) -> list[Group]:
+    """Components by the first trainable weight axis they occur on; clusters of count constraints stay together."""
+    birth = np.full(coupling.count, -1)
+    names: list[tuple[str, Array]] = []
+    for use, axis, components in coupling.axes():
+        if _trainable(use.value):
+            new = components[(birth[components] < 0) & ~coupling.frozen[components]]
+            if len(new):
+                birth[new] = len(names)
+                names.append((f"{use.value.name}[{axis}]", components))
+    found: list[tuple[int, Array]] = []
+    for rows in cells:
+        flat = rows.reshape(-1)
+        if coupling.frozen[flat].any() or (birth[flat] < 0).any():
+            coupling.frozen[flat] = True  # equal counts cannot be promised where some indices must stay
+        else:
+            found.append((int(birth[flat].min()), rows))
+        birth[flat] = -1
+    order = np.argsort(birth, kind="stable")
+    order = order[birth[order] >= 0]
+    for members in np.split(order, np.flatnonzero(np.diff(birth[order])) + 1) if len(order) else []:
+        found.append((int(birth[members[0]]), members[None, :]))
+    found.sort(key=lambda pair: pair[0])
+    kept = [(at, rows) for at, rows in found if rows.size > 1]
+    return [_group(coupling, i, *names[at], rows) for i, (at, rows) in enumerate(kept)]
+
+
+def _group(coupling: Coupling, index: int, name: str, axis: Array, rows: Array) -> Group:
+    """Order each row by position on the birth axis, so that indices in a plan read like channel numbers."""
+    unique, first, widths = np.unique(axis, return_index=True, return_counts=True)
+    where = np.full(coupling.count, len(axis))
+    where[unique] = first
+    rows = np.take_along_axis(rows, np.argsort(where[rows], axis=1, kind="stable"), axis=1)
+    width = np.zeros(coupling.count, np.int64)
+    width[unique] = widths
+    exact = not bool(coupling.renormalizing[rows].any())
+    return Group(index, name, rows, max(1, int(width[rows].max())), exact)
+
+
+def couple(graph: Graph, *, grouped: str = "within") -> Coupling:
+    """Find the coupled groups of a graph.
+
+    `grouped` says what grouped convolutions and group norms allow: "within" (equal counts in each group, chosen group by group) or
+    "whole" (whole groups only). Where a split axis ends up frozen, the other factor of the split is tried.
+    """
+    if grouped not in ("within", "whole"):
+        raise InputError(f"grouped must be 'within' or 'whole', not '{grouped}'")
+    first, stuck = _attempt(graph, grouped, frozenset())
+    if not stuck:
+        return first
+    _, still = _attempt(graph, grouped, stuck)
+    helped = stuck - still
+    if not helped:
+        return first
+    second, _ = _attempt(graph, grouped, helped)
+    return second if second.free_indices() > first.free_indices() else first
+
+
+def _attempt(graph: Graph, grouped: str, flipped: frozenset[str]) -> tuple[Coupling, frozenset[str]]:
+    """One walk and one solve; also the reshapes whose active factor ended up frozen or as one piece."""
+    walk = Walk(graph, grouped=grouped, flipped=flipped)
+    walk.run()
+    solution, causes = solve(walk.said, walk.count)
+    stuck = set()
+    for origin, labels in walk.said.resolved:
+        components = solution.component[labels]
+        if origin and (solution.frozen[components].all() or (components == components[0]).all()):
+            stuck.add(origin)
+    return Coupling(graph, walk, solution, causes), frozenset(stuck)

@@ -1,0 +1,193 @@
+"""The walk: every operator's rule states what it knows about labels; nothing is solved here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..graph import Graph, Node, Value
+from ..ops import Block, Columns, lookup
+from ..ops.base import Array
+
+
+@dataclass(eq=False)
+class Use:
+    """One weight as one node reads it: how its axes are labeled, and so how it will be sliced."""
+
+    node: Node
+    slot: int
+    value: Value
+    blocks: tuple[Block, ...]
+    columns: Columns | None = None
+
+
+@dataclass
+class Statements:
+    """What the rules said, with the node that said it."""
+
+    equal: list[tuple[Array, Array, int]] = field(default_factory=list)
+    freeze: list[tuple[Array, int, str]] = field(default_factory=list)
+    balance: list[tuple[Array, int]] = field(default_factory=list)
+    statistic: list[tuple[Array, int]] = field(default_factory=list)
+    resolved: list[tuple[str, Array]] = field(default_factory=list)
+
+
+class Walk:
+    """The `Labeller` handed to coupling rules. Label 0 is never given out: it stands for indices that must stay."""
+
+    def __init__(self, graph: Graph, *, grouped: str = "within", flipped: frozenset[str] = frozenset()) -> None:
+        self.graph = graph
+        self.grouped = grouped
+        self.flipped = flipped
+        self.count = 1
+        self.said = Statements()
+        self.values: dict[Value, tuple[Block, ...]] = {}
+        self._untied: dict[tuple[Value, Node], tuple[Block, ...]] = {}
+        self._columns: dict[object, Columns] = {}
+        self._at = -1
+
+    def run(self) -> None:
+        """Apply every node's rule in order, then freeze the model's outputs."""
+        for at, node in enumerate(self.graph.nodes):
+            self._at = at
+            if any(v is not None and v.shape is None for v in (*node.inputs, *node.outputs)):
+                self._freeze_node(node)
+            else:
+                lookup(node.kind).couple(node, self)
+        self._at = len(self.graph.nodes)
+        for output in self.graph.outputs:
+            for block in self.blocks(output):
+                self.freeze(block.labels, "it is an output of the model")
+
+    def _freeze_node(self, node: Node) -> None:
+        for value in node.inputs:
+            for block in self.blocks(value) if value is not None else ():
+                self.freeze(block.labels, f"a shape at {node.op} is not known")
+        for output in node.outputs:
+            self.values[output] = ()
+
+    def uses(self) -> list[Use]:
+        """Every labeled weight at every place it is read."""
+        found = []
+        for node in self.graph.nodes:
+            for slot, value in enumerate(node.inputs):
+                if value is None or value.weight is None:
+                    continue
+                blocks = self.values.get(value) or self._untied.get((value, node))
+                if blocks is not None:
+                    key = value if value.weight.tied else (value, node)
+                    found.append(Use(node, slot, value, blocks, self._columns.get(key)))
+        return found
+
+    def _key(self, value: Value) -> tuple[Value, Node] | None:
+        """Where the blocks of an untied weight are kept: one set for each node that reads it."""
+        if value.weight is not None and not value.weight.tied and self._at < len(self.graph.nodes):
+            return value, self.graph.nodes[self._at]
+        return None
+
+    def blocks(self, value: Value) -> tuple[Block, ...]:
+        """See `Labeller`; a weight gets fresh labels on every axis when first asked for."""
+        key = self._key(value)
+        known = self._untied.get(key) if key else self.values.get(value)
+        if known is None:
+            known = ()
+            if value.weight is not None and value.shape is not None:
+                known = self._new(value, range(value.rank))
+            self._set(value, known)
+        return known
+
+    def _new(self, value: Value, axes: Iterable[int]) -> tuple[Block, ...]:
+        return tuple(Block((a,), self.fresh(value.sizes[a])) for a in axes if value.sizes[a] > 1)
+
+    def label_only(self, value: Value, axes: tuple[int, ...]) -> None:
+        """See `Labeller`."""
+        key = self._key(value)
+        if value.weight is not None and (self._untied.get(key) if key else self.values.get(value)) is None:
+            self._set(value, self._new(value, axes))
+
+    def _set(self, value: Value, blocks: tuple[Block, ...]) -> None:
+        key = self._key(value)
+        if key:
+            self._untied[key] = blocks
+        else:
+            self.values[value] = blocks
+
+    def axis(self, value: Value, axis: int, *, touched: bool = False) -> Array | None:
+        """See `Labeller`."""
+        for block in self.blocks(value):
+            if axis in block.axes:
+                if not block.joint:
+                    return block.labels
+                self.resolve(value, axis if touched else None)
+                return self.axis(value, axis)
+        return None
+
+    def resolve(self, value: Value, axis: int | None = None) -> None:
+        """See `Labeller`."""
+        settled = []
+        for block in self.blocks(value):
+            if block.joint and (axis is None or axis in block.axes):
+                flip = block.origin in self.flipped
+                active = axis if axis is not None else block.axes[-1 if flip else 0]
+                at = block.axes.index(active)
+                index = tuple(slice(None) if i == at else slice(0, 1) for i in range(len(block.axes)))
+                face = block.labels[index]
+                self.equal(block.labels, face)
+                self.said.resolved.append((block.origin, face.reshape(-1)))
+                settled.append(Block((active,), np.ascontiguousarray(face.reshape(-1))))
+            else:
+                settled.append(block)
+        self._set(value, tuple(settled))
+
+    def put(self, value: Value, labels: dict[int, Array | None]) -> None:
+        """See `Labeller`."""
+        before = self.values.get(value, ())
+        kept = [b for b in before if not set(b.axes) & labels.keys()]
+        new = [Block((a,), x) for a, x in labels.items() if x is not None and value.sizes[a] > 1]
+        self.values[value] = (*kept, *new)
+
+    def put_blocks(self, value: Value, blocks: Sequence[Block]) -> None:
+        """See `Labeller`."""
+        self.values[value] = tuple(blocks)
+
+    def put_columns(self, value: Value, columns: Columns) -> None:
+        """See `Labeller`."""
+        key = self._key(value) or value
+        if key in self._columns:
+            self.equal(self._columns[key].labels, columns.labels)
+        self._columns[key] = columns
+        self._set(value, tuple(b for b in self.blocks(value) if columns.axis not in b.axes))
+
+    def fresh(self, *shape: int) -> Array:
+        """See `Labeller`."""
+        size = int(np.prod(shape))
+        labels = np.arange(self.count, self.count + size, dtype=np.int64).reshape(shape)
+        self.count += size
+        return labels
+
+    def equal(self, a: Array | None, b: Array | None) -> None:
+        """See `Labeller`."""
+        if a is b:
+            return
+        if a is None or b is None:
+            self.freeze(a if b is None else b, "it meets an axis that is fixed")
+            return
+        if a.shape != b.shape:
+            a, b = np.broadcast_arrays(a, b)
+        self.said.equal.append((a.reshape(-1), b.reshape(-1), self._at))
+
+    def freeze(self, labels: Array | None, why: str) -> None:
+        """See `Labeller`."""
+        if labels is not None:
+            self.said.freeze.append((labels.reshape(-1), self._at, why))
+
+    def balance(self, rows: Array) -> None:
+        """See `Labeller`."""
+        self.said.balance.append((rows, self._at))
+
+    def statistic(self, labels: Array | None) -> None:
+        """See `Labeller`."""
+        if labels is not None:
+            self.said.statistic.append((labels.reshape(-1), self._at))

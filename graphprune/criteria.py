@@ -1,0 +1,191 @@
+"""Magnitude criteria: how much each component matters, judged from the weights alone.
+
+Scores are summed over everything that a component couples (Fang et al. 2023, "DepGraph", for the idea of group-level
+importance), then normalized within each group so that one ranking can compare groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from .coupling import Coupling, Group, Use
+from .errors import InputError
+from .ops.base import Array
+
+#: What a criterion computes: a score per component of the coupling, not yet normalized.
+Criterion = Callable[[Coupling, str, int], Array]
+
+_NORM_KINDS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm"})
+CRITERIA: dict[str, Criterion] = {}
+REDUCTIONS = ("sum", "mean", "max")
+NORMALIZATIONS = ("mean", "max", "sum", "none")
+
+
+def criterion(name: str) -> Callable[[Criterion], Criterion]:
+    """Register a criterion."""
+
+    def register(function: Criterion) -> Criterion:
+        CRITERIA[name] = function
+        return function
+
+    return register
+
+
+def score(
+    coupling: Coupling, name: str = "l2", *, reduction: str = "sum", normalization: str = "mean", seed: int = 0
+) -> Array:
+    """Score every component (float64, `[components]`; higher matters more).
+
+    `reduction` joins what a component has on several weight axes ("sum", "mean", "max"); `normalization` divides each
+    group's scores by their mean, max or sum, or leaves them ("none"). Raises InputError for an unknown name.
+    """
+    for value, known, what in (
+        (name, tuple(CRITERIA), "criterion"),
+        (reduction, REDUCTIONS, "reduction"),
+        (normalization, NORMALIZATIONS, "normalization"),
+    ):
+        if value not in known:
+            raise InputError(f"unknown {what} '{value}'; known are {', '.join(sorted(known))}")
+    scores = CRITERIA[name](coupling, reduction, seed)
+    if normalization != "none" and name != "lamp":
+        _normalize(coupling, scores, normalization)
+    return scores
+
+
+def _normalize(coupling: Coupling, scores: Array, how: str) -> None:
+    for group in coupling.groups:
+        own = scores[group.components]
+        scale = {"mean": own.mean(), "max": own.max(), "sum": own.sum()}[how]
+        if scale > 0:
+            scores[group.components] = own / scale
+
+
+def _weights(coupling: Coupling) -> Iterator[Use]:
+    """Uses of trainable weights, each tied weight once."""
+    seen = set()
+    for use in coupling.uses:
+        weight = use.value.weight
+        if weight is not None and weight.trainable and use.value not in seen:
+            if weight.tied:
+                seen.add(use.value)
+            yield use
+
+
+def _axis_sums(use: Use, power: Callable[[Array], Array]) -> Iterator[tuple[Array, Array]]:
+    """For each labeled axis: (labels, sum of `power(weight)` per index)."""
+    weight = use.value.weight
+    assert weight is not None
+    blocks = [b for b in use.blocks if not b.joint]
+    if not blocks and use.columns is None:
+        return
+    array = weight.array()
+    if array.dtype != np.float32:
+        array = array.astype(np.float32)
+    mass = power(array)
+    for block in blocks:
+        yield block.labels, _sum_to(mass, block.axes)
+    if use.columns is not None:
+        columns = use.columns
+        matrix = _sum_to(mass, (columns.by, columns.axis))
+        yield columns.labels.reshape(-1), matrix.reshape(len(columns.labels), -1, matrix.shape[1]).sum(1).reshape(-1)
+
+
+def _sum_to(mass: Array, axes: tuple[int, ...]) -> Array:
+    """Sum over all other axes; as matrix products with ones, which are much faster than sums over short axes."""
+    first, last = min(axes), max(axes)
+    tail = int(np.prod(mass.shape[last + 1 :]))
+    if tail > 1:
+        mass = (mass.reshape(-1, tail) @ np.ones(tail, mass.dtype)).reshape(mass.shape[: last + 1])
+    else:
+        mass = mass.reshape(mass.shape[: last + 1])
+    head = int(np.prod(mass.shape[:first]))
+    if head > 1:
+        mass = (np.ones(head, mass.dtype) @ mass.reshape(head, -1)).reshape(mass.shape[first:])
+    mass = mass.reshape(mass.shape[-(last - first + 1) :])
+    middle = tuple(a for a in range(1, last - first))
+    return mass.sum(axis=middle, dtype=np.float64) if middle else mass.astype(np.float64)
+
+
+def _accumulate(coupling: Coupling, parts: Iterator[tuple[Array, Array]], reduction: str) -> Array:
+    total, times = np.zeros(coupling.count), np.zeros(coupling.count)
+    for labels, sums in parts:
+        components = coupling.component[labels]
+        if reduction == "max":
+            np.maximum.at(total, components, sums)
+            continue
+        total += np.bincount(components, sums, coupling.count)
+        times += np.bincount(components, minlength=coupling.count)
+    return total / np.maximum(times, 1) if reduction == "mean" else total
+
+
+@criterion("l1")
+def l1(coupling: Coupling, reduction: str, seed: int) -> Array:
+    """Sum of absolute weights (Li et al. 2017)."""
+    parts = (p for use in _weights(coupling) for p in _axis_sums(use, np.abs))
+    return _accumulate(coupling, parts, reduction)
+
+
+@criterion("l2")
+def l2(coupling: Coupling, reduction: str, seed: int) -> Array:
+    """Euclidean norm of all coupled weights."""
+    parts = (p for use in _weights(coupling) for p in _axis_sums(use, np.square))
+    return np.sqrt(_accumulate(coupling, parts, reduction))
+
+
+@criterion("bn-scale")
+def bn_scale(coupling: Coupling, reduction: str, seed: int) -> Array:
+    """Absolute scale of the norms on a channel (network slimming, Liu et al. 2017); L2 where a group has no norm."""
+    scales = [u for u in _weights(coupling) if u.node.kind in _NORM_KINDS and u.slot == 1]
+    if not scales:
+        raise InputError("criterion 'bn-scale' needs normalization layers with a scale; this model has none (folded?)")
+    found = _accumulate(coupling, (p for use in scales for p in _axis_sums(use, np.abs)), reduction)
+    missing = [g for g in coupling.groups if not found[g.components].any()]
+    if missing:
+        fallback = l2(coupling, reduction, seed)
+        for group in missing:
+            found[group.components] = fallback[group.components]
+    return found
+
+
+@criterion("fpgm")
+def fpgm(coupling: Coupling, reduction: str, seed: int) -> Array:
+    """Sum of distances to the other filters: what lies near the geometric median is replaceable (He et al. 2019)."""
+
+    def distances(use: Use) -> Iterator[tuple[Array, Array]]:
+        weight = use.value.weight
+        assert weight is not None
+        for block in use.blocks:
+            if not block.joint and len(weight.shape) > 1 and (coupling.group_of[coupling.component[block.labels]] >= 0).any():
+                array = np.moveaxis(weight.array(), block.axes[0], 0).astype(np.float64)
+                flat = array.reshape(len(array), -1)
+                square = (flat * flat).sum(1)
+                gaps = square[:, None] + square[None, :] - 2 * flat @ flat.T
+                yield block.labels, np.sqrt(np.maximum(gaps, 0)).sum(1)
+
+    return _accumulate(coupling, (p for use in _weights(coupling) for p in distances(use)), reduction)
+
+
+@criterion("lamp")
+def lamp(coupling: Coupling, reduction: str, seed: int) -> Array:
+    """Squared norm over that of everything at least as large in the group (Lee et al. 2021); normalized by design."""
+    squares = np.square(l2(coupling, reduction, seed))
+    for group in coupling.groups:
+        squares[group.components] = _lamp(squares, group)
+    return squares
+
+
+def _lamp(squares: Array, group: Group) -> Array:
+    own = squares[group.components].reshape(-1)
+    order = np.argsort(own, kind="stable")
+    left = np.cumsum(own[order][::-1])[::-1]
+    scores = np.empty_like(own)
+    scores[order] = own[order] / np.maximum(left, np.finfo(float).tiny)
+    return scores.reshape(group.components.shape)
+
+
+@criterion("random")
+def random(coupling: Coupling, reduction: str, seed: int) -> Array:
+    """A baseline: uniform scores from a seed."""
+    return np.random.default_rng(seed).random(coupling.count)

@@ -1,0 +1,261 @@
+"""ONNX model -> Graph: constants, facts, and one canonical node per operator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto, NodeProto, SparseTensorProto, TensorProto, inliner
+
+from ...errors import InputError
+from ...graph import Graph, Node, Value, Weight
+from . import lower_math, lower_norm, lower_shape  # noqa: F401  (they register the lowerings)
+from .binding import Shape, bind
+from .facts import Fact, Propagation, dtype_of
+from .origin import Origin, Source
+from .protos import attributes, captured, domain, subgraphs
+from .reading import check_model, check_structure, external_tensors, read_model
+from .registry import Lowered, View, lower
+from .tensors import external_reader, inline_array, is_external, is_float, numpy_dtype
+
+
+def load(path: str | Path, input_shapes: Mapping[str, Shape] | None = None) -> Graph:
+    """Read an ONNX file. `input_shapes` binds dynamic inputs to representative sizes. Raises InputError."""
+    path = Path(path)
+    return _graph(read_model(path), input_shapes, path.parent, str(path))
+
+
+def from_model(
+    model: ModelProto, input_shapes: Mapping[str, Shape] | None = None, base_dir: str | Path | None = None
+) -> Graph:
+    """The graph of a model in memory, which stays untouched; external data is looked for in `base_dir`."""
+    folder = None if base_dir is None else Path(base_dir)
+    check_structure(model, "the model", folder)
+    if not external_tensors(model):
+        check_model(model, "the model")
+    return _graph(model, input_shapes, folder, model.graph.name or "the model")
+
+
+def _graph(model: ModelProto, input_shapes: Mapping[str, Shape] | None, folder: Path | None, file: str) -> Graph:
+    weights = {t.name: _weight(t, folder, file) for t in model.graph.initializer}
+    weights.update({s.values.name: _sparse(s) for s in model.graph.sparse_initializer})
+    skeleton, nodes = _skeleton(model)
+    origin = Origin(skeleton, file, bool(external_tensors(model)), weights=weights)
+    origin.headers = {t.name: t for t in skeleton.graph.initializer}
+    propagation = Propagation(skeleton, bind(skeleton, input_shapes), weights)
+    origin.facts = propagation.facts
+    return _Loader(origin, propagation, folder).run(nodes)
+
+
+def _weight(tensor: TensorProto, folder: Path | None, file: str) -> Weight:
+    shape, dtype = tuple(tensor.dims), numpy_dtype(tensor.data_type)
+    trainable = is_float(dtype) and prod(shape) > 1
+    tied = sum(1 for n in shape if n > 1) >= 2
+    if is_external(tensor):
+        return Weight(shape, dtype, external_reader(tensor, folder, file), trainable=trainable, tied=tied)
+    return Weight.of(inline_array(tensor), trainable=trainable, tied=tied)
+
+
+def _sparse(tensor: SparseTensorProto) -> Weight:
+    values, indices = inline_array(tensor.values), inline_array(tensor.indices)
+    dense = np.zeros(tuple(tensor.dims), values.dtype)
+    if indices.ndim == 2:
+        dense[tuple(indices.T)] = values
+    else:
+        dense.reshape(-1)[indices] = values
+    return Weight.of(dense, trainable=is_float(dense.dtype), tied=True)
+
+
+def _skeleton(model: ModelProto) -> tuple[ModelProto, list[NodeProto]]:
+    """A copy of the model whose initializers have lost their data, and its nodes, local functions inlined."""
+    copy = ModelProto()
+    for field, value in model.ListFields():
+        if field.name != "graph":
+            _assign(copy, field.name, value)
+    for field, value in model.graph.ListFields():
+        if field.name == "initializer":
+            copy.graph.initializer.extend(_header(tensor) for tensor in value)
+        elif field.name != "sparse_initializer":
+            _assign(copy.graph, field.name, value)
+    if copy.functions:
+        copy = _inlined(copy)
+    return copy, list(copy.graph.node)
+
+
+def _assign(message: object, name: str, value: object) -> None:
+    target = getattr(message, name)
+    if hasattr(target, "extend"):
+        target.extend(value)
+    elif hasattr(target, "CopyFrom"):
+        target.CopyFrom(value)
+    else:
+        setattr(message, name, value)
+
+
+def _header(tensor: TensorProto) -> TensorProto:
+    header = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=tensor.doc_string)
+    header.metadata_props.extend(tensor.metadata_props)
+    return header
+
+
+def _inlined(model: ModelProto) -> ModelProto:
+    """The model with calls of local functions replaced by their bodies; as it was if that fails."""
+    try:
+        found: ModelProto = inliner.inline_local_functions(model)
+    except Exception:  # calls of local functions stay, as unknown operators
+        return model
+    return found
+
+
+class _Loader:
+    def __init__(self, origin: Origin, propagation: Propagation, folder: Path | None) -> None:
+        self.origin = origin
+        self.propagation = propagation
+        self.facts = propagation.facts
+        self.folder = folder
+        self.values: dict[str, Value] = {name: _constant(name, weight) for name, weight in origin.weights.items()}
+        self.outputs = {o.name for o in origin.model.graph.output}
+        self.names: set[str] = set()
+
+    def run(self, protos: list[NodeProto]) -> Graph:
+        graph = self.origin.model.graph
+        inputs = [self._value(i.name) for i in graph.input if i.name not in self.origin.weights]
+        self.values.update({v.name: v for v in inputs})
+        nodes = [node for index, proto in enumerate(protos) for node in self._node(proto, index)]
+        self.origin.nodes = nodes
+        self.origin.producers = {value.name: node for node in nodes for value in node.outputs}
+        outputs = [self._read(o.name, "the graph's outputs") for o in graph.output]
+        return Graph(graph.name, nodes, inputs, outputs, "onnx", self.origin)
+
+    def _node(self, proto: NodeProto, index: int) -> list[Node]:
+        """The node, or none where its outputs are constants."""
+        if self._is_constant(proto):
+            return []
+        self.propagation.visit(proto)
+        if self._folded(proto):
+            return []
+        lowered = self._lowered(proto)
+        slots, outer = lowered.slots, tuple(n for sub in subgraphs(proto) for n in captured(sub) if n in self.values)
+        inputs = [self._operand(proto, slot) for slot in slots] + [self.values[n] for n in outer]
+        outputs = [self._output(proto, j) for j in range(_last_output(proto))]
+        attrs = dict(lowered.attrs)
+        if lowered.kind == "unknown":
+            attrs["subgraph"] = any(True for _ in subgraphs(proto))
+        node = Node(lowered.kind, self._name(proto, index), inputs, outputs, attrs, proto.op_type)
+        node.source = Source(proto, (*slots, *(-1 for _ in outer)), outer)
+        return [node]
+
+    def _lowered(self, proto: NodeProto) -> Lowered:
+        every = tuple(range(len(proto.input)))
+        facts = [self.facts.get(name) for name in proto.output if name]
+        if any(f is not None and f.derived for f in facts):
+            return Lowered("shape_math", every)
+        lowered = None if any(True for _ in subgraphs(proto)) else lower(self._view(proto))
+        if lowered is None:
+            return Lowered("unknown", every)
+        if lowered.kind in ("shape_math", "fill"):
+            return lowered
+        read = [self.facts.get(proto.input[s]) for s in lowered.slots if s < len(proto.input) and proto.input[s]]
+        known = all(f is not None and f.shape is not None for f in [*read, *facts])
+        return lowered if known else Lowered("unknown", every)
+
+    def _view(self, proto: NodeProto) -> View:
+        return View(proto, self.facts, self.origin.opset)
+
+    def _is_constant(self, proto: NodeProto) -> bool:
+        if domain(proto) or proto.op_type != "Constant":
+            return False
+        weight = _constant_weight(proto, self.folder, self.origin.file)
+        if weight is None:
+            return False
+        self._keep(proto.output[0], weight)
+        self.origin.constant_nodes[proto.output[0]] = proto
+        self.propagation.learn(proto.output[0], weight)
+        return True
+
+    def _folded(self, proto: NodeProto) -> bool:
+        """Whether the outputs are constants from now on."""
+        names = [name for name in proto.output if name]
+        if any(name in self.outputs for name in names):
+            return False
+        if proto.op_type == "ConstantOfShape" and not domain(proto):
+            return self._filled(proto)
+        smalls = [self.facts[name].small for name in names if name in self.facts]
+        if not names or any(s is None or not s.static for s in smalls):
+            return False
+        for name, small in zip(names, smalls, strict=True):
+            assert small is not None
+            weight = Weight.of(np.ascontiguousarray(small.value), trainable=False, tied=False)
+            self._keep(name, weight)
+            self.facts[name].weight = weight
+        return True
+
+    def _filled(self, proto: NodeProto) -> bool:
+        shape = self.facts[proto.input[0]].small if proto.input[0] in self.facts else None
+        if shape is None or not shape.static:
+            return False
+        attrs = attributes(proto)
+        fill = inline_array(attrs["value"]).reshape(()) if "value" in attrs else np.zeros((), np.float32)
+        sizes = tuple(int(n) for n in shape.value)
+        trainable, tied = is_float(fill.dtype) and prod(sizes) > 1, sum(1 for n in sizes if n > 1) >= 2
+        weight = Weight(sizes, fill.dtype, lambda: np.broadcast_to(fill, sizes), trainable=trainable, tied=tied)
+        self._keep(proto.output[0], weight)
+        self.origin.constant_nodes[proto.output[0]] = proto
+        self.propagation.learn(proto.output[0], weight)
+        return True
+
+    def _keep(self, name: str, weight: Weight) -> None:
+        self.origin.weights[name] = weight
+        self.values[name] = _constant(name, weight)
+
+    def _operand(self, proto: NodeProto, slot: int) -> Value | None:
+        if slot >= len(proto.input) or not proto.input[slot]:
+            return None
+        return self._read(proto.input[slot], f"the node '{proto.name or proto.op_type}'")
+
+    def _read(self, name: str, reader: str) -> Value:
+        if name not in self.values:
+            raise InputError(f"'{self.origin.file}' is not a valid ONNX model: {reader} reads '{name}', which nothing makes")
+        return self.values[name]
+
+    def _output(self, proto: NodeProto, index: int) -> Value:
+        name = proto.output[index]
+        value = self._value(name or f"{proto.output[0] or proto.name}::{proto.op_type}:{index}")
+        self.values[value.name] = value
+        return value
+
+    def _value(self, name: str) -> Value:
+        fact = self.facts.get(name) or Fact(None, None)
+        return Value(name, fact.shape, dtype_of(fact), fact.dynamic)
+
+    def _name(self, proto: NodeProto, index: int) -> str:
+        name = base = proto.name or f"{proto.op_type}_{index}"
+        tries = 1
+        while name in self.names:
+            name, tries = f"{base}_{index}" if tries == 1 else f"{base}_{index}_{tries}", tries + 1
+        self.names.add(name)
+        return name
+
+
+def _last_output(proto: NodeProto) -> int:
+    """Number of outputs up to the last that has a name."""
+    return max((i + 1 for i, name in enumerate(proto.output) if name), default=0)
+
+
+def _constant(name: str, weight: Weight) -> Value:
+    return Value(name, weight.shape, weight.dtype, weight=weight)
+
+
+def _constant_weight(proto: NodeProto, folder: Path | None, file: str) -> Weight | None:
+    """The tensor of a Constant node in any of its forms; None for those that are no tensor."""
+    attrs = attributes(proto)
+    if "value" in attrs:
+        return _weight(attrs["value"], folder, file)
+    for name, dtype in (("value_float", np.float32), ("value_int", np.int64)):
+        for key in (name, name + "s"):
+            if key in attrs:
+                array = np.asarray(attrs[key], dtype)
+                return Weight.of(array, trainable=is_float(array.dtype) and array.size > 1, tied=False)
+    return None

@@ -1,0 +1,141 @@
+"""Lowerings: normalisations, softmax and other operators that take statistics along axes, pools and resizes."""
+
+from __future__ import annotations
+
+from .registry import Lowered, View, lowers
+
+
+@lowers("BatchNormalization")
+def batch_norm(view: View) -> Lowered | None:
+    """Inference mode only."""
+    if view.attr("training_mode", 0) or view.produced > 1:
+        return None
+    return Lowered("batch_norm", (0, 1, 2, 3, 4), {"epsilon": float(view.attr("epsilon", 1e-5))})
+
+
+@lowers("InstanceNormalization")
+def instance_norm(view: View) -> Lowered:
+    """Statistics over the spatial axes."""
+    return Lowered("instance_norm", (0, 1, 2), {"epsilon": float(view.attr("epsilon", 1e-5))})
+
+
+@lowers("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+def layer_norm(view: View) -> Lowered | None:
+    """Statistics over the last axes, from `axis` on. A scale that broadcasts over more than those has no kind."""
+    first, rms = view.axis(int(view.attr("axis", -1))), view.op != "LayerNormalization"
+    axes = tuple(range(first, view.rank()))
+    wanted = tuple(view.shape()[first:])
+    slots = (0, 1) if rms else (0, 1, 2)
+    if any(view.shape(slot) != wanted for slot in slots[1:] if view.has(slot)):
+        return None
+    return Lowered("layer_norm", slots, {"axes": axes, "rms": rms, "epsilon": float(view.attr("epsilon", 1e-5))})
+
+
+@lowers("GroupNormalization")
+def group_norm(view: View) -> Lowered | None:
+    """Scale and bias per channel (opset 21); per group (opset 18) there is no canonical form."""
+    if view.shape(1) != (view.shape()[1],):
+        return None
+    groups = int(view.attr("num_groups"))
+    return Lowered("group_norm", (0, 1, 2), {"groups": groups, "epsilon": float(view.attr("epsilon", 1e-5))})
+
+
+@lowers("MeanVarianceNormalization")
+def mean_variance(view: View) -> Lowered:
+    """An instance norm without parameters where it runs over exactly the spatial axes."""
+    rank = view.rank()
+    axes = sorted(view.axis(a) for a in view.attr("axes", [0, 2, 3]))
+    if axes == list(range(2, rank)):
+        return Lowered("instance_norm", (0,), {"epsilon": 1e-9})
+    return Lowered("axiswise", (0,), {"axes": tuple(axes)})
+
+
+@lowers("Softmax", "LogSoftmax", "Hardmax")
+def softmax(view: View) -> Lowered:
+    """Before opset 13 these work on all axes from `axis` on, flattened."""
+    rank = view.rank()
+    if view.opset >= 13:
+        return Lowered("softmax", (0,), {"axis": view.axis(int(view.attr("axis", -1)))})
+    first = view.axis(int(view.attr("axis", 1)))
+    wide = [a for a in range(first, rank) if view.shape()[a] != 1]
+    if len(wide) > 1:
+        return Lowered("axiswise", (0,), {"axes": tuple(range(first, rank))})
+    return Lowered("softmax", (0,), {"axis": wide[0] if wide else first})
+
+
+@lowers("LpNormalization")
+def lp_norm(view: View) -> Lowered:
+    """Divides by a norm along one axis: like a softmax, a statistic that keeps the shape."""
+    return Lowered("softmax", (0,), {"axis": view.axis(int(view.attr("axis", -1)))})
+
+
+@lowers("LRN")
+def lrn(view: View) -> Lowered:
+    """Mixes neighbouring channels."""
+    return Lowered("axiswise", (0,), {"axes": (1,)})
+
+
+@lowers("CumSum", "CumProd")
+def cumulative(view: View) -> Lowered | None:
+    """Running sums along one axis."""
+    axis = view.ints("axis")
+    return None if axis is None else Lowered("axiswise", (0,), {"axes": (view.axis(axis[0]),)})
+
+
+@lowers("TopK")
+def top_k(view: View) -> Lowered:
+    """Sorts along one axis."""
+    return Lowered("axiswise", (0,), {"axes": (view.axis(int(view.attr("axis", -1))),)}, outputs=2)
+
+
+@lowers("Trilu")
+def triangle(view: View) -> Lowered:
+    """Zeroes by position in the last two axes."""
+    rank = view.rank()
+    return Lowered("axiswise", (0,), {"axes": (rank - 2, rank - 1)})
+
+
+@lowers("MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")
+def pool(view: View) -> Lowered | None:
+    """Pools over the spatial axes. The indices of a max pool count through channels, so nobody may read them."""
+    return Lowered("spatial", (0,))
+
+
+@lowers("GridSample")
+def grid_sample(view: View) -> Lowered:
+    """Samples x at the points of a grid."""
+    return Lowered("spatial", (0, 1))
+
+
+@lowers("Resize", "Upsample")
+def resize(view: View) -> Lowered | None:
+    """Resizes of the spatial axes; batch and channel must keep their size."""
+    if view.rank() < 3 or view.out_shape()[:2] != view.shape()[:2]:
+        return None
+    if view.attr("coordinate_transformation_mode") == "tf_crop_and_resize":
+        return None
+    return Lowered("spatial", (0,))
+
+
+@lowers("DepthToSpace")
+def depth_to_space(view: View) -> Lowered:
+    """Blocks of channels become blocks of pixels."""
+    return Lowered("depth_to_space", (0,), {"block": int(view.attr("blocksize")), "mode": view.attr("mode", "DCR")})
+
+
+@lowers("SpaceToDepth")
+def space_to_depth(view: View) -> Lowered:
+    """Blocks of pixels become blocks of channels."""
+    return Lowered("space_to_depth", (0,), {"block": int(view.attr("blocksize")), "mode": "DCR"})
+
+
+@lowers("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "EyeLike")
+def fill(view: View) -> Lowered:
+    """Values that do not depend on the input's values."""
+    return Lowered("fill", view.slots)
+
+
+@lowers("Shape", "Size", "Range", "ConstantOfShape")
+def shape_math(view: View) -> Lowered:
+    """Sizes, and tensors made from them."""
+    return Lowered("shape_math", view.slots)

@@ -1,0 +1,103 @@
+"""Lowerings: operators that move, select or repeat elements."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .registry import Lowered, View, lowers
+
+_PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+
+
+@lowers("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(view: View) -> Lowered:
+    """All of them by the sizes they make."""
+    return Lowered("reshape", (0,), {"shape": view.out_shape()})
+
+
+@lowers("Transpose")
+def transpose(view: View) -> Lowered:
+    """A permutation; without `perm`, the axes reversed."""
+    rank = view.rank()
+    return Lowered("transpose", (0,), {"perm": tuple(int(a) for a in view.attr("perm", range(rank)[::-1]))})
+
+
+@lowers("Expand")
+def expand(view: View) -> Lowered:
+    """Broadcasting to a shape."""
+    return Lowered("expand", (0,), {"shape": view.out_shape()})
+
+
+@lowers("Tile")
+def tile(view: View) -> Lowered | None:
+    """Repetition, one count per axis (opset 1's single-axis form has none)."""
+    repeats = view.ints("repeats")
+    if repeats is None or len(repeats) != view.rank():
+        return None
+    return Lowered("tile", (0,), {"repeats": tuple(repeats)})
+
+
+@lowers("Concat")
+def concat(view: View) -> Lowered:
+    """Concatenation along one axis."""
+    return Lowered("concat", view.slots, {"axis": view.axis(int(view.attr("axis", 1)))})
+
+
+@lowers("Split")
+def split(view: View) -> Lowered:
+    """Pieces along one axis; their sizes are those of the outputs."""
+    axis = view.axis(int(view.attr("axis", 0)))
+    count = len(view.proto.output)
+    sizes = view.ints("split")
+    if sizes is None:
+        whole = view.shape()[axis]
+        each = -(-whole // int(view.attr("num_outputs", count)))
+        sizes = [min(each, whole - i * each) for i in range(count)]
+    return Lowered("split", (0,), {"axis": axis, "sizes": sizes}, outputs=count)
+
+
+@lowers("Slice")
+def slice_(view: View) -> Lowered | None:
+    """Slices with their bounds resolved against the sizes of the input."""
+    starts, ends = view.ints("starts"), view.ints("ends")
+    if starts is None or ends is None:
+        return None
+    axes = view.ints("axes") or list(range(len(starts)))
+    steps = view.ints("steps") or [1] * len(starts)
+    slices: list[tuple[int, int, int, int]] = []
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        axis = view.axis(axis)
+        start, end, step = slice(start, end, step).indices(view.shape()[axis])
+        slices.append((axis, start, max(start, end) if step > 0 else end, step))
+    return Lowered("slice", (0,), {"slices": slices})
+
+
+@lowers("Gather")
+def gather(view: View) -> Lowered:
+    """A scalar constant index selects; anything else looks up rows."""
+    axis = view.axis(int(view.attr("axis", 0)))
+    fact = view.fact(1)
+    if fact is None or fact.small is None or not fact.small.static:
+        large = fact.weight.array() if fact is not None and fact.weight is not None else None
+        return Lowered("gather", (0, 1), {"axis": axis, "indices": _positive(large, view.shape()[axis])})
+    indices = _positive(fact.small.value, view.shape()[axis])
+    assert indices is not None
+    if indices.ndim == 0:
+        return Lowered("select", (0,), {"axis": axis, "index": int(indices)})
+    return Lowered("gather", (0, 1), {"axis": axis, "indices": indices})
+
+
+def _positive(indices: np.ndarray | None, size: int) -> np.ndarray | None:
+    return None if indices is None else np.where(indices < 0, indices + size, indices).astype(np.int64)
+
+
+@lowers("Pad")
+def pad(view: View) -> Lowered | None:
+    """Padding, on the listed axes (opset 18) or on all."""
+    pads, mode = view.ints("pads"), _PAD_MODES.get(view.attr("mode", "constant"))
+    if pads is None or mode is None:
+        return None
+    axes = [view.axis(a) for a in view.ints("axes") or range(view.rank())]
+    half = len(pads) // 2
+    triples = zip(axes, pads[:half], pads[half:], strict=True)
+    return Lowered("pad", (0,), {"pads": [(a, b, e) for a, b, e in triples if b or e], "mode": mode})

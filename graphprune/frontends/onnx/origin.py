@@ -1,0 +1,48 @@
+"""What the ONNX frontend remembers of the model it read, for writing it back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from onnx import ModelProto, NodeProto, TensorProto
+
+from ...graph import Node, Weight
+from .facts import Fact
+
+
+@dataclass(frozen=True)
+class Source:
+    """Behind `Node.source`: the foreign node, and the foreign slot of each entry of `Node.inputs`.
+
+    Slot -1 is a value that a subgraph captures; `captured` names them in order.
+    """
+
+    proto: NodeProto
+    slots: tuple[int, ...]
+    captured: tuple[str, ...] = ()
+
+
+@dataclass
+class Origin:
+    """Behind `Graph.origin`.
+
+    `model` is the model without nodes, initializers and their data; `weights` all constants it had or that were folded
+    while loading; `headers` the initializers' tensors without data; `constant_nodes` the nodes that made constants;
+    `producers` every lowered node by the names it makes, so that shape arithmetic that a pass took for dead can be
+    written again where a computed parameter still needs it.
+    """
+
+    model: ModelProto
+    file: str
+    external: bool
+    facts: dict[str, Fact] = field(default_factory=dict)
+    weights: dict[str, Weight] = field(default_factory=dict)
+    headers: dict[str, TensorProto] = field(default_factory=dict)
+    constant_nodes: dict[str, NodeProto] = field(default_factory=dict)
+    producers: dict[str, Node] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+
+    @property
+    def opset(self) -> int:
+        """The version of the default operator set."""
+        return next((int(o.version) for o in self.model.opset_import if o.domain in ("", "ai.onnx")), 1)

@@ -1,0 +1,100 @@
+"""Reading an ONNX file and everything that can be wrong with it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto
+
+from ...errors import InputError
+from .contrib import DEFAULT_DOMAIN_EXTRAS
+from .protos import subgraphs
+from .tensors import external_file, is_external
+
+#: protobuf cannot serialise more than this.
+PROTO_LIMIT = 1_900_000_000
+OLDEST_OPSET = 9
+
+
+def read_model(path: Path) -> ModelProto:
+    """Parse and check a model file; external data stays where it is. Raises InputError."""
+    if not path.exists():
+        raise InputError(f"the model file '{path}' does not exist")
+    if not path.is_file():
+        raise InputError(f"'{path}' is not a file; give the path of an ONNX model")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"the model file '{path}' cannot be read: {error.strerror}") from error
+    model = _parse(data, path)
+    check_structure(model, f"'{path}'", path.parent)
+    _check(str(path), f"'{path}'")
+    return model
+
+
+def _parse(data: bytes, path: Path) -> ModelProto:
+    if not data:
+        raise InputError(f"the model file '{path}' is empty")
+    if data[:2] == b"PK" or data[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise InputError(f"'{path}' is not an ONNX file: it is a pickle or zip archive, such as torch.save writes")
+    try:
+        model = ModelProto.FromString(data)
+    except DecodeError as error:
+        raise InputError(f"'{path}' is not an ONNX file, or it is truncated: {error}") from error
+    if not model.ir_version and not model.opset_import:
+        raise InputError(f"'{path}' is not an ONNX file: it names neither an IR version nor an operator set")
+    return model
+
+
+def check_structure(model: ModelProto, name: str, folder: Path | None) -> None:
+    """Raise InputError for a model without a graph, of an opset too old, or whose external data is not there."""
+    if not model.HasField("graph") or not (model.graph.node or model.graph.output):
+        raise InputError(f"{name} holds no graph")
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and opset.version < OLDEST_OPSET:
+            raise InputError(f"{name} uses opset {opset.version}; graphprune reads opset {OLDEST_OPSET} and newer")
+    for tensor in external_tensors(model):
+        external_file(tensor, folder, name)
+
+
+def external_tensors(model: ModelProto) -> list[TensorProto]:
+    """Every tensor whose elements lie in another file."""
+    return [t for t in _tensors(model.graph) if is_external(t)]
+
+
+def _tensors(graph: onnx.GraphProto) -> list[TensorProto]:
+    found = list(graph.initializer)
+    for node in graph.node:
+        found += [a.t for a in node.attribute if a.type == onnx.AttributeProto.TENSOR]
+        for inner in subgraphs(node):
+            found += _tensors(inner)
+    return found
+
+
+def check_model(model: ModelProto, name: str) -> None:
+    """Run the onnx checker on a model in memory, as far as protobuf can carry it."""
+    if model.ByteSize() < PROTO_LIMIT:
+        _check(model, name)
+
+
+def _check(model: ModelProto | str, name: str) -> None:
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:
+        if not tolerated(error):
+            raise InputError(f"{name} is not a valid ONNX model: {first_line(error)}") from error
+
+
+def tolerated(error: Exception) -> bool:
+    """Whether the checker only misses an operator that onnxruntime puts in the default domain."""
+    missing = re.search(r"No Op registered for (\w+)", str(error))
+    return missing is not None and missing.group(1) in DEFAULT_DOMAIN_EXTRAS
+
+
+def first_line(error: Exception) -> str:
+    """The first telling line of a checker's message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__

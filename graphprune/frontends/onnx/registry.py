@@ -1,0 +1,163 @@
+"""The table of lowerings: ONNX operator -> canonical kind, and what a lowering may ask about its node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto
+
+from ...errors import GraphPruneError
+from .binding import Shape
+from .facts import Fact
+from .protos import attributes, domain
+
+#: Parameters that say how, by operator: attribute name in old opsets -> input slot in newer ones.
+PARAMETERS: dict[str, dict[str, int]] = {
+    "Reshape": {"shape": 1},
+    "Expand": {"shape": 1},
+    "Squeeze": {"axes": 1},
+    "Unsqueeze": {"axes": 1},
+    "Slice": {"starts": 1, "ends": 2, "axes": 3, "steps": 4},
+    "Split": {"split": 1},
+    "Tile": {"repeats": 1},
+    "Pad": {"pads": 1, "value": 2, "axes": 3},
+    "TopK": {"k": 1},
+    "CumSum": {"axis": 1},
+    "CumProd": {"axis": 1},
+    "Upsample": {"scales": 1},
+    "Resize": {"roi": 1, "scales": 2, "sizes": 3},
+    "Dropout": {"ratio": 1, "training_mode": 2},
+    "Trilu": {"k": 1},
+    **{
+        f"Reduce{fn}": {"axes": 1}
+        for fn in ("Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
+    },
+}
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A canonical node: its kind, the foreign input slot of each operand, its attributes.
+
+    `outputs` says how many foreign outputs the kind describes; a node that has more becomes unknown.
+    """
+
+    kind: str
+    slots: tuple[int, ...]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    outputs: int = 1
+
+
+class View:
+    """An ONNX node with what is known about its operands."""
+
+    def __init__(self, proto: NodeProto, facts: Mapping[str, Fact], opset: int) -> None:
+        self.proto = proto
+        self.op = str(proto.op_type)
+        self.opset = opset
+        self.attrs = attributes(proto)
+        self._facts = facts
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute, or the default."""
+        return self.attrs.get(name, default)
+
+    def has(self, slot: int) -> bool:
+        """Whether the input is given."""
+        return slot < len(self.proto.input) and bool(self.proto.input[slot])
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """All foreign input slots."""
+        return tuple(range(len(self.proto.input)))
+
+    @property
+    def produced(self) -> int:
+        """Number of outputs that have a name."""
+        return sum(1 for name in self.proto.output if name)
+
+    def fact(self, slot: int) -> Fact | None:
+        """What is known about an input."""
+        return self._facts.get(self.proto.input[slot]) if self.has(slot) else None
+
+    def shape(self, slot: int = 0) -> Shape:
+        """Sizes of an input; raises `Unlowerable` if not known."""
+        fact = self.fact(slot)
+        if fact is None or fact.shape is None:
+            raise Unlowerable
+        return fact.shape
+
+    def rank(self, slot: int = 0) -> int:
+        """Number of axes of an input."""
+        return len(self.shape(slot))
+
+    def out_shape(self, index: int = 0) -> Shape:
+        """Sizes of an output; raises `Unlowerable` if not known."""
+        fact = self._facts.get(self.proto.output[index])
+        if fact is None or fact.shape is None:
+            raise Unlowerable
+        return fact.shape
+
+    def axis(self, value: int, rank: int | None = None) -> int:
+        """An axis made non-negative."""
+        rank = self.rank() if rank is None else rank
+        if not -rank <= value < max(rank, 1):
+            raise Unlowerable
+        return value % rank if rank else 0
+
+    def param(self, name: str) -> np.ndarray | None:
+        """A parameter's value (as bound, where it is computed), from its attribute or its input; None if absent."""
+        slot = PARAMETERS.get(self.op, {}).get(name)
+        if slot is not None and self.has(slot):
+            fact = self.fact(slot)
+            if fact is None or fact.small is None:
+                raise Unlowerable
+            return fact.small.value
+        return np.asarray(self.attrs[name]) if name in self.attrs else None
+
+    def ints(self, name: str) -> list[int] | None:
+        """A parameter as a list of integers."""
+        value = self.param(name)
+        return None if value is None else [int(n) for n in value.reshape(-1)]
+
+
+class Unlowerable(GraphPruneError):
+    """Raised inside a lowering where the node has no canonical form; it becomes `unknown`."""
+
+
+Lowering = Callable[[View], Lowered | None]
+_LOWERINGS: dict[str, Lowering] = {}
+_DOMAINS = frozenset({"", "com.microsoft"})
+
+
+def lowers(*ops: str) -> Callable[[Lowering], Lowering]:
+    """Register the decorated function as the lowering of these operators."""
+
+    def register(lowering: Lowering) -> Lowering:
+        for op in ops:
+            if op in _LOWERINGS:
+                raise GraphPruneError(f"the ONNX operator '{op}' has two lowerings")
+            _LOWERINGS[op] = lowering
+        return lowering
+
+    return register
+
+
+def lower(view: View) -> Lowered | None:
+    """The canonical form of a node; None where it has none."""
+    lowering = _LOWERINGS.get(view.op)
+    if lowering is None or domain(view.proto) not in _DOMAINS:
+        return None
+    try:
+        lowered = lowering(view)
+    except Unlowerable:
+        return None
+    return None if lowered is not None and view.produced > lowered.outputs else lowered
+
+
+def lowered_operators() -> list[str]:
+    """All operators in the table."""
+    return sorted(_LOWERINGS)

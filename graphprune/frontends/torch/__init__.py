@@ -1,0 +1,22 @@
+"""The PyTorch frontend: modules and `.pt2` files in, the caller's own class or a graph module out."""
+
+from __future__ import annotations
+
+from .emit import Emitted, emit
+from .execute import flatten_outputs, instrument, random_inputs, run
+from .files import load, save
+from .graph_module import to_graph_module
+from .tracing import capture
+
+__all__ = [
+    "Emitted",
+    "capture",
+    "emit",
+    "flatten_outputs",
+    "instrument",
+    "load",
+    "random_inputs",
+    "run",
+    "save",
+    "to_graph_module",
+]

@@ -1,0 +1,90 @@
+"""In-place operators as functions: which names of a tensor go stale when it is overwritten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+# In-place operators that change what a tensor looks like, not its elements: other views stay valid.
+_METADATA = frozenset("squeeze_ unsqueeze_ transpose_ t_ swapaxes_ swapdims_ detach_ requires_grad_".split())
+# Operators that hand their input through at inference without saying so in their schema.
+_SILENT_ALIASES = frozenset("dropout feature_dropout alpha_dropout feature_alpha_dropout".split())
+
+
+class NeedsFunctional(Exception):
+    """An in-place operator writes through a view that is read under another name afterwards."""
+
+
+def mutates(target: Any) -> bool:
+    """Whether an operator writes to one of its arguments."""
+    return isinstance(target, OpOverload) and target._schema.is_mutable
+
+
+def is_view(target: OpOverload) -> bool:
+    """Whether the result may share memory with the first argument."""
+    returns = target._schema.returns
+    aliased = bool(returns) and returns[0].alias_info is not None
+    return (aliased and not target._schema.is_mutable) or target._opname in _SILENT_ALIASES
+
+
+def functional(node: fx.Node) -> OpOverload | None:
+    """The function that an in-place operator applies, where it gives a result of the same type."""
+    target = node.target
+    assert isinstance(target, OpOverload)
+    name, schema = target._opname, target._schema
+    if not name.endswith("_") or name.endswith("__") or not schema.arguments[0].is_write:
+        return None
+    packet = getattr(getattr(torch.ops, target.namespace), name[:-1], None)
+    found = getattr(packet, target._overloadname, None) if packet is not None else None
+    if found is None or [a.name for a in found._schema.arguments] != [a.name for a in schema.arguments]:
+        return None
+    return found if _keeps_type(node) or name in _METADATA else None
+
+
+def _keeps_type(node: fx.Node) -> bool:
+    first = node.args[0]
+    assert isinstance(first, fx.Node)
+    dtype = first.meta["val"].dtype
+    if node.target._opname == "copy_":  # type: ignore[union-attr]
+        return True
+    operands = [a.meta["val"].dtype for a in node.all_input_nodes if isinstance(a.meta.get("val"), torch.Tensor)]
+    return all(d == dtype or d in (torch.bool, torch.int64) for d in operands)
+
+
+class Aliases:
+    """Names of the same memory. `root` is the fx node that stands for a tensor object under all its names."""
+
+    def __init__(self) -> None:
+        self._same: dict[fx.Node, fx.Node] = {}
+        self._memory: dict[fx.Node, list[fx.Node]] = {}
+        self.stale: set[fx.Node] = set()
+
+    def root(self, node: fx.Node) -> fx.Node:
+        """The node that first named this tensor object."""
+        while node in self._same:
+            node = self._same[node]
+        return node
+
+    def same(self, result: fx.Node, tensor: fx.Node) -> None:
+        """`result` is the very tensor object that `tensor` is."""
+        self._same[result] = self.root(tensor)
+
+    def view(self, result: fx.Node, base: fx.Node) -> None:
+        """`result` looks at the memory of `base`."""
+        base = self.root(base)
+        members = self._memory.setdefault(base, [base])
+        members.append(result)
+        self._memory[result] = members
+
+    def write(self, result: fx.Node, written: fx.Node) -> fx.Node:
+        """`written` is overwritten and from now on also called `result`; returns its root."""
+        root = self.root(written)
+        self._same[result] = root
+        assert isinstance(result.target, OpOverload)
+        if result.target._opname not in _METADATA:
+            self.stale.update(m for m in self._memory.get(root, ()) if m is not root)
+            self.stale.discard(root)
+        return root

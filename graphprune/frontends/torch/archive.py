@@ -1,0 +1,114 @@
+"""Reading `.pt2` archives without ever running a pickle.
+
+`torch.export.load` unpickles freely where an archive asks for it; such archives are refused before torch sees them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from ...errors import InputError
+from .tracing import first_line, quiet
+
+# Symbolic sizes are read by evaluating text: nothing but arithmetic may stand there.
+_ARITHMETIC = re.compile(r"[\w\s+\-*/%(),.<>=!&|~]*")
+
+
+def load_program(path: Path) -> ExportedProgram:
+    """Load an exported program.
+
+    Raises:
+        InputError: the file is missing, is no archive, or holds pickled objects or compiled code.
+    """
+    if not path.is_file():
+        raise InputError(f"'{path}' does not exist")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _refuse_unsafe(path, archive)
+    except zipfile.BadZipFile as error:
+        raise InputError(f"'{path}' is no .pt2 archive (or a truncated one): {first_line(error)}") from error
+    try:
+        with quiet(), weights_only():
+            return torch.export.load(path)
+    except Exception as error:
+        raise InputError(f"'{path}' cannot be loaded by torch.export: {first_line(error)}") from error
+
+
+@contextmanager
+def weights_only() -> Iterator[None]:
+    """Make every `torch.load` refuse general pickles, whatever its caller asked for."""
+    key = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(key)
+    os.environ[key] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[key]
+        else:
+            os.environ[key] = before
+
+
+def _refuse_unsafe(path: Path, archive: zipfile.ZipFile) -> None:
+    names = archive.namelist()
+    if len(set(names)) != len(names):
+        raise InputError(f"'{path}' names an entry twice, which no exporter does")
+    if not any(re.search(r"(^|/)(models/[^/]*\.json|serialized_exported_program\.json)$", n) for n in names):
+        raise InputError(f"'{path}' holds no exported program")
+    for name in names:
+        reason = _unsafe(name, archive)
+        if reason:
+            raise InputError(f"'{path}' is refused since its entry '{name}' {reason}, which graphprune never loads")
+
+
+def _unsafe(name: str, archive: zipfile.ZipFile) -> str:
+    """Why an entry must not be loaded; empty if it may."""
+    if "/data/aotinductor/" in f"/{name}":
+        return "is compiled code"
+    if name.endswith("_config.json") and any(p.get("use_pickle") for p in _payloads(archive.read(name))):
+        return "points to pickled tensors"
+    if re.search(r"data/constants/(custom_obj|opaque_obj)", name):
+        return "is a pickled object"
+    if name.endswith(".json") and not _expressions_are_arithmetic(archive.read(name)):
+        return "holds a size that is no arithmetic"
+    if name.endswith(".pt") and not _loads_safely(archive.read(name)):
+        return "is a pickle of objects"
+    return ""
+
+
+def _payloads(text: bytes) -> list[dict[str, Any]]:
+    config = json.loads(text).get("config", {})
+    return [p for p in config.values() if isinstance(p, dict)]
+
+
+def _expressions_are_arithmetic(text: bytes) -> bool:
+    def sound(item: Any) -> bool:
+        if isinstance(item, dict):
+            expression = item.get("expr_str")
+            if isinstance(expression, str) and ("__" in expression or not _ARITHMETIC.fullmatch(expression)):
+                return False
+            return all(sound(v) for v in item.values())
+        return all(sound(v) for v in item) if isinstance(item, list) else True
+
+    return sound(json.loads(text))
+
+
+def _loads_safely(data: bytes) -> bool:
+    if not data:
+        return True
+    try:
+        torch.load(BytesIO(data), weights_only=True, map_location="cpu")
+    except Exception:
+        return False
+    return True

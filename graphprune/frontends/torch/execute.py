@@ -1,0 +1,166 @@
+"""Running modules and graphs: flat outputs, fresh inputs like the example, the masked reference of the verifier."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from ...graph import Graph, Node, Value
+from ..treatment import Compaction, Index, Treatment
+from .arrays import to_numpy, to_torch
+from .graph_module import takes
+from .origin import Origin, Source, fill, origin_of
+from .registry import schema_of
+from .tracing import mode_of, split_inputs
+from .write import Calls, call_of
+
+
+def flatten_outputs(outputs: Any) -> list[torch.Tensor]:
+    """The tensors in a module's result, in order; dicts, sequences and dataclasses are walked."""
+    found: list[torch.Tensor] = []
+    for leaf in pytree.tree_leaves(outputs):
+        if isinstance(leaf, torch.Tensor):
+            found.append(leaf)
+        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            found += flatten_outputs([getattr(leaf, f.name) for f in dataclasses.fields(leaf)])
+    return found
+
+
+def run(module: nn.Module, inputs: Any) -> list[np.ndarray]:
+    """Run a module in eval mode without gradients; its tensors in order."""
+    args, kwargs = split_inputs(inputs)
+    with mode_of(module, training=False), torch.no_grad():
+        return [to_numpy(t) for t in flatten_outputs(module(*args, **kwargs))]
+
+
+def random_inputs(graph: Graph, seed: int) -> Any:
+    """Inputs like the example's: normal floats, the example's integers in another order, booleans as they are."""
+    origin = origin_of(graph)
+    generator = torch.Generator().manual_seed(seed)
+
+    def fresh(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or leaf.dtype is torch.bool:
+            return leaf
+        if leaf.is_floating_point() or leaf.is_complex():
+            kind = torch.float32 if leaf.is_floating_point() else torch.complex64
+            return torch.randn(leaf.shape, generator=generator, dtype=kind).to(leaf.device, leaf.dtype)
+        order = torch.randperm(leaf.numel(), generator=generator)
+        return leaf.flatten()[order.to(leaf.device)].reshape(leaf.shape)
+
+    args, kwargs = pytree.tree_map(fresh, (origin.args, origin.kwargs))
+    return kwargs if kwargs and not args else args
+
+
+def instrument(graph: Graph, treatment: Treatment) -> nn.Module:
+    """A module that runs the captured graph with values masked and nodes run on kept indices only.
+
+    See "Running a masked reference" in `docs/ir.md`. It takes and returns what the captured module did.
+    """
+    return _Reference(graph, treatment)
+
+
+class _Reference(nn.Module):
+    """Calls the graph's operators one after the other, on the weights that the graph holds."""
+
+    def __init__(self, graph: Graph, treatment: Treatment) -> None:
+        super().__init__()
+        self.training = False
+        self._graph = graph
+        self._origin: Origin = origin_of(graph)
+        self._treatment = treatment
+        self._masks = {name: [torch.from_numpy(np.ascontiguousarray(m)) for m in masks] for name, masks in treatment.masks.items()}
+        self._calls: list[tuple[Node, Calls]] = [(n, call_of(n, self._constant)) for n in graph.nodes]
+        self._weights = {v: self._masked(v, self._load(v)) for v in graph.weights().values()}
+
+    def _constant(self, array: np.ndarray) -> torch.Tensor:
+        return to_torch(array)
+
+    def _load(self, value: Value) -> torch.Tensor:
+        assert value.weight is not None
+        like = self._origin.tensors.tensors.get(value.name)
+        data = to_torch(value.weight.array())
+        return data if like is None else data.to(like.device)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run on the module's own arguments."""
+        ordered = {name: kwargs[name] for name in self._origin.kwargs}
+        leaves = pytree.tree_leaves((args, ordered))
+        given = dict(zip(self._origin.placeholders, leaves, strict=True))
+        env = dict(self._weights)
+        for value in self._graph.inputs:
+            env[value] = self._masked(value, given[value.name])
+        for node, calls in self._calls:
+            results = self._run(node, calls, [None if v is None else env[v] for v in node.inputs])
+            env.update((v, self._masked(v, r)) for v, r in zip(node.outputs, results, strict=True))
+        flat = fill(self._origin.result, [env[v] for v in self._graph.outputs])
+        return self._origin.exported.graph._codegen.process_outputs(flat)
+
+    def _run(self, node: Node, calls: Calls, inputs: list[Any]) -> Sequence[Any]:
+        compaction = self._treatment.compactions.get(node.name)
+        if compaction is not None:
+            calls = _resized(node, calls, compaction)
+            for position, indices in compaction.inputs.items():
+                for index in indices:
+                    inputs[position] = compact(inputs[position], index)
+        result: Any = None
+        for at, (target, args, kwargs) in enumerate(calls):
+            given = [result, *inputs[1:]] if at else inputs
+            result = target(*fill(_follow(node, args, given), given), **fill(kwargs, given))
+        several = node.source.several if isinstance(node.source, Source) else len(node.outputs) > 1
+        results = list(result) if several else [result]
+        for axis, indices in takes(node):
+            results = [torch.index_select(r, axis, torch.as_tensor(indices, device=r.device)) for r in results]
+        if compaction is not None:
+            for position, entries in compaction.outputs.items():
+                results[position] = scatter(results[position], entries, node.outputs[position].sizes)
+        return results
+
+    def _masked(self, value: Value, tensor: Any) -> Any:
+        for mask in self._masks.get(value.name, ()):
+            tensor = torch.where(mask.to(tensor.device), tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device))
+        return tensor
+
+
+def _follow(node: Node, args: tuple[Any, ...], inputs: list[Any]) -> tuple[Any, ...]:
+    """`normalized_shape` follows the data, which may have been compacted."""
+    if node.kind != "layer_norm":
+        return args
+    at = schema_of(node.source.target).index["normalized_shape"]
+    return (*args[:at], [inputs[0].shape[axis] for axis in node.attrs["axes"]], *args[at + 1 :])
+
+
+def _resized(node: Node, calls: Calls, compaction: Compaction) -> Calls:
+    if compaction.groups is None:
+        return calls
+    (target, args, kwargs), *rest = calls
+    index = schema_of(target).index
+    at = index["num_groups"] if "num_groups" in index else index["groups"]
+    args = (*args, *schema_of(target).defaults[len(args) : at + 1])
+    return [(target, (*args[:at], compaction.groups, *args[at + 1 :]), kwargs), *rest]
+
+
+def compact(tensor: torch.Tensor, index: Index) -> torch.Tensor:
+    """Gather along an axis, by the same indices everywhere or by indices that vary over other axes."""
+    indices = torch.as_tensor(index.indices, device=tensor.device)
+    if indices.ndim == 1:
+        return tensor.index_select(index.axis, indices)
+    return tensor.take_along_dim(indices, index.axis)
+
+
+def scatter(tensor: torch.Tensor, entries: Sequence[Index], shape: tuple[int, ...]) -> torch.Tensor:
+    """Undo gathers over zeros, last first."""
+    for index in reversed(entries):
+        full = list(tensor.shape)
+        full[index.axis] = shape[index.axis]
+        indices = torch.as_tensor(index.indices, device=tensor.device)
+        if indices.ndim == 1:
+            tensor = tensor.new_zeros(full).index_copy(index.axis, indices, tensor)
+        else:
+            tensor = tensor.new_zeros(full).scatter(index.axis, indices.expand(tensor.shape), tensor)
+    return tensor

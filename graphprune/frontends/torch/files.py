@@ -1,0 +1,164 @@
+"""Models from files and factories, modules to files."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ...errors import GraphPruneError, InputError
+from ...graph import Graph
+from .archive import load_program
+from .emit import Emitted, emit
+from .tracing import capture, export, first_line, lower_program, quiet, split_inputs
+
+_PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
+
+
+def load(spec: str | Path, input_shapes: Sequence[Sequence[int]] | None = None, inputs: Any = None) -> Graph:
+    """Capture a model given as a `.pt2` file or as `package.module:factory`.
+
+    Args:
+        spec: the file, or an importable callable that takes no arguments and returns a module, or a pair of a module
+            and its example inputs.
+        input_shapes: shapes of the module's positional inputs, batch included; they are filled with random floats.
+        inputs: example inputs as for `capture`, instead of shapes.
+
+    Raises:
+        InputError: the file cannot be used, the factory fails, or the inputs do not fit.
+    """
+    text = str(spec)
+    suffix = Path(text).suffix.lower()
+    if inputs is None and input_shapes is not None:
+        inputs = _random(input_shapes)
+    if suffix == ".pt2":
+        return _load_archive(Path(text), inputs)
+    if suffix in _PICKLES and ":" not in text:
+        raise InputError(f"'{text}' is a pickle, which graphprune never loads; give a .pt2 file or 'package.module:factory'")
+    if ":" not in text:
+        raise InputError(f"'{text}' is neither a .pt2 file nor of the form 'package.module:factory'")
+    module, own_inputs = _make(text)
+    inputs = own_inputs if inputs is None else inputs
+    if inputs is None:
+        raise InputError(f"'{text}' gives a module without example inputs: say --input-shape")
+    return capture(module, inputs)
+
+
+def _random(shapes: Sequence[Sequence[int]]) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(tuple(int(n) for n in shape), generator=generator) for shape in shapes)
+
+
+def _load_archive(path: Path, inputs: Any) -> Graph:
+    program = load_program(path)
+    if inputs is None:
+        if program.example_inputs is None:
+            raise InputError(f"'{path}' holds no example inputs: say --input-shape")
+        args, kwargs = program.example_inputs
+    else:
+        args, kwargs = split_inputs(inputs)
+    if program.range_constraints:  # sizes that follow the input are bound to those of the example
+        program = export(_training_module(program), tuple(args), dict(kwargs))
+    return lower_program(program, None, tuple(args), dict(kwargs), path.stem)
+
+
+def _training_module(program: torch.export.ExportedProgram) -> nn.Module:
+    with quiet():
+        module = program.module(check_guards=False)
+    assert isinstance(module, nn.Module)
+    return module
+
+
+def _make(spec: str) -> tuple[nn.Module, Any]:
+    """Import and call a factory."""
+    where, _, name = spec.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(where)
+    except Exception as error:
+        raise InputError(f"'{spec}': the module '{where}' cannot be imported: {first_line(error)}") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise InputError(f"'{spec}': the module '{where}' has no '{name}'")
+        found = getattr(found, part)
+    try:
+        made = found() if callable(found) and not isinstance(found, nn.Module) else found
+    except GraphPruneError:
+        raise
+    except Exception as error:
+        raise InputError(f"'{spec}' raised {type(error).__name__}: {first_line(error)}") from error
+    module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module):
+        raise InputError(f"'{spec}' gives a {type(module).__name__}, not a torch.nn.Module")
+    return module, inputs
+
+
+def save(model: Graph | Emitted, path: str | Path) -> None:
+    """Write a model whole or not at all: `.pt2` and `.onnx` for all of it, `.safetensors` for its weights.
+
+    Raises:
+        InputError: the suffix is none of these, the folder cannot be written, or the exporter fails.
+    """
+    path = Path(path)
+    writer = _WRITERS.get(path.suffix.lower())
+    if writer is None:
+        raise InputError(f"'{path}' ends in none of {', '.join(_WRITERS)}")
+    emitted = emit(model) if isinstance(model, Graph) else model
+    with _beside(path) as draft:
+        try:
+            with quiet():
+                writer(emitted, draft)
+        except Exception as error:
+            raise InputError(f"'{path}' cannot be written: {first_line(error)}") from error
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A draft of the same name in a folder beside `path`; all files there are moved over once complete."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be written: {error.strerror}") from error
+    try:
+        yield folder / path.name
+        for made in sorted(folder.iterdir(), key=lambda p: p.name == path.name):
+            os.replace(made, path.parent / made.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _save_archive(emitted: Emitted, path: Path) -> None:
+    args, kwargs = split_inputs(emitted.inputs)
+    torch.export.save(export(emitted.module, args, kwargs), path)
+
+
+def _save_onnx(emitted: Emitted, path: Path) -> None:
+    args, kwargs = split_inputs(emitted.inputs)
+    emitted.module.eval()
+    size = sum(t.numel() * t.element_size() for t in emitted.module.state_dict().values())
+    torch.onnx.export(
+        emitted.module, args, str(path), kwargs=kwargs, dynamo=True, verbose=False, external_data=size > 1.8e9
+    )
+
+
+def _save_weights(emitted: Emitted, path: Path) -> None:
+    state = {name: tensor.detach().clone().contiguous() for name, tensor in emitted.module.state_dict().items()}
+    save_file(state, path)
+
+
+_WRITERS: dict[str, Callable[[Emitted, Path], None]] = {
+    ".pt2": _save_archive,
+    ".onnx": _save_onnx,
+    ".safetensors": _save_weights,
+}

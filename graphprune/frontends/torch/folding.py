@@ -1,0 +1,50 @@
+"""Evaluating at capture what depends on neither the model's input nor its parameters: masks, index tables, ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+# These read only the shape, type and device of their first argument.
+_SHAPE_ONLY = frozenset(
+    "zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty new_empty_strided".split()
+)
+
+
+class Folder:
+    """Holds the tensors known at capture and extends them, call by call, in the order of the program."""
+
+    def __init__(self) -> None:
+        self.known: dict[fx.Node, Any] = {}
+
+    def foldable(self, node: fx.Node, root: Callable[[fx.Node], fx.Node]) -> bool:
+        """Whether a call can be evaluated now; `root` finds the first name of a tensor."""
+        target = node.target
+        if not isinstance(target, OpOverload) or torch.Tag.nondeterministic_seeded in target.tags:
+            return False
+        if target._opname in _SHAPE_ONLY:
+            return True
+        return all(n in self.known and root(n) in self.known for n in node.all_input_nodes)
+
+    def evaluate(self, node: fx.Node) -> None:
+        """Run a foldable call; in-place calls alter the tensors known."""
+        assert isinstance(node.target, OpOverload)
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._argument)
+        with torch.no_grad():
+            self.known[node] = node.target(*args, **kwargs)
+
+    def tensor(self, node: fx.Node) -> torch.Tensor | None:
+        """The tensor that a node is known to give."""
+        found = self.known.get(node)
+        return found if isinstance(found, torch.Tensor) else None
+
+    def _argument(self, node: fx.Node) -> Any:
+        if node in self.known:
+            return self.known[node]
+        like = node.meta["val"]
+        return torch.empty((), dtype=like.dtype, device=like.device).expand(like.shape)
+

@@ -1,0 +1,188 @@
+"""From the neutral graph back to an `fx.GraphModule`: unchanged nodes as they came, changed ones from their attributes."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ...errors import GraphPruneError
+from ...graph import Graph, Node, Value
+from .arrays import to_torch
+from .origin import Origin, Source, Submodule, fill, origin_of
+from .write import call_of
+
+aten = torch.ops.aten
+
+
+def to_graph_module(graph: Graph) -> fx.GraphModule:
+    """Write a graph as an `fx.GraphModule` that owns copies of its weights under their original names.
+
+    It takes and returns what the captured module did. Dropout and batch norm follow `train()` and `eval()`.
+    """
+    return _Writer(graph).write()
+
+
+class PrunedModule(fx.GraphModule):
+    """A graph module in which dropout and batch norm follow `train()` and `eval()`."""
+
+    def train(self, mode: bool = True) -> PrunedModule:
+        """Switch dropout and batch norm, whose mode the exported graph holds as an argument."""
+        super().train(mode)
+        changed = False
+        for node in self.graph.nodes:
+            at = _MODE.get(node.target)
+            if at is not None and "eval" in node.meta and node.args[at] != mode:
+                node.update_arg(at, mode)
+                changed = True
+        if changed:
+            self.recompile()
+        return self
+
+
+# Where each operator takes the mode.
+_MODE: dict[Any, int] = {aten.batch_norm.default: 5, aten.dropout.default: 2, aten.feature_dropout.default: 2}
+
+
+class _Writer:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.origin: Origin = origin_of(graph)
+        self.root = nn.Module()
+        self.fx = fx.Graph()
+        self._env: dict[Value, fx.Node] = {}
+        self._count = 0
+
+    def write(self) -> fx.GraphModule:
+        """Placeholders, calls, result."""
+        inputs = {value.name: value for value in self.graph.inputs}
+        for name in self.origin.placeholders:
+            node = self.fx.placeholder(name)
+            if name in inputs:
+                self._env[inputs[name]] = node
+        for node in self.graph.nodes:
+            self._node(node)
+        results = [self._get(value) for value in self.graph.outputs]
+        self.fx.output(fill(self.origin.result, results))
+        self.fx.set_codegen(self.origin.exported.graph._codegen)
+        self._aliases()
+        module = PrunedModule(self.root, self.fx, self.graph.name)
+        module.training = False
+        return module
+
+    def _node(self, node: Node) -> None:
+        source = node.source if isinstance(node.source, Source) else None
+        inputs = [None if v is None else self._get(v) for v in node.inputs]
+        calls = call_of(node, self.constant)
+        made: fx.Node | None = None
+        for target, args, kwargs in calls:
+            given = [made, *inputs[1:]] if made is not None else inputs
+            made = self._call(node.name, target, fill(args, given), fill(kwargs, given))
+        assert made is not None
+        several = source.several if source is not None else len(node.outputs) > 1
+        for at, value in enumerate(node.outputs):
+            piece = self.fx.call_function(operator.getitem, (made, at)) if several else made
+            for axis, indices in takes(node):
+                piece = self.fx.call_function(aten.index_select.default, (piece, axis, self.constant(indices)))
+            self._env[value] = piece
+
+    def _call(self, name: str, target: Any, args: Any, kwargs: Any) -> fx.Node:
+        args, kwargs = (self._submodules(a) for a in (args, kwargs))
+        made = self.fx.create_node("call_function", target, args, kwargs, name)
+        at = _MODE.get(target)
+        if at is not None and len(args) > at and args[at] is False:
+            made.meta["eval"] = True
+        return made
+
+    def _submodules(self, value: Any) -> Any:
+        if isinstance(value, Submodule):
+            return self._own(value.module, "submodule")
+        if isinstance(value, (tuple, list)):
+            return type(value)(self._submodules(v) for v in value)
+        if isinstance(value, dict):
+            return {k: self._submodules(v) for k, v in value.items()}
+        return value
+
+    def _get(self, value: Value) -> fx.Node:
+        if value not in self._env:
+            if value.weight is None:
+                raise GraphPruneError(f"'{value.name}' is read before it is made")
+            self._env[value] = self._weight(value)
+        return self._env[value]
+
+    def _weight(self, value: Value) -> fx.Node:
+        assert value.weight is not None
+        tensors = self.origin.tensors
+        like = tensors.tensors.get(value.name)
+        data = to_torch(value.weight.array())
+        if like is None:
+            return self._own(data, value.name)
+        register(self.root, value.name, data, like, persistent=tensors.persistent[value.name])
+        return self.fx.get_attr(value.name)
+
+    def constant(self, array: Any) -> fx.Node:
+        """A new buffer that no captured tensor stands behind."""
+        return self._own(to_torch(array), "indices")
+
+    def _own(self, thing: torch.Tensor | nn.Module, name: str) -> fx.Node:
+        name = name.replace(".", "_").replace("/", "_")
+        while hasattr(self.root, name):
+            self._count += 1
+            name = f"{name}_{self._count}"
+        if isinstance(thing, nn.Module):
+            self.root.add_module(name, thing)
+        else:
+            self.root.register_buffer(name, thing)
+        return self.fx.get_attr(name)
+
+    def _aliases(self) -> None:
+        """Keep every name of a tied weight in the `state_dict`."""
+        for name, first in self.origin.tensors.aliases.items():
+            found = lookup(self.root, first)
+            if found is not None:
+                place(self.root, name, found, persistent=self.origin.tensors.persistent[name])
+
+
+def takes(node: Node) -> list[tuple[int, Any]]:
+    """The gathers that follow a node (see `attrs["take"]` in docs/ir.md)."""
+    take = node.attrs.get("take")
+    if take is None:
+        return []
+    return [take] if isinstance(take, tuple) else list(take)
+
+
+def like_parameter(data: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """`data` on the device of `like`, as a parameter where `like` is one."""
+    data = data.to(like.device)
+    return nn.Parameter(data, requires_grad=like.requires_grad) if isinstance(like, nn.Parameter) else data
+
+
+def register(root: nn.Module, name: str, data: torch.Tensor, like: torch.Tensor, *, persistent: bool) -> None:
+    """Register data under a dotted name as what `like` is: a parameter or a buffer."""
+    place(root, name, like_parameter(data, like), persistent=persistent)
+
+
+def place(root: nn.Module, name: str, tensor: torch.Tensor, *, persistent: bool) -> None:
+    """Register a parameter or buffer under a dotted name, making the modules on the way."""
+    *path, last = name.split(".")
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        child = root._modules[part]
+        assert child is not None
+        root = child
+    if isinstance(tensor, nn.Parameter):
+        root.register_parameter(last, tensor)
+    else:
+        root.register_buffer(last, tensor, persistent=persistent)
+
+
+def lookup(root: nn.Module, name: str) -> torch.Tensor | None:
+    """The tensor of a dotted name, or None."""
+    found: Any = root
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, torch.Tensor) else None
+

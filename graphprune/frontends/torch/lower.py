@@ -1,0 +1,278 @@
+"""From the exported fx graph to the neutral graph: one walk that folds constants and undoes in-place operators."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+from ...errors import GraphPruneError
+from ...graph import Graph, Node, Value, Weight
+from . import lower_contract, lower_elementwise, lower_norm, lower_reduce, lower_shape  # noqa: F401  (fill the table)
+from .aliasing import Aliases, NeedsFunctional, functional, is_view, mutates
+from .arrays import numpy_dtype, to_numpy
+from .folding import Folder
+from .origin import Origin, Slot, Source, Submodule
+from .registry import Call, Name, Spec, lowering_of
+
+_DROPPED = frozenset(
+    "_assert_tensor_metadata _assert_async _assert_scalar sym_constrain_range sym_constrain_range_for_size".split()
+)
+
+
+def lower(origin: Origin, name: str) -> Graph:
+    """The neutral graph of `origin.exported`; fills in `origin.result` and `origin.placeholders`."""
+    walk = _Walk(origin)
+    for node in origin.exported.graph.nodes:
+        walk.visit(node)
+    graph = Graph(name, walk.nodes, walk.inputs, walk.outputs, "torch", origin)
+    _drop_dead(graph)
+    return graph
+
+
+def _drop_dead(graph: Graph) -> None:
+    """Remove nodes that nothing reads, except those that write to the module's state."""
+    needed = set(graph.outputs)
+    kept = []
+    for node in reversed(graph.nodes):
+        if mutates(node.source.target) or any(v in needed for v in node.outputs):
+            needed.update(v for v in node.inputs if v is not None)
+            kept.append(node)
+    graph.nodes = kept[::-1]
+
+
+class _Walk:
+    """State of one lowering: the value of each fx node, the tensors known, the names in use."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self.nodes: list[Node] = []
+        self.inputs: list[Value] = []
+        self.outputs: list[Value] = []
+        self._values: dict[fx.Node, Any] = {}
+        self._weights: dict[str, Value] = {}
+        self._parameters: dict[fx.Node, tuple[str, torch.Tensor]] = {}
+        self._folded: dict[tuple[fx.Node, int], Value] = {}
+        self._folder = Folder()
+        self._aliases = Aliases()
+        self._names: set[str] = {*origin.tensors.tensors, *origin.tensors.aliases}
+        calls = [n for n in origin.exported.graph.nodes if n.op == "call_function"]
+        self._inplace = any(mutates(n.target) for n in calls)
+
+    def visit(self, node: fx.Node) -> None:
+        """Lower one fx node."""
+        if node.op == "placeholder":
+            self._placeholder(node)
+        elif node.op == "get_attr":
+            self._attribute(node)
+        elif node.op == "output":
+            self._output(node)
+        elif node.op == "call_function":
+            self._call(node)
+        else:
+            raise GraphPruneError(f"the exported graph has a node of kind '{node.op}' ('{node.name}')")
+
+    def _placeholder(self, node: fx.Node) -> None:
+        self.origin.placeholders.append(str(node.target))
+        if isinstance(node.meta.get("val"), torch.Tensor):
+            value = self._value(node.name, node.meta["val"])
+            self._values[node] = value
+            self.inputs.append(value)
+
+    def _attribute(self, node: fx.Node) -> None:
+        target = str(node.target)
+        found: Any = self.origin.exported
+        for part in target.split("."):
+            found = getattr(found, part)
+        if not isinstance(found, torch.Tensor):
+            self._values[node] = Submodule(found)
+            return
+        name = self.origin.tensors.name_of(found)
+        if name is not None:
+            self._parameters[node] = (name, found)
+        if name is None or not (isinstance(found, torch.nn.Parameter) or found.is_floating_point() or found.is_complex()):
+            self._folder.known[node] = found.clone() if self._inplace else found
+
+    def _output(self, node: fx.Node) -> None:
+        def place(arg: Any) -> Any:
+            if isinstance(arg, fx.Node):
+                self.outputs.append(self._value_of(arg))
+                return Slot(len(self.outputs) - 1)
+            if isinstance(arg, (tuple, list)):
+                return type(arg)(place(a) for a in arg)
+            return arg
+
+        self.origin.result = place(node.args[0])
+
+    def _call(self, node: fx.Node) -> None:
+        target = node.target
+        if target is operator.getitem:
+            self._getitem(node)
+        elif not isinstance(target, OpOverload):
+            self._unknown(node, subgraph=True)
+        elif target._opname in _DROPPED:
+            return
+        elif self._folder.foldable(node, self._aliases.root):
+            self._fold(node, target)
+        elif mutates(target):
+            self._write(node)
+        else:
+            if is_view(target) and isinstance(node.args[0], fx.Node):
+                self._aliases.view(node, node.args[0])
+            self._values[node] = self._lower(node)
+
+    def _fold(self, node: fx.Node, target: OpOverload) -> None:
+        self._folder.evaluate(node)
+        if mutates(target) and isinstance(node.args[0], fx.Node):
+            self._aliases.same(node, node.args[0])
+        elif is_view(target) and isinstance(node.args[0], fx.Node):
+            self._aliases.view(node, node.args[0])
+
+    def _getitem(self, node: fx.Node) -> None:
+        whole, at = node.args
+        assert isinstance(whole, fx.Node) and isinstance(at, int)
+        self._aliases.view(node, whole)
+        if whole in self._folder.known:
+            self._folder.known[node] = self._folder.known[whole][at]
+        else:
+            self._values[node] = self._values[whole][at]
+
+    def _write(self, node: fx.Node) -> None:
+        """An in-place call: the tensor it writes to has a new value from here on."""
+        written = node.args[0] if node.args else None
+        if not isinstance(written, fx.Node) or self._aliases.root(written) in self._parameters:
+            self._values[node] = self._lower_unknown(node)
+            return
+        target = functional(node)
+        if target is None:
+            raise NeedsFunctional(node.name)
+        value = self._lower(node, target)
+        root = self._aliases.write(node, written)
+        self._values[root] = value
+        for gone in (root, *self._aliases.stale):
+            self._folder.known.pop(gone, None)
+
+    def _lower(self, node: fx.Node, target: OpOverload | None = None) -> Any:
+        """Lower a call, as one of `target` if given; returns its value or values."""
+        call = Call(node, target or node.target, self._constant)
+        lowering = lowering_of(call.name)
+        spec = lowering(call) if lowering is not None else None
+        if spec is None:
+            return self._lower_unknown(node, target)
+        args, kwargs, inputs = self._arguments(call, spec)
+        return self._add(node, spec.kind, spec.attrs, inputs, spec.target or call.target, args, kwargs)
+
+    def _arguments(self, call: Call, spec: Spec) -> tuple[tuple[Any, ...], dict[str, Any], list[Value | None]]:
+        """The call's arguments with slots, written out up to the last input, and the inputs in canonical order."""
+        inputs: list[Value | None] = []
+        slots: dict[str, Any] = {name: self._slots(call[name], inputs) for name in spec.inputs}
+        if spec.target is not None:
+            args = tuple(slots[a] if isinstance(a, Name) else a for a in spec.args)
+            return args, spec.kwargs, inputs
+        names, index = call.schema.names, call.schema.index
+        count = max(len(call.node.args), *(index[n] + 1 for n in spec.inputs if index[n] < call.schema.positional))
+        args = tuple(slots[n] if n in slots else call[n] for n in names[:count])
+        kwargs = {k: slots.get(k, v) for k, v in call.node.kwargs.items() if index[k] >= count}
+        return args, kwargs, inputs
+
+    def _slots(self, argument: Any, inputs: list[Value | None]) -> Any:
+        if isinstance(argument, (list, tuple)):
+            return [None if item is None else self._slots(item, inputs) for item in argument]
+        inputs.append(self._value_of(argument) if isinstance(argument, fx.Node) else None)
+        return Slot(len(inputs) - 1)
+
+    def _unknown(self, node: fx.Node, *, subgraph: bool) -> None:
+        self._values[node] = self._lower_unknown(node, subgraph=subgraph)
+
+    def _lower_unknown(self, node: fx.Node, target: OpOverload | None = None, *, subgraph: bool = False) -> Any:
+        inputs: list[Value | None] = []
+
+        def place(arg: fx.Node) -> Any:
+            found = self._values.get(arg)
+            if isinstance(found, Submodule):
+                return found
+            inputs.append(self._value_of(arg))
+            return Slot(len(inputs) - 1)
+
+        args, kwargs = _map(node.args, place), _map(dict(node.kwargs), place)
+        attrs = {"subgraph": subgraph}
+        return self._add(node, "unknown", attrs, inputs, target or node.target, args, kwargs)
+
+    def _add(
+        self, node: fx.Node, kind: str, attrs: dict[str, Any], inputs: list[Value | None], target: Any, args: Any, kwargs: Any
+    ) -> Any:
+        result = node.meta.get("val")
+        several = isinstance(result, (tuple, list))
+        if several:
+            outputs = [self._value(f"{node.name}.{i}", r) for i, r in enumerate(result)]
+        else:
+            outputs = [self._value(node.name, result)]
+        source = Source(target, args, kwargs, several, owner_of(node), dict(attrs))
+        op = str(node.target).removesuffix(".default")
+        self.nodes.append(Node(kind, node.name, inputs, outputs, attrs, op, source))
+        return outputs if several else outputs[0]
+
+    def _value(self, name: str, like: Any) -> Value:
+        while name in self._names:
+            name += "_"
+        self._names.add(name)
+        if isinstance(like, torch.Tensor):
+            return Value(name, tuple(like.shape), numpy_dtype(like.dtype))
+        return Value(name, (), numpy_dtype(torch.float64))
+
+    def _value_of(self, node: fx.Node) -> Value:
+        node = self._aliases.root(node)
+        if node in self._aliases.stale:
+            raise NeedsFunctional(node.name)
+        if node in self._values:
+            value: Value = self._values[node]
+            return value
+        if node in self._parameters:
+            name, tensor = self._parameters[node]
+            return self._weight(name, tensor, trainable=isinstance(tensor, torch.nn.Parameter), tied=True)
+        if node in self._folder.known:
+            tensor = self._folder.known[node]
+            key = (node, tensor._version)
+            if key not in self._folded:
+                self._folded[key] = self._constant_value(node, tensor)
+            return self._folded[key]
+        raise GraphPruneError(f"'{node.name}' of the exported graph has no value")
+
+    def _constant_value(self, node: fx.Node, tensor: torch.Tensor) -> Value:
+        name = f"constant_{node.name}"
+        while name in self._names:
+            name += "_"
+        self._names.add(name)
+        return self._weight(name, tensor.clone() if self._inplace else tensor, trainable=False, tied=False)
+
+    def _weight(self, name: str, tensor: torch.Tensor, *, trainable: bool, tied: bool) -> Value:
+        if name not in self._weights:
+            shape, dtype = tuple(tensor.shape), numpy_dtype(tensor.dtype)
+            weight = Weight(shape, dtype, lambda: to_numpy(tensor), trainable=trainable, tied=tied)
+            self._weights[name] = Value(name, shape, dtype, weight=weight)
+        return self._weights[name]
+
+    def _constant(self, node: fx.Node) -> torch.Tensor | None:
+        return self._folder.tensor(self._aliases.root(node))
+
+
+def _map(value: Any, place: Any) -> Any:
+    if isinstance(value, fx.Node):
+        return place(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_map(v, place) for v in value)
+    if isinstance(value, dict):
+        return {k: _map(v, place) for k, v in value.items()}
+    return value
+
+
+def owner_of(node: fx.Node) -> str:
+    """The path of the module whose `forward` made the call."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return ""
+    path: str = next(reversed(stack.values()))[0]
+    return ".".join(part.split("@")[0] for part in path.split("."))

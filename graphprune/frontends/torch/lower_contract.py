@@ -1,0 +1,143 @@
+"""Lowerings of convolutions, matrix products, einsum, attention and recurrent layers."""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+from .registry import Call, Spec, lowers
+
+
+@lowers("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
+def conv(call: Call) -> Spec | None:
+    """Unbatched data is left unknown: the canonical kind has its channels on axis 1."""
+    if call.rank("input") != call.rank("weight"):
+        return None
+    transposed = bool(call.get("transposed", call.name.startswith("conv_transpose")))
+    attrs = {"groups": call["groups"], "transposed": transposed}
+    return Spec("conv", ("input", "weight", "bias"), attrs)
+
+
+def _matmul(*inputs: str, trans_b: bool = False) -> Spec:
+    return Spec("matmul", inputs, {"trans_a": False, "trans_b": trans_b})
+
+
+@lowers("linear")
+def linear(call: Call) -> Spec | None:
+    """The weight is stored as (out, in)."""
+    return _matmul("input", "weight", "bias", trans_b=True) if call.rank("weight") == 2 else None
+
+
+@lowers("matmul")
+def matmul(call: Call) -> Spec:
+    """numpy's rules for vectors and batches."""
+    return _matmul("self", "other")
+
+
+@lowers("mm", "bmm")
+def mm(call: Call) -> Spec:
+    """Plain and batched matrix product."""
+    return _matmul("self", "mat2")
+
+
+@lowers("mv")
+def mv(call: Call) -> Spec:
+    """Matrix times vector."""
+    return _matmul("self", "vec")
+
+
+@lowers("dot")
+def dot(call: Call) -> Spec:
+    """Vector times vector."""
+    return _matmul("self", "tensor")
+
+
+@lowers("addmm")
+def addmm(call: Call) -> Spec:
+    """`beta` and `alpha` scale bias and product and leave indices alone."""
+    return _matmul("mat1", "mat2", "self")
+
+
+@lowers("baddbmm")
+def baddbmm(call: Call) -> Spec:
+    """Batched `addmm`."""
+    return _matmul("batch1", "batch2", "self")
+
+
+@lowers("einsum")
+def einsum(call: Call) -> Spec | None:
+    """The equation with its ellipsis spelled out and its result explicit."""
+    ranks = [len(t.meta["val"].shape) for t in call["tensors"]]
+    equation = explicit_equation(call["equation"], ranks)
+    return None if equation is None else Spec("einsum", ("tensors",), {"equation": equation})
+
+
+def explicit_equation(equation: str, ranks: list[int]) -> str | None:
+    """Spell out ellipses and a missing result; None where the equation does not fit the ranks."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != len(ranks):
+        return None
+    spare = [c for c in string.ascii_letters if c not in equation]
+    hidden = max((rank - len(t.replace("...", "")) for t, rank in zip(terms, ranks, strict=True) if "..." in t), default=0)
+    dots = "".join(spare[:hidden])
+    full = [t.replace("...", dots[hidden - (r - len(t.replace("...", ""))) :]) for t, r in zip(terms, ranks, strict=True)]
+    if any(len(t) != r for t, r in zip(full, ranks, strict=True)):
+        return None
+    if not arrow:
+        letters = "".join(terms).replace(".", "")
+        right = dots + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+    return f"{','.join(full)}->{right.replace('...', dots)}"
+
+
+@lowers("scaled_dot_product_attention")
+def attention(call: Call) -> Spec:
+    """The default scale is written out."""
+    scale = call["scale"]
+    attrs = {
+        "scale": float(scale) if scale is not None else float(call.shape("query")[-1]) ** -0.5,
+        "causal": call["is_causal"],
+        "grouped": call["enable_gqa"],
+    }
+    return Spec("attention", ("query", "key", "value", "attn_mask"), attrs)
+
+
+@lowers("lstm")
+def lstm(call: Call) -> Spec | None:
+    """States are (h0, c0)."""
+    return _recurrent(call, "lstm", ["h0", "c0"])
+
+
+@lowers("gru")
+def gru(call: Call) -> Spec | None:
+    """One state."""
+    return _recurrent(call, "gru", ["h0"])
+
+
+@lowers("rnn_tanh", "rnn_relu")
+def rnn(call: Call) -> Spec | None:
+    """One state."""
+    return _recurrent(call, "rnn", ["h0"])
+
+
+def _recurrent(call: Call, cell: str, states: list[str]) -> Spec | None:
+    if call.target._overloadname != "input":
+        return None
+    directions = 2 if call["bidirectional"] else 1
+    hx = call["hx"]
+    state = (hx[0] if isinstance(hx, (list, tuple)) else hx).meta["val"].shape
+    params = call["params"]
+    hidden = params[1].meta["val"].shape[0] // {"lstm": 4, "gru": 3, "rnn": 1}[cell]
+    projected = hidden != state[-1]
+    parts = ["w_ih", "w_hh", *(["b_ih", "b_hh"] if call["has_biases"] else []), *(["w_hr"] if projected else [])]
+    order = [f"{p}.{layer}.{d}" for layer in range(call["num_layers"]) for d in range(directions) for p in parts]
+    attrs: dict[str, Any] = {
+        "cell": cell,
+        "hidden": hidden,
+        "layers": call["num_layers"],
+        "directions": directions,
+        "batch_first": call["batch_first"],
+        "order": ["x", *states, *order],
+        "proj": state[-1] if projected else 0,
+    }
+    return Spec("recurrent", ("input", "hx", "params"), attrs)

@@ -1,0 +1,78 @@
+"""Lowerings of reductions, scans, pools, resizes and generators."""
+
+from __future__ import annotations
+
+from .registry import Call, Spec, lowers
+
+_REDUCE = {
+    "mean": "mean", "sum": "sum", "amax": "max", "amin": "min", "max": "max", "min": "min", "prod": "prod",
+    "var": "var", "std": "std", "logsumexp": "logsumexp", "argmax": "argmax", "argmin": "argmin",
+    "any": "any", "all": "all", "nanmean": "mean", "nansum": "sum", "count_nonzero": "sum",
+}  # fmt: skip
+
+
+def _reduce(call: Call, fn: str) -> Spec:
+    rank = call.rank("self")
+    dims = call.get("dim")
+    dims = [dims] if isinstance(dims, int) else dims
+    axes = sorted(d % rank for d in dims) if dims else list(range(rank))
+    return Spec("reduce", ("self",), {"fn": fn, "axes": axes, "keepdims": bool(call.get("keepdim", False))})
+
+
+@lowers(*_REDUCE)
+def reduce(call: Call) -> Spec | None:
+    """Over some axes, or all; `max(a, b)` of two tensors is elementwise."""
+    if call.has("other"):
+        return Spec("elementwise", ("self", "other"), {"fn": "maximum" if call.name == "max" else "minimum"})
+    return _reduce(call, _REDUCE[call.name])
+
+
+@lowers("norm", "linalg_vector_norm")
+def norm(call: Call) -> Spec | None:
+    """The 1-, 2- and maximum norm."""
+    order = call.get("p", call.get("ord", 2))
+    fn = {1.0: "l1", 2.0: "l2", float("inf"): "max", None: "l2"}.get(order if order is None else float(order))
+    return None if fn is None else _reduce(call, fn)
+
+
+@lowers("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "sort", "argsort", "topk", "fft_fft", "fft_ifft",
+        "fft_rfft", "fft_irfft")  # fmt: skip
+def axiswise(call: Call) -> Spec | None:
+    """Mixes along one axis."""
+    dim = call.get("dim", -1)
+    return Spec("axiswise", ("self",), {"axes": [call.axis("self", dim)]}) if isinstance(dim, int) else None
+
+
+_SPATIAL = [
+    f"{name}{n}d{tail}"
+    for n in (1, 2, 3)
+    for name in ("max_pool", "avg_pool", "adaptive_avg_pool", "_adaptive_avg_pool", "adaptive_max_pool")
+    for tail in ("", "_with_indices")
+]
+_SPATIAL += ["fractional_max_pool2d", "fractional_max_pool3d"]
+_UPSAMPLE = ["nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "bicubic2d", "trilinear3d"]
+_UPSAMPLE += ["_nearest_exact1d", "_nearest_exact2d", "_nearest_exact3d", "_bilinear2d_aa", "_bicubic2d_aa", "_lanczos2d_aa"]
+
+
+@lowers(*_SPATIAL, *(f"_upsample{n}" if n.startswith("_") else f"upsample_{n}" for n in _UPSAMPLE))
+def spatial(call: Call) -> Spec | None:
+    """Batch and channels pass; unbatched data is left unknown."""
+    data = "self" if "self" in call else "input"
+    digits = next(int(c) for c in call.name if c.isdigit())
+    return Spec("spatial", (data,)) if call.rank(data) == digits + 2 else None
+
+
+@lowers("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
+def grid_sampler(call: Call) -> Spec:
+    """The data is read at the places that the grid names."""
+    return Spec("spatial", ("input", "grid"))
+
+
+@lowers(
+    "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "zeros_like", "ones_like",
+    "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty", "zeros", "ones", "full", "empty",
+    "arange", "linspace", "eye", "scalar_tensor", "fill", "zero",
+)  # fmt: skip
+def fill(call: Call) -> Spec:
+    """Values independent of the input's values (those that are constant have been folded before)."""
+    return Spec("fill", call.tensors())

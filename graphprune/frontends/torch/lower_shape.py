@@ -1,0 +1,229 @@
+"""Lowerings of operators that move elements without computing: reshapes, transposes, slices, joins, pads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .registry import Call, Name, Spec, lowers
+
+aten = torch.ops.aten
+
+
+@lowers("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "ravel")
+def reshape(call: Call) -> Spec | None:
+    """All become `reshape` to the bound sizes; `view` too, since what precedes it may have been rearranged."""
+    if call.target is aten.view.dtype:
+        return None
+    if call.name in ("squeeze", "unsqueeze", "flatten", "unflatten"):
+        return Spec("reshape", ("self",), {"shape": call.out})
+    return Spec("reshape", ("self",), {"shape": call.out}, aten.reshape.default, (Name("self"), list(call.out)))
+
+
+@lowers("permute")
+def permute(call: Call) -> Spec:
+    """Axes in their new order."""
+    rank = call.rank("self")
+    return Spec("transpose", ("self",), {"perm": [d % rank for d in call["dims"]]})
+
+
+@lowers("transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT", "mH", "adjoint", "matrix_H")
+def transpose(call: Call) -> Spec:
+    """Two axes change places."""
+    rank = call.rank("self")
+    perm = list(range(rank))
+    if call.name == "numpy_T":
+        return Spec("transpose", ("self",), {"perm": perm[::-1]})
+    first, second = call.get("dim0", call.get("axis0", -2)), call.get("dim1", call.get("axis1", -1))
+    if rank > 1:
+        perm[first], perm[second] = perm[second], perm[first]
+    return Spec("transpose", ("self",), {"perm": perm})
+
+
+@lowers("movedim", "moveaxis")
+def movedim(call: Call) -> Spec:
+    """Some axes move, the others keep their order."""
+    rank = call.rank("self")
+    source, destination = ([call[n]] if isinstance(call[n], int) else call[n] for n in ("source", "destination"))
+    moved = {d % rank: s % rank for s, d in zip(source, destination, strict=True)}
+    rest = iter(a for a in range(rank) if a not in moved.values())
+    return Spec("transpose", ("self",), {"perm": [moved[a] if a in moved else next(rest) for a in range(rank)]})
+
+
+@lowers("expand", "broadcast_to", "expand_as")
+def expand(call: Call) -> Spec:
+    """Broadcast to the bound sizes."""
+    return Spec("expand", ("self",), {"shape": call.out}, aten.expand.default, (Name("self"), list(call.out)))
+
+
+@lowers("copy")
+def copy(call: Call) -> Spec | None:
+    """All elements overwritten by those of `src`: what an in-place copy of a whole tensor means."""
+    if call.dtype("self") != call.dtype("src"):
+        return None
+    return Spec("expand", ("src",), {"shape": call.out}, aten.expand.default, (Name("src"), list(call.out)))
+
+
+@lowers("repeat", "tile")
+def tile(call: Call) -> Spec:
+    """One count for each axis of the result."""
+    repeats = list(call.get("repeats") or call.get("dims"))
+    return Spec("tile", ("self",), {"repeats": [1] * (len(call.out) - len(repeats)) + repeats})
+
+
+@lowers("repeat_interleave")
+def repeat_interleave(call: Call) -> Spec | None:
+    """Each index so many times in a row; other forms are unknown."""
+    if call.target is not aten.repeat_interleave.self_int or call["dim"] is None:
+        return None
+    return Spec("repeat_interleave", ("self",), {"axis": call.axis("self", call["dim"]), "repeats": call["repeats"]})
+
+
+@lowers("cat", "concat", "concatenate")
+def concat(call: Call) -> Spec | None:
+    """Empty one-dimensional operands, which ATen skips, are left unknown."""
+    rank = len(call.out)
+    if any(len(t.meta["val"].shape) != rank for t in call["tensors"]):
+        return None
+    return Spec("concat", ("tensors",), {"axis": call.get("dim", call.get("axis", 0)) % rank})
+
+
+@lowers("stack")
+def stack(call: Call) -> Spec:
+    """The axis counts in the result."""
+    return Spec("stack", ("tensors",), {"axis": call["dim"] % len(call.out)})
+
+
+@lowers("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes")
+def split(call: Call) -> Spec | None:
+    """The sizes are those of the results."""
+    if not isinstance(call.get("dim", 0), int):
+        return None
+    axis = call.axis("self", call["dim"])
+    return Spec("split", ("self",), {"axis": axis, "sizes": [r.shape[axis] for r in call.results]})
+
+
+@lowers("unbind")
+def unbind(call: Call) -> Spec:
+    """One result for each index."""
+    return Spec("unbind", ("self",), {"axis": call.axis("self", call["dim"])})
+
+
+@lowers("slice", "narrow")
+def slice_(call: Call) -> Spec | None:
+    """Bounds resolved into [0, size]."""
+    axis = call.axis("self", call["dim"])
+    size = call.shape("self")[axis]
+    start, stop, step = call.get("start"), call.get("end"), call.get("step", 1)
+    if call.name == "narrow":
+        if not isinstance(start, int):
+            return None
+        start += size if start < 0 else 0
+        stop = start + call["length"]
+    start, stop, step = slice(start, stop, step).indices(size)
+    return Spec("slice", ("self",), {"slices": [(axis, start, max(start, stop), step)]})
+
+
+@lowers("select")
+def select(call: Call) -> Spec:
+    """One index of one axis."""
+    axis = call.axis("self", call["dim"])
+    return Spec("select", ("self",), {"axis": axis, "index": call["index"] % call.shape("self")[axis]})
+
+
+@lowers("slice_scatter")
+def slice_scatter(call: Call) -> Spec:
+    """A slice is overwritten."""
+    axis = call.axis("self", call["dim"])
+    start, stop, step = slice(call["start"], call["end"], call["step"]).indices(call.shape("self")[axis])
+    return Spec("slice_scatter", ("self", "src"), {"axis": axis, "start": start, "stop": max(start, stop), "step": step})
+
+
+@lowers("index_select")
+def index_select(call: Call) -> Spec:
+    """Indices along one axis."""
+    return _gather(call, call.axis("self", call["dim"]), ("self", "index"), "index")
+
+
+@lowers("embedding")
+def embedding(call: Call) -> Spec:
+    """Rows of a table."""
+    return _gather(call, 0, ("weight", "indices"), "indices")
+
+
+def _gather(call: Call, axis: int, inputs: tuple[str, str], index: str) -> Spec:
+    indices = call.constant(index)
+    if indices is not None:
+        size = call.shape(inputs[0])[axis]
+        indices = indices.astype("int64")
+        indices = indices + size * (indices < 0)
+    return Spec("gather", inputs, {"axis": axis, "indices": indices})
+
+
+@lowers("index")
+def index(call: Call) -> Spec | None:
+    """Exactly one tensor of integers: `x[:, index]`."""
+    given = [(axis, i) for axis, i in enumerate(call["indices"]) if i is not None]
+    if len(given) != 1 or given[0][1].meta["val"].dtype in (torch.bool, torch.uint8):
+        return None
+    axis, node = given[0]
+    indices = call.constant_of(node)
+    if indices is not None:
+        indices = indices.astype("int64")
+        indices = indices + call.shape("self")[axis] * (indices < 0)
+    return Spec("gather", ("self", "indices"), {"axis": axis, "indices": indices})
+
+
+@lowers("flip")
+def flip(call: Call) -> Spec:
+    """Reversed axes."""
+    return Spec("flip", ("self",), {"axes": [call.axis("self", d) for d in call["dims"]]})
+
+
+@lowers("roll")
+def roll(call: Call) -> Spec | None:
+    """Without axes the tensor would be rolled as one long row: unknown."""
+    if not call["dims"]:
+        return None
+    axes = [call.axis("self", d) for d in call["dims"]]
+    return Spec("roll", ("self",), {"shifts": list(call["shifts"]), "axes": axes})
+
+
+_PAD_MODES = {"constant": "constant", "reflection": "reflect", "replication": "replicate", "reflect": "reflect"}
+
+
+@lowers(
+    "pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
+    "replication_pad1d", "replication_pad2d", "replication_pad3d",
+)  # fmt: skip
+def pad(call: Call) -> Spec:
+    """torch lists the amounts from the last axis backwards."""
+    amounts: list[int] = list(call.get("pad") if "pad" in call else call["padding"])
+    last = call.rank("self") - 1
+    pads = [(last - i // 2, amounts[i], amounts[i + 1]) for i in range(0, len(amounts), 2)]
+    name = call.get("mode") or call.name.split("_")[0]
+    return Spec("pad", ("self",), {"pads": pads[::-1], "mode": _PAD_MODES.get(name, name)})
+
+
+@lowers("pixel_shuffle")
+def pixel_shuffle(call: Call) -> Spec | None:
+    """Channels become blocks of pixels."""
+    return _blocks(call, "depth_to_space", call["upscale_factor"])
+
+
+@lowers("pixel_unshuffle")
+def pixel_unshuffle(call: Call) -> Spec | None:
+    """Blocks of pixels become channels."""
+    return _blocks(call, "space_to_depth", call["downscale_factor"])
+
+
+def _blocks(call: Call, kind: str, block: int) -> Spec | None:
+    return Spec(kind, ("self",), {"block": block, "mode": "CRD"}) if call.rank("self") == 4 else None
+
+
+@lowers("im2col")
+def im2col(call: Call) -> Spec | None:
+    """Sliding windows, laid out as channels times kernel positions."""
+    kernel: Any = call["kernel_size"]
+    return Spec("unfold", ("self",), {"kernel": kernel[0] * kernel[1]}) if call.rank("self") == 4 else None

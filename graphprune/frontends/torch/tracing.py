@@ -1,0 +1,119 @@
+"""From a module to the neutral graph: export without gradients' detours, unlift, lower."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+
+from ...errors import InputError
+from ...graph import Graph
+from .aliasing import NeedsFunctional
+from .decompose import decompose
+from .lower import lower
+from .origin import Origin, Tensors
+
+
+def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments from a tensor, a sequence of arguments or a dict of keyword arguments."""
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def capture(module: nn.Module, example_inputs: Any) -> Graph:
+    """Capture a module in eval mode.
+
+    Args:
+        module: any module that `torch.export` takes (non-strict); it is left as it was.
+        example_inputs: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments. Their sizes
+            are those that the graph is bound to.
+
+    Raises:
+        InputError: the module cannot be run or exported with these inputs.
+    """
+    args, kwargs = split_inputs(example_inputs)
+    program = export(module, args, kwargs)
+    return lower_program(program, module, args, kwargs, type(module).__name__)
+
+
+def lower_program(
+    program: ExportedProgram, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any], name: str
+) -> Graph:
+    """The neutral graph of an exported program; in-place writes through views are undone by torch where we cannot."""
+    try:
+        return lower(_origin(program, module, args, kwargs), name)
+    except NeedsFunctional:
+        with quiet():
+            program = program.run_decompositions({})
+        return lower(_origin(program, module, args, kwargs), name)
+
+
+def _origin(program: ExportedProgram, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Origin:
+    with quiet():
+        exported = program.module(check_guards=False)
+    assert isinstance(exported, fx.GraphModule)
+    decompose(exported)
+    tensors = Tensors.of(exported if module is None else module)
+    return Origin(module, exported, args, kwargs, tensors)
+
+
+def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool = False) -> ExportedProgram:
+    """Run `torch.export` in eval (or train) mode with gradients on, which keeps fused inference kernels out."""
+    with mode_of(module, training=training), quiet(), torch.enable_grad():
+        try:
+            return torch.export.export(module, args, kwargs, strict=False)
+        except Exception as error:
+            raise InputError(_why(module, args, kwargs, error)) from error
+
+
+def _why(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:
+    """Tell inputs that do not fit from a module that cannot be exported."""
+    name = type(module).__name__
+    shapes = ", ".join(str(list(v.shape)) for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor))
+    try:
+        with torch.no_grad():
+            module(*args, **kwargs)
+    except Exception as own:
+        return f"{name} cannot be run on inputs of shape {shapes or 'none'}: {first_line(own)}"
+    return f"{name} runs, but torch.export cannot capture it: {first_line(error)}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def mode_of(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put a module and its children into train or eval mode, and back as each of them was."""
+    before = [(m, m.training) for m in module.modules()]
+    for child, _ in before:
+        child.training = training
+    try:
+        yield
+    finally:
+        for child, was in before:
+            child.training = was
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the warnings and log lines of exporters."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

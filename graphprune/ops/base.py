@@ -1,0 +1,185 @@
+"""The operator table: one entry per canonical kind says how labels flow, what it costs and how its attributes follow.
+
+A rule never looks at another node. It talks to a `Labeller`, which holds the labels of every value (see
+`graphprune.coupling`), and, once a plan is made, to a `Kept`, which knows the indices that stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from ..errors import GraphPruneError
+from ..graph import Node, Value
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Labels of one axis, or of several axes jointly.
+
+    `labels` has one dimension per entry of `axes`. A joint block arises where a reshape splits an axis: each *pair* of
+    indices keeps the label it had. The order of `axes` is that of the split, outermost first, and survives transposes.
+    `origin` names the reshape that made a joint block.
+    """
+
+    axes: tuple[int, ...]
+    labels: Array
+    origin: str = ""
+
+    @property
+    def joint(self) -> bool:
+        """Whether the block covers several axes."""
+        return len(self.axes) > 1
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Column labels that differ by row group: for rows of group j, `labels[j]` label the indices of `axis`.
+
+    The weight of a grouped convolution: rows (axis `by`) fall into groups of equal size, each with its own columns.
+    """
+
+    axis: int
+    by: int
+    labels: Array
+
+
+class Labeller(Protocol):
+    """What a coupling rule may ask and state. `None` stands for the labels of an axis that nothing may remove from."""
+
+    grouped: str
+
+    def blocks(self, value: Value) -> tuple[Block, ...]:
+        """The label blocks of a value; axes in no block are fixed."""
+
+    def axis(self, value: Value, axis: int, *, touched: bool = False) -> Array | None:
+        """The labels of one axis. A joint block there is resolved first (see `resolve`), towards `axis` if `touched`."""
+
+    def label_only(self, value: Value, axes: tuple[int, ...]) -> None:
+        """Of a weight not asked about before, label only these axes; the others are never removed from."""
+
+    def resolve(self, value: Value, axis: int | None = None) -> None:
+        """Turn every joint block (or the one on `axis`) into labels of its preferred axis, tying the others."""
+
+    def put(self, value: Value, labels: dict[int, Array | None]) -> None:
+        """Give a value single-axis labels."""
+
+    def put_blocks(self, value: Value, blocks: Sequence[Block]) -> None:
+        """Give a value these blocks."""
+
+    def put_columns(self, value: Value, columns: Columns) -> None:
+        """Say that the columns of the weight `value` differ by row group."""
+
+    def fresh(self, *shape: int) -> Array:
+        """New labels, tied to nothing."""
+
+    def equal(self, a: Array | None, b: Array | None) -> None:
+        """Indices at the same place live or die together (numpy broadcasting); `None` freezes the other."""
+
+    def freeze(self, labels: Array | None, why: str) -> None:
+        """These indices must stay."""
+
+    def balance(self, rows: Array) -> None:
+        """Every row of the 2-d array must keep the same number of indices, at least one."""
+
+    def statistic(self, labels: Array | None) -> None:
+        """The operator takes a statistic over this axis: removal renormalises."""
+
+
+class Kept(Protocol):
+    """What survives, as asked by a rewrite rule."""
+
+    def indices(self, value: Value, axis: int) -> Array | None:
+        """Kept indices of a single-axis block, ascending; None if all stay."""
+
+    def size(self, value: Value, axis: int) -> int:
+        """The size of an axis afterwards."""
+
+    def shape(self, value: Value) -> tuple[int, ...]:
+        """The sizes of all axes afterwards."""
+
+    def reorder(self, source: Value, target: Value) -> list[tuple[int, Array]]:
+        """Gathers that must follow a reshape because kept elements come out in another order."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-accumulates as `factor` times the product of the sizes of `axes` (value, axis), divided by `groups`.
+
+    Where whole groups of a grouped convolution go, `groups` shrinks with the last of `axes`.
+    """
+
+    factor: float
+    axes: tuple[tuple[Value, int], ...] = ()
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """The node takes statistics over `axes` of input 0; `params` maps inputs to (their axis, the data axis)."""
+
+    axes: tuple[int, ...]
+    params: dict[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    groups: int | None = None
+
+
+CoupleRule = Callable[[Node, Labeller], None]
+RewriteRule = Callable[[Node, Kept], None]
+CostRule = Callable[[Node], list[Cost]]
+StatisticRule = Callable[[Node], Statistic | None]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One entry of the table.
+
+    `rewrite` and `cost` see the node of the graph being rewritten or measured; `statistic` tells the verifier which
+    axes must be compacted rather than masked.
+    """
+
+    kind: str
+    couple: CoupleRule
+    rewrite: RewriteRule | None = None
+    cost: CostRule | None = None
+    statistic: StatisticRule | None = None
+
+
+_TABLE: dict[str, Operator] = {}
+
+
+def operator(
+    kind: str,
+    *,
+    rewrite: RewriteRule | None = None,
+    cost: CostRule | None = None,
+    statistic: StatisticRule | None = None,
+) -> Callable[[CoupleRule], CoupleRule]:
+    """Register the decorated coupling rule, with its companions, as the entry of `kind`."""
+
+    def register(couple: CoupleRule) -> CoupleRule:
+        if kind in _TABLE:
+            raise GraphPruneError(f"the operator table has two entries for '{kind}'")
+        _TABLE[kind] = Operator(kind, couple, rewrite, cost, statistic)
+        return couple
+
+    return register
+
+
+def lookup(kind: str) -> Operator:
+    """The entry of a kind; a kind without one is treated as unknown."""
+    return _TABLE.get(kind) or _TABLE["unknown"]
+
+
+def kinds() -> list[str]:
+    """All kinds in the table."""
+    return sorted(_TABLE)
+
+
+def known(kind: str) -> bool:
+    """Whether the table has rules for this kind."""
+    return kind in _TABLE and kind != "unknown"

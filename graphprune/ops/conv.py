@@ -1,0 +1,155 @@
+"""Convolutions of every kind, and operators that keep channels and work on spatial axes."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from ..graph import Node, Value
+from .base import Columns, Cost, Kept, Labeller, operator
+
+
+def _rewrite_conv(node: Node, kept: Kept) -> None:
+    groups, x, out = node.attrs["groups"], node.inputs[0], node.outputs[0]
+    assert x is not None
+    if groups == 1:
+        return
+    left, before = kept.size(x, 1), x.sizes[1]
+    if before == groups:
+        if left != groups:
+            node.change(groups=left)
+        return
+    survivors = surviving_groups(kept, x, out, groups)
+    if survivors != groups:
+        node.change(groups=survivors)
+
+
+def surviving_groups(kept: Kept, x: Value, out: Value, groups: int) -> int:
+    """Number of groups that keep any channel."""
+    for value in (x, out):
+        indices = kept.indices(value, 1)
+        if indices is not None:
+            return len(np.unique(indices // (value.sizes[1] // groups)))
+    return groups
+
+
+def _conv_cost(node: Node) -> list[Cost]:
+    x, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]
+    assert x is not None and weight is not None
+    groups, kernel = node.attrs["groups"], prod(weight.sizes[2:])
+    grid = x if node.attrs["transposed"] else out
+    factor = grid.sizes[0] * prod(grid.sizes[2:]) * kernel
+    if groups == x.sizes[1] and groups > 1:
+        return [Cost(factor * max(1, out.sizes[1] // groups), ((x, 1),))]
+    return [Cost(factor, ((x, 1), (out, 1)), groups)]
+
+
+@operator("conv", rewrite=_rewrite_conv, cost=_conv_cost)
+def conv(node: Node, labeller: Labeller) -> None:
+    """Input channels are contracted with the weight, filters make the output channels; see `docs/ir.md` for layouts."""
+    x, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]
+    assert x is not None and weight is not None
+    labels = labeller.axis(x, 1, touched=True)
+    for axis in range(2, x.rank):
+        labeller.freeze(labeller.axis(x, axis), "a convolution slides over this axis")
+    labeller.label_only(weight, (0, 1))  # kernel positions are left alone
+    groups, transposed = node.attrs["groups"], node.attrs["transposed"]
+    if groups == 1:
+        filters = labeller.axis(weight, 1 if transposed else 0)
+        labeller.equal(labels, labeller.axis(weight, 0 if transposed else 1))
+    elif groups == x.sizes[1]:
+        filters = _depthwise(node, labels, labeller)
+    else:
+        filters = _grouped(node, labels, labeller)
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        labeller.equal(filters, labeller.axis(node.inputs[2], 0))
+    batch = labeller.axis(x, 0)
+    labeller.put(out, {0: batch, 1: filters})
+
+
+def _depthwise(node: Node, labels: np.ndarray | None, labeller: Labeller) -> np.ndarray | None:
+    """One channel a group: data in, filter and data out share labels (repeated by the channel multiplier)."""
+    x, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]
+    assert x is not None and weight is not None
+    multiplier = out.sizes[1] // x.sizes[1]
+    filters = labeller.axis(weight, 0)
+    if node.attrs["transposed"]:
+        labeller.freeze(labeller.axis(weight, 1), "one channel makes several in a transposed convolution")
+        labeller.equal(labels, filters)
+        return None if filters is None else np.repeat(filters, multiplier)
+    labeller.equal(None if labels is None else np.repeat(labels, multiplier), filters)
+    return filters
+
+
+def _grouped(node: Node, labels: np.ndarray | None, labeller: Labeller) -> np.ndarray | None:
+    """Equal counts in each group, chosen group by group; or whole groups."""
+    x, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]
+    assert x is not None and weight is not None
+    groups, transposed = node.attrs["groups"], node.attrs["transposed"]
+    rows = labeller.axis(weight, 0)
+    assert rows is not None
+    columns = labeller.fresh(groups, weight.sizes[1])
+    labeller.put_columns(weight, Columns(axis=1, by=0, labels=columns))
+    inside, outside = (rows, columns.reshape(-1)) if transposed else (columns.reshape(-1), rows)
+    labeller.equal(labels, inside)
+    for side in (inside, outside):
+        per_group = side.reshape(groups, -1)
+        if labeller.grouped == "whole":
+            labeller.equal(per_group, per_group[:, :1])
+        else:
+            labeller.balance(per_group)
+    if labeller.grouped == "whole":
+        labeller.equal(inside.reshape(groups, -1)[:, 0], outside.reshape(groups, -1)[:, 0])
+    assert out.sizes[1] == len(outside)
+    return outside
+
+
+@operator("spatial")
+def spatial(node: Node, labeller: Labeller) -> None:
+    """Pools, resizes and grid samples: batch and channel pass, the other axes are fixed."""
+    x = node.inputs[0]
+    assert x is not None
+    channels = labeller.axis(x, 1, touched=True)
+    for axis in range(2, x.rank):
+        labeller.freeze(labeller.axis(x, axis), f"{node.op} works over this axis")
+    for extra in node.inputs[1:]:
+        for block in labeller.blocks(extra) if extra is not None else ():
+            labeller.freeze(block.labels, f"{node.op} reads it whole")
+    batch = labeller.axis(x, 0)
+    for output in node.outputs:
+        labeller.put(output, {0: batch, 1: channels})
+
+
+@operator("depth_to_space")
+def depth_to_space(node: Node, labeller: Labeller) -> None:
+    """The block*block channels that make one output channel go together."""
+    x, out = node.inputs[0], node.outputs[0]
+    assert x is not None
+    labels, square = labeller.axis(x, 1, touched=True), node.attrs["block"] ** 2
+    channels = None
+    if labels is not None:
+        parts = labels.reshape(-1, square) if node.attrs["mode"] == "CRD" else labels.reshape(square, -1).T
+        labeller.equal(parts, parts[:, :1])
+        channels = np.ascontiguousarray(parts[:, 0])
+    labeller.put(out, {0: labeller.axis(x, 0), 1: channels})
+
+
+@operator("space_to_depth")
+def space_to_depth(node: Node, labeller: Labeller) -> None:
+    """One channel becomes block*block channels."""
+    x, out = node.inputs[0], node.outputs[0]
+    assert x is not None
+    labels, square = labeller.axis(x, 1, touched=True), node.attrs["block"] ** 2
+    if labels is not None:
+        labels = np.repeat(labels, square) if node.attrs["mode"] == "CRD" else np.tile(labels, square)
+    labeller.put(out, {0: labeller.axis(x, 0), 1: labels})
+
+
+@operator("unfold")
+def unfold(node: Node, labeller: Labeller) -> None:
+    """Each channel becomes as many as the kernel has positions."""
+    x, out = node.inputs[0], node.outputs[0]
+    assert x is not None
+    labels = labeller.axis(x, 1, touched=True)
+    labeller.put(out, {1: None if labels is None else np.repeat(labels, node.attrs["kernel"])})

@@ -1,0 +1,176 @@
+"""Contractions: matmul in all its forms, einsum, scaled dot-product attention."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from ..graph import Node, Value
+from .base import Block, Cost, Kept, Labeller, operator
+from .broadcast import Operand, meet
+
+
+def _matmul_axes(node: Node) -> tuple[int | None, int, int, int | None]:
+    """(row axis of a, contracted axis of a, contracted axis of b, column axis of b); vectors lack row or column."""
+    a, b = node.inputs[0], node.inputs[1]
+    assert a is not None and b is not None
+    row, inner = (a.rank - 2, a.rank - 1) if a.rank > 1 else (None, 0)
+    if row is not None and node.attrs.get("trans_a"):
+        row, inner = inner, row
+    depth, column = (b.rank - 2, b.rank - 1) if b.rank > 1 else (0, None)
+    if column is not None and node.attrs.get("trans_b"):
+        depth, column = column, depth
+    return row, inner, depth, column
+
+
+def _matmul_cost(node: Node) -> list[Cost]:
+    a, out = node.inputs[0], node.outputs[0]
+    assert a is not None
+    inner = _matmul_axes(node)[1]
+    return [Cost(1.0, ((a, inner), *((out, axis) for axis in range(out.rank))))]
+
+
+@operator("matmul", cost=_matmul_cost)
+def matmul(node: Node, labeller: Labeller) -> None:
+    """The inner axes are equal; rows, columns and batch axes pass to the result."""
+    a, b, out = node.inputs[0], node.inputs[1], node.outputs[0]
+    assert a is not None and b is not None
+    labeller.resolve(a)
+    labeller.resolve(b)
+    row, inner, depth, column = _matmul_axes(node)
+    labeller.equal(labeller.axis(a, inner), labeller.axis(b, depth)) if a.sizes[inner] > 1 else None
+    tail = (row is not None) + (column is not None)
+    batch = out.rank - tail
+    own_a, own_b = max(a.rank - 2, 0), max(b.rank - 2, 0)
+    operands = [
+        Operand(a, tuple(i - (batch - own_a) if i >= batch - own_a else None for i in range(batch))),
+        Operand(b, tuple(i - (batch - own_b) if i >= batch - own_b else None for i in range(batch))),
+    ]
+    labels: dict[int, np.ndarray | None] = {}
+    if row is not None:
+        labels[batch] = labeller.axis(a, row)
+    if column is not None:
+        labels[out.rank - 1] = labeller.axis(b, column)
+    blocks = meet(operands, batch, labeller)
+    labeller.put_blocks(out, blocks)
+    labeller.put(out, labels)
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        _add_bias(node.inputs[2], out, labeller)
+
+
+def _add_bias(bias: Value, out: Value, labeller: Labeller) -> None:
+    missing = out.rank - bias.rank
+    operands = [
+        Operand(out, tuple(range(out.rank))),
+        Operand(bias, tuple(None if a < missing else a - missing for a in range(out.rank))),
+    ]
+    labeller.put_blocks(out, meet(operands, out.rank, labeller))
+
+
+def _einsum_terms(node: Node) -> tuple[list[str], str]:
+    left, right = node.attrs["equation"].split("->")
+    return left.split(","), right
+
+
+def _einsum_cost(node: Node) -> list[Cost]:
+    terms, _ = _einsum_terms(node)
+    seen: dict[str, tuple[Value, int]] = {}
+    for term, value in zip(terms, node.inputs, strict=True):
+        assert value is not None
+        for axis, letter in enumerate(term):
+            if letter not in seen or value.sizes[axis] > 1:
+                seen[letter] = (value, axis)
+    return [Cost(1.0, tuple(seen.values()))] if len(terms) > 1 else []
+
+
+@operator("einsum", cost=_einsum_cost)
+def einsum(node: Node, labeller: Labeller) -> None:
+    """Every letter is one axis, whichever operands it occurs in."""
+    terms, result = _einsum_terms(node)
+    found: dict[str, list[np.ndarray | None]] = {}
+    for term, value in zip(terms, node.inputs, strict=True):
+        assert value is not None
+        labeller.resolve(value)
+        for axis, letter in enumerate(term):
+            labels = labeller.axis(value, axis)
+            if term.count(letter) > 1:
+                labeller.freeze(labels, "an einsum takes a diagonal over this axis")
+                labels = None
+            if value.sizes[axis] > 1:
+                found.setdefault(letter, []).append(labels)
+    for labels_of in found.values():
+        for other in labels_of[1:]:
+            labeller.equal(labels_of[0], other)
+    labeller.put(node.outputs[0], {i: (found.get(c) or [None])[0] for i, c in enumerate(result)})
+
+
+def _attention_cost(node: Node) -> list[Cost]:
+    query, key, value = node.inputs[0], node.inputs[1], node.inputs[2]
+    assert query is not None and key is not None and value is not None
+    heads = tuple((query, axis) for axis in range(query.rank - 2))
+    pairs = query.sizes[-2] * key.sizes[-2]
+    return [
+        Cost(float(pairs), (*heads, (query, query.rank - 1))),
+        Cost(float(pairs), (*heads, (value, value.rank - 1))),
+    ]
+
+
+def _rewrite_attention(node: Node, kept: Kept) -> None:
+    query = node.inputs[0]
+    assert query is not None
+    if kept.size(query, query.rank - 1) != query.sizes[-1]:
+        node.change(scale=node.attrs["scale"])  # the scale stays what it was for the original width
+
+
+@operator("attention", cost=_attention_cost, rewrite=_rewrite_attention)
+def attention(node: Node, labeller: Labeller) -> None:
+    """Heads of query, key and value go together; the width of a head is contracted between query and key."""
+    query, key, value = node.inputs[0], node.inputs[1], node.inputs[2]
+    assert query is not None and key is not None and value is not None
+    out = node.outputs[0]
+    for operand in (query, key, value):
+        labeller.resolve(operand)
+    labeller.equal(labeller.axis(query, query.rank - 1), labeller.axis(key, key.rank - 1))
+    for operand in (query, key, value):
+        labeller.freeze(labeller.axis(operand, operand.rank - 2), "attention runs over this axis")
+    heads = _attention_heads(node, labeller)
+    labels: dict[int, np.ndarray | None] = {out.rank - 1: labeller.axis(value, value.rank - 1)}
+    if out.rank > 2:
+        labels[out.rank - 3] = heads
+    for axis in range(out.rank - 3):
+        labels[axis] = labeller.axis(query, axis)
+        for operand in (key, value):
+            if operand.sizes[axis] > 1:
+                labeller.equal(labels[axis], labeller.axis(operand, axis))
+    labeller.put(out, labels)
+
+
+def _attention_heads(node: Node, labeller: Labeller) -> np.ndarray | None:
+    query = node.inputs[0]
+    assert query is not None
+    if query.rank < 3:
+        return None
+    heads = labeller.axis(query, query.rank - 3)
+    count = query.sizes[-3]
+    for operand in node.inputs[1:3]:
+        assert operand is not None
+        own = operand.sizes[-3]
+        if own > 1:
+            theirs = labeller.axis(operand, operand.rank - 3)
+            labeller.equal(heads, theirs if theirs is None or own == count else np.repeat(theirs, count // own))
+    mask = node.inputs[3] if len(node.inputs) > 3 else None
+    if mask is not None:
+        labeller.resolve(mask)
+        for axis in range(mask.rank):
+            theirs = labeller.axis(mask, axis)
+            if mask.rank - axis == 3 and mask.sizes[axis] > 1:
+                labeller.equal(heads, theirs)
+            else:
+                labeller.freeze(theirs, "attention runs over this axis")
+    return heads
+
+
+def block_sizes(block: Block) -> int:
+    """Number of index tuples a block covers."""
+    return prod(block.labels.shape)

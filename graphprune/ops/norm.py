@@ -1,0 +1,125 @@
+"""Normalization: batch, layer, RMS, group and instance norm."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..graph import Node
+from .base import Block, Kept, Labeller, Statistic, operator
+from .conv import surviving_groups
+
+
+@operator("batch_norm")
+def batch_norm(node: Node, labeller: Labeller) -> None:
+    """Scale, bias, mean and variance belong to the channels (axis 1). At inference it is affine: exact."""
+    x, out = node.inputs[0], node.outputs[0]
+    assert x is not None
+    labels = labeller.axis(x, 1, touched=True)
+    for vector in node.inputs[1:]:
+        if vector is not None and vector.sizes[-1] > 1:
+            labeller.equal(labels, labeller.axis(vector, 0))
+            labels = labels if labels is not None else labeller.axis(vector, 0)
+    labeller.put_blocks(out, labeller.blocks(x))
+
+
+def _layer_statistic(node: Node) -> Statistic:
+    x, axes = node.inputs[0], tuple(node.attrs["axes"])
+    assert x is not None
+    params = {}
+    for i, vector in enumerate(node.inputs[1:], 1):
+        if vector is not None:
+            lead = len(axes) - vector.rank
+            params[i] = tuple((a, axes[a + lead]) for a in range(vector.rank) if vector.sizes[a] > 1)
+    return Statistic(axes, params)
+
+
+def _rewrite_layer_norm(node: Node, kept: Kept) -> None:
+    x, axes = node.inputs[0], node.attrs["axes"]
+    assert x is not None
+    shape = tuple(kept.size(x, axis) for axis in axes)
+    if shape != tuple(x.sizes[axis] for axis in axes):
+        node.change(normalized_shape=shape)
+
+
+@operator("layer_norm", statistic=_layer_statistic, rewrite=_rewrite_layer_norm)
+def layer_norm(node: Node, labeller: Labeller) -> None:
+    """Scale and bias belong to the normalized axes, over which a statistic is taken."""
+    x, out = node.inputs[0], node.outputs[0]
+    assert x is not None
+    params = _layer_statistic(node).params
+    for axis in node.attrs["axes"]:
+        labeller.resolve(x, None) if any(axis in b.axes and b.joint for b in labeller.blocks(x)) else None
+        labels = labeller.axis(x, axis)
+        labeller.statistic(labels)
+        for i, pairs in params.items():
+            vector = node.inputs[i]
+            for own, theirs in pairs:
+                if theirs == axis and vector is not None:
+                    labeller.equal(labels, labeller.axis(vector, own))
+    labeller.put_blocks(out, labeller.blocks(x))
+
+
+def _group_statistic(node: Node) -> Statistic:
+    params = {i: ((0, 1),) for i, v in enumerate(node.inputs) if i and v is not None}
+    return Statistic((1,), params, groups=node.attrs["groups"])
+
+
+def _rewrite_group_norm(node: Node, kept: Kept) -> None:
+    x, groups = node.inputs[0], node.attrs["groups"]
+    assert x is not None
+    survivors = surviving_groups(kept, x, x, groups)
+    if survivors != groups:
+        node.change(groups=survivors)
+
+
+@operator("group_norm", statistic=_group_statistic, rewrite=_rewrite_group_norm)
+def group_norm(node: Node, labeller: Labeller) -> None:
+    """Equal counts in each group (or whole groups); a statistic is taken over each group's channels."""
+    x, out, groups = node.inputs[0], node.outputs[0], node.attrs["groups"]
+    assert x is not None
+    labels = labeller.axis(x, 1, touched=True)
+    for vector in node.inputs[1:]:
+        if vector is not None and vector.sizes[-1] > 1:
+            labeller.equal(labels, labeller.axis(vector, vector.rank - 1))
+    if labels is not None:
+        rows = labels.reshape(groups, -1)
+        if groups < len(labels):
+            labeller.statistic(labels)
+            if labeller.grouped == "whole" and groups > 1:
+                labeller.equal(rows, rows[:, :1])
+            elif groups > 1:
+                labeller.balance(rows)
+    labeller.put_blocks(out, labeller.blocks(x))
+
+
+def _instance_statistic(node: Node) -> Statistic:
+    x = node.inputs[0]
+    assert x is not None
+    return Statistic(tuple(range(2, x.rank)))
+
+
+@operator("instance_norm", statistic=_instance_statistic)
+def instance_norm(node: Node, labeller: Labeller) -> None:
+    """Per-channel statistics over the spatial axes. A group norm written as reshape, instance norm, reshape arrives as
+    a joint block (group, rest): every group must keep the same number."""
+    x, out = node.inputs[0], node.outputs[0]
+    assert x is not None
+    grouped = next((b for b in labeller.blocks(x) if b.joint and b.axes[0] == 1), None)
+    if grouped is not None:
+        _group_by_reshape(node, grouped, labeller)
+    else:
+        labels = labeller.axis(x, 1, touched=True)
+        for axis in range(2, x.rank):
+            labeller.statistic(labeller.axis(x, axis))
+        for vector in node.inputs[1:]:
+            if vector is not None and vector.sizes[-1] > 1:
+                labeller.equal(labels, labeller.axis(vector, 0))
+    labeller.put_blocks(out, labeller.blocks(x))
+
+
+def _group_by_reshape(node: Node, block: Block, labeller: Labeller) -> None:
+    for vector in node.inputs[1:]:
+        if vector is not None and vector.sizes[-1] > 1:
+            labeller.freeze(labeller.axis(vector, 0), "one value for each group of a group norm")
+    labeller.statistic(block.labels)
+    labeller.balance(np.ascontiguousarray(block.labels.reshape(block.labels.shape[0], -1)))

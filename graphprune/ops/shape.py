@@ -1,0 +1,172 @@
+"""Operators that change how indices are arranged: reshape, transpose, expand, tile, repeat."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from ..graph import Node, Value
+from .base import Array, Block, Kept, Labeller, operator
+from .broadcast import spread
+
+#: A reshape that would need more labels than this freezes what it touches (it never happens for channel axes).
+_MOST_LABELS = 1 << 24
+
+
+def reshape_groups(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Pair the smallest runs of input axes with runs of output axes of the same size; axes of size 1 are left out."""
+    groups, i, j = [], 0, 0
+    while i < len(before) or j < len(after):
+        left, right, a, b = 1, 1, [], []
+        while True:
+            while i < len(before) and before[i] == 1:
+                i += 1
+            while j < len(after) and after[j] == 1:
+                j += 1
+            if left == right and a:
+                break
+            if left <= right and i < len(before):
+                left, a, i = left * before[i], [*a, i], i + 1
+            elif j < len(after):
+                right, b, j = right * after[j], [*b, j], j + 1
+            else:
+                break
+        if a or b:
+            groups.append((tuple(a), tuple(b)))
+    return groups
+
+
+def _rewrite_reshape(node: Node, kept: Kept) -> None:
+    x, out = node.inputs[0], node.outputs[0]
+    assert x is not None
+    shape, takes = kept.shape(out), kept.reorder(x, out)
+    if shape != tuple(out.sizes) or takes:
+        node.change(shape=shape, take=takes)
+
+
+@operator("reshape", rewrite=_rewrite_reshape)
+def reshape(node: Node, labeller: Labeller) -> None:
+    """Labels are reshaped with the data: a split axis becomes a joint block, a merge broadcasts and flattens."""
+    x, out = node.inputs[0], node.outputs[0]
+    assert x is not None
+    if 0 in x.sizes or prod(x.sizes) != prod(out.sizes):
+        for block in labeller.blocks(x):
+            labeller.freeze(block.labels, "the reshape's sizes are not known")
+        labeller.put(out, {})
+        return
+    found: list[Block] = []
+    for ins, outs in _joined_groups(x, out, labeller):
+        found.extend(_reshape_group(node, ins, outs, labeller))
+    labeller.put_blocks(out, found)
+
+
+def _joined_groups(x: Value, out: Value, labeller: Labeller) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Reshape groups, joined where a joint block runs across several that really change."""
+    groups = reshape_groups(x.sizes, out.sizes)
+    for block in labeller.blocks(x):
+        touched = [g for g in groups if set(g[0]) & set(block.axes)]
+        if len(touched) > 1:
+            groups = [g for g in groups if g not in touched]
+            groups.append((tuple(a for g in touched for a in g[0]), tuple(a for g in touched for a in g[1])))
+    return groups
+
+
+def _reshape_group(node: Node, ins: tuple[int, ...], outs: tuple[int, ...], labeller: Labeller) -> list[Block]:
+    x, out = node.inputs[0], node.outputs[0]
+    assert x is not None
+    blocks = [b for b in labeller.blocks(x) if set(b.axes) <= set(ins)]
+    if not blocks:
+        return []
+    before, after = tuple(x.sizes[a] for a in ins), tuple(out.sizes[a] for a in outs)
+    if before == after:
+        rename = dict(zip(ins, outs, strict=True))
+        return [Block(tuple(rename[a] for a in b.axes), b.labels, b.origin) for b in blocks]
+    if len(ins) == 1:
+        return [Block(outs, blocks[0].labels.reshape(after), node.name)] if len(outs) > 1 else blocks
+    block = _active(blocks, labeller)
+    if prod(before) > _MOST_LABELS:
+        labeller.freeze(block.labels, "the reshape is too large to label")
+        return []
+    return _carry(spread(block, ins, before).reshape(after), outs, block, node)
+
+
+def _active(blocks: list[Block], labeller: Labeller) -> Block:
+    """Of several labeled factors that merge, one stays active: the outermost with more than one index."""
+    active = blocks[0]
+    for block in blocks[1:]:
+        labeller.freeze(block.labels, "it is merged into an axis whose other factor is active")
+    return active
+
+
+def _carry(labels: Array, outs: tuple[int, ...], source: Block, node: Node) -> list[Block]:
+    """Drop the axes along which labels do not change; what is left is one block."""
+    keep = [i for i in range(len(outs)) if (labels != labels.take([0], axis=i)).any()]
+    if not keep:
+        keep = [int(np.argmax(labels.shape))]
+    index = tuple(slice(None) if i in keep else 0 for i in range(len(outs)))
+    name = source.origin or node.name
+    return [Block(tuple(outs[i] for i in keep), np.ascontiguousarray(labels[index]), name if len(keep) > 1 else "")]
+
+
+@operator("transpose")
+def transpose(node: Node, labeller: Labeller) -> None:
+    """Axes are renamed."""
+    x = node.inputs[0]
+    assert x is not None
+    where = {axis: i for i, axis in enumerate(node.attrs["perm"])}
+    labeller.put_blocks(
+        node.outputs[0],
+        [Block(tuple(where[a] for a in b.axes), b.labels, b.origin) for b in labeller.blocks(x)],
+    )
+
+
+def _rewrite_expand(node: Node, kept: Kept) -> None:
+    out = node.outputs[0]
+    shape = kept.shape(out)
+    if shape != tuple(out.sizes):
+        node.change(shape=shape)
+
+
+@operator("expand", rewrite=_rewrite_expand)
+def expand(node: Node, labeller: Labeller) -> None:
+    """Axes made by broadcasting get labels of their own."""
+    x, out = node.inputs[0], node.outputs[0]
+    assert x is not None
+    missing = out.rank - x.rank
+    labels: dict[int, Array | None] = {}
+    for axis in range(out.rank):
+        if out.sizes[axis] > 1 and (axis < missing or x.sizes[axis - missing] == 1) and axis not in out.dynamic:
+            labels[axis] = labeller.fresh(out.sizes[axis])
+    blocks = [Block(tuple(a + missing for a in b.axes), b.labels, b.origin) for b in labeller.blocks(x)]
+    labeller.put_blocks(out, blocks)
+    labeller.put(out, labels)
+
+
+@operator("tile")
+def tile(node: Node, labeller: Labeller) -> None:
+    """Labels repeat with the data; an axis of one index stays as it is."""
+    x, out, repeats = node.inputs[0], node.outputs[0], node.attrs["repeats"]
+    assert x is not None
+    missing = out.rank - x.rank
+    for axis in range(x.rank):
+        if repeats[axis + missing] > 1 and any(b.joint and axis in b.axes for b in labeller.blocks(x)):
+            labeller.resolve(x)
+    blocks = []
+    for b in labeller.blocks(x):
+        count = 1 if b.joint else repeats[b.axes[0] + missing]
+        blocks.append(Block(tuple(a + missing for a in b.axes), np.tile(b.labels, count) if count > 1 else b.labels, b.origin))
+    labeller.put_blocks(out, blocks)
+
+
+@operator("repeat_interleave")
+def repeat_interleave(node: Node, labeller: Labeller) -> None:
+    """Each index becomes several that go together."""
+    x, axis, count = node.inputs[0], node.attrs["axis"], node.attrs["repeats"]
+    assert x is not None
+    if any(b.joint and axis in b.axes for b in labeller.blocks(x)):
+        labeller.resolve(x)
+    labeller.put_blocks(
+        node.outputs[0],
+        [Block(b.axes, np.repeat(b.labels, count) if b.axes == (axis,) else b.labels, b.origin) for b in labeller.blocks(x)],
+    )

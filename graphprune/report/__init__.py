@@ -1,0 +1,35 @@
+"""What was found, done, proven and gained: plain data, its JSON, and its tables in the terminal."""
+
+from __future__ import annotations
+
+from .data import (
+    FrozenRow,
+    GroupRow,
+    InspectReport,
+    Measure,
+    PassRow,
+    Proof,
+    Report,
+    UnknownRow,
+    jsonable,
+    write_json,
+)
+from .render import render_bench, render_inspect, render_passes, render_proof, render_report
+
+__all__ = [
+    "FrozenRow",
+    "GroupRow",
+    "InspectReport",
+    "Measure",
+    "PassRow",
+    "Proof",
+    "Report",
+    "UnknownRow",
+    "jsonable",
+    "render_bench",
+    "render_inspect",
+    "render_passes",
+    "render_proof",
+    "render_report",
+    "write_json",
+]

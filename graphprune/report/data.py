@@ -1,0 +1,192 @@
+"""The data of a report. Filled from plain numbers and strings, so that it can be saved, compared and tested."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One coupled group: `size` components that are kept or removed one by one, each whole.
+
+    `kind` says what a component is ("channels", "heads", ...), `width` how many indices one spans on its widest axis,
+    `parameters` how many weights the group covers. `members` name the axes it touches, first use first; `reason` says
+    why those components were kept, or why the group was left alone. `kept` equals `size` where nothing was removed.
+    """
+
+    name: str
+    size: int
+    kept: int
+    exact: bool
+    members: list[str] = field(default_factory=list)
+    reason: str = ""
+    kind: str = "channels"
+    width: int = 1
+    parameters: int = 0
+
+
+@dataclass(frozen=True)
+class FrozenRow:
+    """`indices` indices of one axis of a weight that must stay, and the node because of which."""
+
+    weight: str
+    axis: int
+    indices: int
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class UnknownRow:
+    """An operator without a rule: how often it occurs, and the first node that has it."""
+
+    op: str
+    count: int
+    first_node: str
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The size and cost of a model; latency (seconds, median) only where it was timed."""
+
+    parameters: int
+    macs: int
+    bytes: int
+    latency_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The comparison with the masked original: the largest error met and the largest one allowed."""
+
+    passed: bool
+    max_error: float
+    tolerance: float
+    inputs: int
+    exact_groups: int
+    renormalising_groups: int
+
+
+@dataclass(frozen=True)
+class PassRow:
+    """One pass of a pipeline: its time in seconds, and whether it changed the graph (None: it does not say)."""
+
+    name: str
+    seconds: float
+    changed: bool | None = None
+
+
+@dataclass(frozen=True)
+class InspectReport:
+    """What can be pruned in a model, and what cannot and why."""
+
+    model: str
+    nodes: int
+    parameters: int
+    macs: int
+    groups: list[GroupRow]
+    frozen: list[FrozenRow]
+    unknown: list[UnknownRow]
+    prunable_parameters: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON-ready data."""
+        return {"format": "graphprune-inspect/1", **_fields(self)}
+
+    def render(self, console: Console) -> None:
+        """Print the tables."""
+        from .render import render_inspect
+
+        render_inspect(self, console)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one pruning did.
+
+    `output_form` says what came out ("own class", "fx GraphModule", "ONNX") and `output_reason` why. `seconds` holds
+    the time of each stage by name; `notes` are sentences worth the user's attention.
+    """
+
+    model: str
+    target: str
+    criterion: str
+    before: Measure
+    after: Measure
+    groups: list[GroupRow]
+    frozen: list[FrozenRow] = field(default_factory=list)
+    unknown: list[UnknownRow] = field(default_factory=list)
+    proof: Proof | None = None
+    output_form: str = ""
+    output_reason: str = ""
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON-ready data."""
+        return {"format": "graphprune-report/1", **_fields(self)}
+
+    def render(self, console: Console) -> None:
+        """Print the table and the summary."""
+        from .render import render_report
+
+        render_report(self, console)
+
+
+def jsonable(item: Any) -> Any:
+    """Dataclasses, mappings, sequences and numpy scalars as plain JSON data; NaN and infinity become null."""
+    if is_dataclass(item) and not isinstance(item, type):
+        return _fields(item)
+    if isinstance(item, Mapping):
+        return {str(key): jsonable(value) for key, value in item.items()}
+    if isinstance(item, list | tuple | set | frozenset):
+        return [jsonable(value) for value in item]
+    if isinstance(item, np.ndarray | np.generic):
+        return jsonable(item.tolist())
+    if isinstance(item, float) and not math.isfinite(item):
+        return None
+    return item
+
+
+def _fields(item: Any) -> dict[str, Any]:
+    return {f.name: jsonable(getattr(item, f.name)) for f in fields(item)}
+
+
+def write_json(data: Any, path: str | Path) -> None:
+    """Write beside `path`, then rename, so that the file appears whole or not at all."""
+    path = Path(path)
+    text = json.dumps(jsonable(data), indent=2) + "\n"
+    try:
+        with NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8") as file:
+            temporary = Path(file.name)
+    except OSError as error:
+        raise InputError(f"cannot write '{path}': {error.strerror}") from error
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write '{path}': {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,218 @@
+"""Reports in the terminal. Every table has a title and a sentence that tells a stranger how to read it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..runtimes.timing import Comparison, describe
+from .data import FrozenRow, GroupRow, InspectReport, PassRow, Proof, Report, UnknownRow
+
+_FROZEN_SHOWN = 8
+
+
+def render_report(report: Report, console: Console) -> None:
+    """The table before/after, then what was coupled, frozen, unknown and proven."""
+    console.print(_gain_table(report))
+    for line in _report_lines(report):
+        _say(console, line)
+
+
+def _gain_table(report: Report) -> Table:
+    table = _table(f"{report.model} pruned to {report.target} by {report.criterion}")
+    table.add_column("")
+    for title in ("before", "after", "ratio"):
+        table.add_column(title, justify="right")
+    before, after = report.before, report.after
+    rows: list[tuple[str, float | None, float | None, Callable[[Any], str]]] = [
+        ("parameters", before.parameters, after.parameters, count_text),
+        ("multiply-accumulates", before.macs, after.macs, count_text),
+        ("size", before.bytes, after.bytes, size_text),
+        ("latency (median)", before.latency_s, after.latency_s, latency_text),
+    ]
+    for title, old, new, text in rows:
+        if old is not None and new is not None:
+            table.add_row(title, text(old), text(new), f"{new / old:.3f}" if old else "-")
+    return table
+
+
+def _report_lines(report: Report) -> list[str]:
+    lines = [_groups_line(report.groups), *_frozen_lines(report.frozen), *_unknown_lines(report.unknown)]
+    lines.append(proof_line(report.proof))
+    if report.output_form:
+        lines.append(f"Output: {report.output_form}" + (f" ({report.output_reason})." if report.output_reason else "."))
+    if report.seconds:
+        stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in report.seconds.items())
+        lines.append(f"Time: {stages}.")
+    return lines + [f"Note: {note}" for note in report.notes]
+
+
+def _groups_line(groups: Sequence[GroupRow]) -> str:
+    touched = sum(group.kept < group.size for group in groups)
+    exact = sum(group.exact for group in groups)
+    return (
+        f"Coupled groups: {len(groups)}, of which {touched} lost components; {exact} exact (removing equals zeroing),"
+        f" {len(groups) - exact} renormalising (a statistic is taken over what is kept)."
+    )
+
+
+def render_inspect(report: InspectReport, console: Console) -> None:
+    """One line per coupled group, then what is frozen and why, unknown operators and totals."""
+    console.print(_group_table(report))
+    _say(
+        console,
+        "Each row is a set of weight axes whose indices can only be removed together: removing one of its components"
+        " removes that index from every member. Exact: removing equals zeroing. Renormalising: a normalization or"
+        " mean runs over the axis, so its statistic is taken over what is kept.",
+    )
+    for line in (*_frozen_lines(report.frozen), *_unknown_lines(report.unknown), _totals(report)):
+        _say(console, line)
+
+
+def _group_table(report: InspectReport) -> Table:
+    table = _table(f"Coupled groups of {report.model}")
+    table.add_column("group", no_wrap=True)
+    table.add_column("components", justify="right")
+    table.add_column("of", no_wrap=True)
+    table.add_column("removal", no_wrap=True)
+    table.add_column("parameters", justify="right")
+    table.add_column("members", overflow="fold")
+    for group in report.groups:
+        kind = group.kind if group.width == 1 else f"{group.kind} x{group.width}"
+        removal = "exact" if group.exact else "renormalising"
+        cells = [group.name, f"{group.size:,}", kind, removal, f"{group.parameters:,}", _members(group.members)]
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _members(members: Sequence[str]) -> str:
+    if not members:
+        return "-"
+    return members[0] if len(members) == 1 else f"{members[0]} + {len(members) - 1} more"
+
+
+def _totals(report: InspectReport) -> str:
+    exact = sum(group.exact for group in report.groups)
+    components = sum(group.size for group in report.groups)
+    line = (
+        f"Total: {len(report.groups)} groups ({exact} exact, {len(report.groups) - exact} renormalising) with"
+        f" {components:,} components; {report.nodes:,} nodes, {report.parameters:,} parameters,"
+        f" {report.macs:,} multiply-accumulates."
+    )
+    if report.prunable_parameters is None or not report.parameters:
+        return line
+    return f"{line} {report.prunable_parameters / report.parameters:.1%} of the parameters are in some group."
+
+
+def _frozen_lines(frozen: Sequence[FrozenRow]) -> list[str]:
+    """How much is frozen, then the nodes responsible for most of it."""
+    if not frozen:
+        return ["Frozen: nothing."]
+    causes: Counter[tuple[str, str]] = Counter()
+    for row in frozen:
+        causes[row.node, row.reason] += row.indices
+    weights = len({row.weight for row in frozen})
+    lines = [f"Frozen: {causes.total():,} indices on {len(frozen)} axes of {weights} weights must stay, because of:"]
+    for (node, reason), count in causes.most_common(_FROZEN_SHOWN):
+        lines.append(f"  {node or 'the model'}: {reason} ({count:,} indices)")
+    if len(causes) > _FROZEN_SHOWN:
+        lines.append(f"  and {len(causes) - _FROZEN_SHOWN} more nodes (all of them in the JSON)")
+    return lines
+
+
+def _unknown_lines(unknown: Sequence[UnknownRow]) -> list[str]:
+    if not unknown:
+        return ["Unknown operators: none."]
+    named = ", ".join(f"{row.op} x{row.count} (first: {row.first_node})" for row in unknown)
+    return [f"Unknown operators, which freeze everything they touch: {named}."]
+
+
+def proof_line(proof: Proof | None) -> str:
+    """The verification result in one sentence."""
+    if proof is None:
+        return "Verification: not run."
+    verdict = "passed" if proof.passed else "FAILED"
+    return (
+        f"Verification {verdict}: largest error {proof.max_error:.2g} against the masked original (allowed"
+        f" {proof.tolerance:.2g}) on {proof.inputs} random inputs, {proof.exact_groups} exact and"
+        f" {proof.renormalising_groups} renormalising groups."
+    )
+
+
+def render_proof(proof: Proof, console: Console) -> None:
+    """The verification result."""
+    _say(console, proof_line(proof))
+
+
+def render_passes(rows: Sequence[PassRow], console: Console) -> None:
+    """One line per pass: its time, and whether it changed anything."""
+    table = _table("Passes, in the order they ran")
+    table.add_column("pass")
+    table.add_column("ms", justify="right")
+    table.add_column("changed")
+    words = {True: "yes", False: "no", None: ""}
+    for row in rows:
+        table.add_row(Text(row.name), f"{1e3 * row.seconds:.1f}", words[row.changed])
+    console.print(table)
+
+
+def render_bench(comparison: Comparison, console: Console) -> None:
+    """Latency side by side, with sizes where they are known."""
+    rows = comparison.rows
+    table = _table("Latency, measured in turns")
+    table.add_column("model", overflow="fold")
+    for title in ("median ms", "p90 ms", "p99 ms", "ratio", "95 % interval"):
+        table.add_column(title, justify="right", no_wrap=True)
+    extras = {
+        "parameters": [_optional(row.parameters, count_text) for row in rows],
+        "MACs": [_optional(row.macs, count_text) for row in rows],
+        "file": [_optional(row.file_bytes, size_text) for row in rows],
+        "peak memory": [_optional(row.peak_bytes, size_text) for row in rows],
+    }
+    shown = {title: cells for title, cells in extras.items() if any(cells)}
+    for title in shown:
+        table.add_column(title, justify="right", no_wrap=True)
+    for i, row in enumerate(rows):
+        times = [f"{1e3 * seconds:.3f}" for seconds in (row.median, row.p90, row.p99)]
+        ratios = [f"{row.ratio:.3f}", f"{row.ratio_low:.3f} to {row.ratio_high:.3f}"]
+        table.add_row(Text(row.name), *times, *ratios, *(cells[i] for cells in shown.values()))
+    console.print(table)
+    _say(console, "Ratio: to the first model, pair by pair, median; below 1 is faster.")
+    _say(console, describe(comparison.environment) + ".")
+
+
+def size_text(count: int) -> str:
+    """Bytes as MB, kB or B (powers of ten)."""
+    for unit, scale in (("MB", 1_000_000), ("kB", 1_000)):
+        if count >= scale:
+            return f"{count / scale:,.2f} {unit}"
+    return f"{count} B"
+
+
+def count_text(count: int) -> str:
+    """A whole number with its thousands apart."""
+    return f"{count:,}"
+
+
+def latency_text(seconds: float) -> str:
+    """Seconds as milliseconds."""
+    return f"{1e3 * seconds:.2f} ms"
+
+
+def _optional(number: int | None, text: Callable[[int], str]) -> str:
+    return "" if number is None else text(number)
+
+
+def _table(title: str) -> Table:
+    return Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+
+
+def _say(console: Console, line: str) -> None:
+    """Print text in which square brackets are just brackets."""
+    console.print(Text(line), soft_wrap=False)

@@ -1,0 +1,1 @@
+"""Small trained models shipped with graphprune, and the scripts that made them."""

@@ -1,0 +1,155 @@
+"""Reports: what a reader sees, and the same as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from graphprune import report as reports
+from graphprune.errors import InputError
+from graphprune.runtimes import Comparison, Environment, Timing
+
+GROUPS = [
+    reports.GroupRow(
+        "g0", 64, 32, True, ["conv1.weight[0]", "layer1.0.conv1.weight[1]", "bn1.weight[0]"], "l2", "channels", 1, 9408
+    ),
+    reports.GroupRow("g1", 12, 12, False, ["blocks.0.attn.qkv.weight[0]"], kind="heads", width=64, parameters=1000),
+]
+FROZEN = [
+    reports.FrozenRow("fc.weight", 0, 1000, "", "it makes the output 'logits'"),
+    reports.FrozenRow("head.weight", 1, 24, "/nms", "no rule for 'NonMaxSuppression'"),
+]
+UNKNOWN = [reports.UnknownRow("NonMaxSuppression", 2, "/nms")]
+PROOF = reports.Proof(True, 2e-6, 1e-4, 3, 1, 1)
+REPORT = reports.Report(
+    model="resnet[18].onnx",
+    target="macs=0.5",
+    criterion="l2",
+    before=reports.Measure(11_689_512, 1_814_073_344, 46_804_382, 0.0324),
+    after=reports.Measure(5_844_756, 907_036_672, 23_402_191, 0.0178),
+    groups=GROUPS,
+    frozen=FROZEN,
+    unknown=UNKNOWN,
+    proof=PROOF,
+    output_form="own class",
+    output_reason="its outputs agree with the fx graph's",
+    notes=["a note"],
+    seconds={"couple": 0.04},
+)
+INSPECTION = reports.InspectReport("net.onnx", 49, 11_689_512, 1_814_073_344, GROUPS, FROZEN, UNKNOWN, 11_000_000)
+
+
+def shown(item: reports.Report | reports.InspectReport) -> str:
+    out = io.StringIO()
+    item.render(Console(file=out, width=200))
+    return out.getvalue()
+
+
+def test_the_report_shows_gain_groups_frozen_unknown_and_proof() -> None:
+    text = shown(REPORT)
+    for line in (
+        "resnet[18].onnx pruned to macs=0.5 by l2",
+        "Coupled groups: 2, of which 1 lost components; 1 exact (removing equals zeroing), 1 renormalising",
+        "Frozen: 1,024 indices on 2 axes of 2 weights must stay, because of:",
+        "the model: it makes the output 'logits' (1,000 indices)",
+        "/nms: no rule for 'NonMaxSuppression' (24 indices)",
+        "NonMaxSuppression x2 (first: /nms)",
+        "Verification passed: largest error 2e-06 against the masked original (allowed 0.0001) on 3 random inputs",
+        "Output: own class (its outputs agree with the fx graph's).",
+        "Note: a note",
+    ):
+        assert line in text
+    rows = {line.split("  ")[1].strip(): line.split() for line in text.splitlines() if "  " in line.strip()}
+    assert rows["parameters"][-3:] == ["11,689,512", "5,844,756", "0.500"]
+    assert rows["size"][-5:] == ["46.80", "MB", "23.40", "MB", "0.500"]
+    assert rows["latency (median)"][-5:] == ["32.40", "ms", "17.80", "ms", "0.549"]
+
+
+def test_without_latency_and_proof() -> None:
+    bare = replace(REPORT, before=replace(REPORT.before, latency_s=None), proof=None, unknown=[], frozen=[])
+    text = shown(bare)
+    assert "latency" not in text
+    for line in ("Verification: not run.", "Unknown operators: none.", "Frozen: nothing."):
+        assert line in text
+
+
+def test_the_inspection_has_a_line_per_group() -> None:
+    lines = shown(INSPECTION).splitlines()
+    rows = [line.split() for line in lines if line.startswith(("  g0", "  g1"))]
+    assert rows[0] == ["g0", "64", "channels", "exact", "9,408", "conv1.weight[0]", "+", "2", "more"]
+    assert rows[1][:5] == ["g1", "12", "heads", "x64", "renormalising"]
+    assert any(line.startswith("Each row is a set of weight axes") for line in lines)
+    assert any(line.startswith("Total: 2 groups (1 exact, 1 renormalising) with 76 components") for line in lines)
+
+
+def test_many_frozen_nodes_are_summed_up() -> None:
+    rows = [reports.FrozenRow(f"w{i}", 0, i + 1, f"n{i}", "why") for i in range(20)]
+    text = shown(replace(INSPECTION, frozen=rows))
+    assert "n19: why (20 indices)" in text
+    assert "n0: why" not in text
+    assert "and 12 more nodes" in text
+
+
+@pytest.mark.parametrize("item", [REPORT, INSPECTION])
+def test_json_holds_everything(item: reports.Report | reports.InspectReport) -> None:
+    data = json.loads(json.dumps(item.to_json(), allow_nan=False))
+    assert data["format"] in ("graphprune-report/1", "graphprune-inspect/1")
+    assert data["groups"][0]["members"] == GROUPS[0].members
+    assert data["frozen"][1]["node"] == "/nms"
+    assert data["unknown"] == [{"op": "NonMaxSuppression", "count": 2, "first_node": "/nms"}]
+
+
+def test_numpy_and_infinite_numbers_are_json() -> None:
+    proof = replace(PROOF, passed=False, max_error=float("inf"), inputs=np.int64(3))  # type: ignore[arg-type]
+    assert reports.jsonable(proof)["max_error"] is None
+    assert json.dumps(reports.jsonable({"a": np.arange(2), "b": (np.float32(0.5),)})) == '{"a": [0, 1], "b": [0.5]}'
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    with pytest.raises(TypeError):
+        reports.write_json({"a": object()}, path)
+    assert path.read_text() == "old"
+    reports.write_json({"a": 1}, path)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert stat.S_IMODE(path.stat().st_mode) & stat.S_IRUSR
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+    with pytest.raises(InputError, match="cannot write '.*nowhere/report.json': No such file"):
+        reports.write_json({}, tmp_path / "nowhere" / "report.json")
+
+
+def test_the_bench_table_shows_sizes_where_known() -> None:
+    rows = (
+        Timing("a[0].onnx", 0.0101, 0.011, 0.012, peak_bytes=1_500_000, parameters=1000, macs=5000, file_bytes=4000),
+        Timing("b.onnx", 0.005, 0.006, 0.007, 0.5, 0.49, 0.51),
+    )
+    out = io.StringIO()
+    environment = Environment("onnxruntime", "1.31", 1, "a cpu", 2, 30, {"x": (1, 3)})
+    reports.render_bench(Comparison(rows, environment), Console(file=out, width=200))
+    text = out.getvalue()
+    for part in (
+        "a[0].onnx",
+        "10.100",
+        "0.490 to 0.510",
+        "1.50 MB",
+        "5,000",
+        "4.00 kB",
+        "1 thread(s), a cpu, 30 interleaved",
+    ):
+        assert part in text
+
+
+def test_passes_are_listed_with_their_time() -> None:
+    out = io.StringIO()
+    rows = [reports.PassRow("fold-batchnorm", 0.0123, True), reports.PassRow("remove-channels{macs=0.5}", 0.5, False)]
+    reports.render_passes(rows, Console(file=out, width=200))
+    assert ["fold-batchnorm", "12.3", "yes"] in [line.split() for line in out.getvalue().splitlines()]
+    assert "remove-channels{macs=0.5}" in out.getvalue()
