@@ -1,0 +1,59 @@
+"""graphprune: a compiler that makes trained neural networks smaller and really faster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import (
+        Plan,
+        Result,
+        apply,
+        benchmark,
+        capture,
+        channels,
+        couple,
+        emit,
+        inspect,
+        load,
+        macs,
+        optimize,
+        params,
+        plan,
+        prune,
+        save,
+        verify,
+        verify_files,
+    )
+
+__all__ = [
+    "Plan",
+    "Result",
+    "apply",
+    "benchmark",
+    "capture",
+    "channels",
+    "couple",
+    "emit",
+    "inspect",
+    "load",
+    "macs",
+    "optimize",
+    "params",
+    "plan",
+    "prune",
+    "save",
+    "verify",
+    "verify_files",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Names of the public functions, found on first use so that `import graphprune` stays light."""
+    if name in __all__:
+        from importlib import import_module
+
+        value = getattr(import_module(".api", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -13,7 +13,7 @@ from .counting import Counter
 from .coupling import Coupling, Group
 from .errors import InputError, TargetError
 from .ops.base import Array
-from .plan import Plan, fingerprint, plan_groups
+from .plans import Plan, fingerprint, plan_groups
 
 #: Kept counts are rounded up to a multiple of this where the budget is global (odd counts slow runtimes down).
 GLOBAL_ALIGN = 8

@@ -16,6 +16,7 @@ from graphprune.cli import app, run
 from graphprune.cli import commands as cli_commands
 from graphprune.errors import InputError, VerificationError
 from graphprune.runtimes import Comparison, Environment, Timing
+from graphprune.proof import Proof
 from tests.test_report import INSPECTION, PROOF, REPORT
 
 BENCH = Comparison((Timing("m.onnx", 0.01, 0.02, 0.03),), Environment("onnxruntime", "1", 1, "cpu", 2, 10, {"x": (1,)}))
@@ -57,7 +58,7 @@ class StandIn:
         self.calls["optimize"] = (pipeline, verify_each)
         return graph, [reports.PassRow(pipeline, 0.1, True)]
 
-    def verify_files(self, *arguments: Any) -> reports.Proof:
+    def verify_files(self, *arguments: Any) -> Proof:
         self.calls["verify"] = arguments
         return self.proof
 

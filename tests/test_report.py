@@ -15,6 +15,7 @@ from rich.console import Console
 from graphprune import report as reports
 from graphprune.errors import InputError
 from graphprune.runtimes import Comparison, Environment, Timing
+from graphprune.proof import Proof
 
 GROUPS = [
     reports.GroupRow(
@@ -27,7 +28,7 @@ FROZEN = [
     reports.FrozenRow("head.weight", 1, 24, "/nms", "no rule for 'NonMaxSuppression'"),
 ]
 UNKNOWN = [reports.UnknownRow("NonMaxSuppression", 2, "/nms")]
-PROOF = reports.Proof(True, 2e-6, 1e-4, 3, 1, 1)
+PROOF = Proof(True, 2e-6, 1e-4, 3, 1, 1)
 REPORT = reports.Report(
     model="resnet[18].onnx",
     target="macs=0.5",
@@ -56,12 +57,12 @@ def test_the_report_shows_gain_groups_frozen_unknown_and_proof() -> None:
     text = shown(REPORT)
     for line in (
         "resnet[18].onnx pruned to macs=0.5 by l2",
-        "Coupled groups: 2, of which 1 lost components; 1 exact (removing equals zeroing), 1 renormalising",
+        "Coupled groups: 2, of which 1 lost components; 1 exact (removing equals zeroing), 1 renormalizing",
         "Frozen: 1,024 indices on 2 axes of 2 weights must stay, because of:",
         "the model: it makes the output 'logits' (1,000 indices)",
         "/nms: no rule for 'NonMaxSuppression' (24 indices)",
         "NonMaxSuppression x2 (first: /nms)",
-        "Verification passed: largest error 2e-06 against the masked original (allowed 0.0001) on 3 random inputs",
+        "Verification passed: largest error 2e-06 of the outputs' spread against the masked original (allowed",
         "Output: own class (its outputs agree with the fx graph's).",
         "Note: a note",
     ):
@@ -84,9 +85,9 @@ def test_the_inspection_has_a_line_per_group() -> None:
     lines = shown(INSPECTION).splitlines()
     rows = [line.split() for line in lines if line.startswith(("  g0", "  g1"))]
     assert rows[0] == ["g0", "64", "channels", "exact", "9,408", "conv1.weight[0]", "+", "2", "more"]
-    assert rows[1][:5] == ["g1", "12", "heads", "x64", "renormalising"]
+    assert rows[1][:5] == ["g1", "12", "heads", "x64", "renormalizing"]
     assert any(line.startswith("Each row is a set of weight axes") for line in lines)
-    assert any(line.startswith("Total: 2 groups (1 exact, 1 renormalising) with 76 components") for line in lines)
+    assert any(line.startswith("Total: 2 groups (1 exact, 1 renormalizing) with 76 components") for line in lines)
 
 
 def test_many_frozen_nodes_are_summed_up() -> None:

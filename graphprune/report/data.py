@@ -18,6 +18,8 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..proof import Proof
+
 
 @dataclass(frozen=True)
 class GroupRow:
@@ -67,18 +69,6 @@ class Measure:
     macs: int
     bytes: int
     latency_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Proof:
-    """The comparison with the masked original: the largest error met and the largest one allowed."""
-
-    passed: bool
-    max_error: float
-    tolerance: float
-    inputs: int
-    exact_groups: int
-    renormalising_groups: int
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -12,7 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..runtimes.timing import Comparison, describe
-from .data import FrozenRow, GroupRow, InspectReport, PassRow, Proof, Report, UnknownRow
+from .data import FrozenRow, GroupRow, InspectReport, PassRow, Report, UnknownRow
+
+if TYPE_CHECKING:
+    from ..proof import Proof
 
 _FROZEN_SHOWN = 8
 
@@ -58,7 +61,7 @@ def _groups_line(groups: Sequence[GroupRow]) -> str:
     exact = sum(group.exact for group in groups)
     return (
         f"Coupled groups: {len(groups)}, of which {touched} lost components; {exact} exact (removing equals zeroing),"
-        f" {len(groups) - exact} renormalising (a statistic is taken over what is kept)."
+        f" {len(groups) - exact} renormalizing (a statistic is taken over what is kept)."
     )
 
 
@@ -68,7 +71,7 @@ def render_inspect(report: InspectReport, console: Console) -> None:
     _say(
         console,
         "Each row is a set of weight axes whose indices can only be removed together: removing one of its components"
-        " removes that index from every member. Exact: removing equals zeroing. Renormalising: a normalization or"
+        " removes that index from every member. Exact: removing equals zeroing. Renormalizing: a normalization or"
         " mean runs over the axis, so its statistic is taken over what is kept.",
     )
     for line in (*_frozen_lines(report.frozen), *_unknown_lines(report.unknown), _totals(report)):
@@ -85,7 +88,7 @@ def _group_table(report: InspectReport) -> Table:
     table.add_column("members", overflow="fold")
     for group in report.groups:
         kind = group.kind if group.width == 1 else f"{group.kind} x{group.width}"
-        removal = "exact" if group.exact else "renormalising"
+        removal = "exact" if group.exact else "renormalizing"
         cells = [group.name, f"{group.size:,}", kind, removal, f"{group.parameters:,}", _members(group.members)]
         table.add_row(*map(Text, cells))
     return table
@@ -101,7 +104,7 @@ def _totals(report: InspectReport) -> str:
     exact = sum(group.exact for group in report.groups)
     components = sum(group.size for group in report.groups)
     line = (
-        f"Total: {len(report.groups)} groups ({exact} exact, {len(report.groups) - exact} renormalising) with"
+        f"Total: {len(report.groups)} groups ({exact} exact, {len(report.groups) - exact} renormalizing) with"
         f" {components:,} components; {report.nodes:,} nodes, {report.parameters:,} parameters,"
         f" {report.macs:,} multiply-accumulates."
     )
@@ -138,11 +141,12 @@ def proof_line(proof: Proof | None) -> str:
     if proof is None:
         return "Verification: not run."
     verdict = "passed" if proof.passed else "FAILED"
-    return (
-        f"Verification {verdict}: largest error {proof.max_error:.2g} against the masked original (allowed"
-        f" {proof.tolerance:.2g}) on {proof.inputs} random inputs, {proof.exact_groups} exact and"
-        f" {proof.renormalising_groups} renormalising groups."
+    line = (
+        f"Verification {verdict}: largest error {proof.max_error:.2g} of the outputs' spread against the masked"
+        f" original (allowed {proof.tolerance:.2g}) on {proof.inputs} random inputs, {proof.exact_groups} exact and"
+        f" {proof.renormalizing_groups} renormalizing groups."
     )
+    return f"{line} {proof.detail}".rstrip()
 
 
 def render_proof(proof: Proof, console: Console) -> None:

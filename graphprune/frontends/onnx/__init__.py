@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from .emit import emit
+from .instrument import instrument
 from .loading import from_model, load
+from .saving import save
 
-__all__ = ["from_model", "load"]
+__all__ = ["emit", "from_model", "instrument", "load", "save"]

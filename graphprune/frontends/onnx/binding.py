@@ -43,9 +43,8 @@ def bind(model: ModelProto, input_shapes: Mapping[str, Shape] | None) -> dict[st
 
 def _check(info: ValueInfoProto, shape: Shape) -> None:
     declared = dims(info)
-    fits = declared is None or (
-        len(declared) == len(shape) and all(not isinstance(d, int) or d == n for d, n in zip(declared, shape, strict=True))
-    )
+    fits = declared is None or len(declared) == len(shape)
+    fits = fits and all(not isinstance(d, int) or d == n for d, n in zip(declared or [], shape, strict=False))
     if not fits or any(n < 1 for n in shape):
         raise InputError(f"the input '{info.name}' has the shape {declared}, to which {list(shape)} does not fit")
 

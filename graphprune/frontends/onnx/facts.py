@@ -140,7 +140,7 @@ class Propagation:
         first = self._inferred(node, 0)
         moves = any(i is not None and (i.other is not i.type or (i.small and not i.small.static)) for i in inputs)
         other = self._inferred(node, 1) if moves else first
-        constant = literal or bool(inputs) and all(i is None or i.constant for i in inputs)
+        constant = literal or (bool(inputs) and all(i is None or i.constant for i in inputs))
         for name in filter(None, node.output):
             kind = first.get(name)
             again = other.get(name) if static_shape(other.get(name)) is not None else kind
@@ -157,7 +157,7 @@ class Propagation:
         return all(i is None or i.derived or (i.constant and (_scalar(i) or i.literal)) for i in inputs)
 
     def _evaluated(self, node: NodeProto, inputs: list[Fact | None], derived: bool) -> list[Small] | None:
-        if domain(node) or any(subgraphs(node)) or (None in inputs and any(n not in self.facts for n in node.input if n)):
+        if domain(node) or any(subgraphs(node)) or any(name not in self.facts for name in node.input if name):
             return None
         if node.op_type in ("Shape", "Size"):
             return _measured(node, inputs[0])

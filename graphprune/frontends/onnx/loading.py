@@ -217,7 +217,8 @@ class _Loader:
 
     def _read(self, name: str, reader: str) -> Value:
         if name not in self.values:
-            raise InputError(f"'{self.origin.file}' is not a valid ONNX model: {reader} reads '{name}', which nothing makes")
+            file = self.origin.file
+            raise InputError(f"'{file}' is not a valid ONNX model: {reader} reads '{name}', which nothing makes")
         return self.values[name]
 
     def _output(self, proto: NodeProto, index: int) -> Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import sqrt
 
-from .registry import Lowered, Unlowerable, View, lowers
+from .registry import Lowered, UnlowerableError, View, lowers
 
 #: Elementwise operators by canonical function name, where that is not the ONNX name in snake case.
 _ELEMENTWISE = {
@@ -171,13 +171,13 @@ def explicit_equation(equation: str, ranks: list[int]) -> str:
     left, arrow, right = equation.partition("->")
     terms = left.split(",")
     if len(terms) != len(ranks):
-        raise Unlowerable
+        raise UnlowerableError
     free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation]
-    widths = [rank - len(term.replace("...", "")) if "..." in term else 0 for term, rank in zip(terms, ranks, strict=True)]
+    widths = [rank - len(t.replace("...", "")) if "..." in t else 0 for t, rank in zip(terms, ranks, strict=True)]
     letters = "".join(free[: max(widths, default=0)])
     spelled = [t.replace("...", letters[len(letters) - w :]) for t, w in zip(terms, widths, strict=True)]
     if any(len(t) != rank for t, rank in zip(spelled, ranks, strict=True)):
-        raise Unlowerable
+        raise UnlowerableError
     if not arrow:
         named = "".join(terms).replace(".", "")
         right = "..." * ("..." in left) + "".join(sorted(c for c in set(named) if named.count(c) == 1))

@@ -66,9 +66,9 @@ def slice_(view: View) -> Lowered | None:
     steps = view.ints("steps") or [1] * len(starts)
     slices: list[tuple[int, int, int, int]] = []
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        axis = view.axis(axis)
-        start, end, step = slice(start, end, step).indices(view.shape()[axis])
-        slices.append((axis, start, max(start, end) if step > 0 else end, step))
+        own = view.axis(axis)
+        first, last, _ = slice(start, end, step).indices(view.shape()[own])
+        slices.append((own, first, max(first, last) if step > 0 else last, step))
     return Lowered("slice", (0,), {"slices": slices})
 
 

@@ -84,10 +84,10 @@ class View:
         return self._facts.get(self.proto.input[slot]) if self.has(slot) else None
 
     def shape(self, slot: int = 0) -> Shape:
-        """Sizes of an input; raises `Unlowerable` if not known."""
+        """Sizes of an input; raises `UnlowerableError` if not known."""
         fact = self.fact(slot)
         if fact is None or fact.shape is None:
-            raise Unlowerable
+            raise UnlowerableError
         return fact.shape
 
     def rank(self, slot: int = 0) -> int:
@@ -95,17 +95,17 @@ class View:
         return len(self.shape(slot))
 
     def out_shape(self, index: int = 0) -> Shape:
-        """Sizes of an output; raises `Unlowerable` if not known."""
+        """Sizes of an output; raises `UnlowerableError` if not known."""
         fact = self._facts.get(self.proto.output[index])
         if fact is None or fact.shape is None:
-            raise Unlowerable
+            raise UnlowerableError
         return fact.shape
 
     def axis(self, value: int, rank: int | None = None) -> int:
         """An axis made non-negative."""
         rank = self.rank() if rank is None else rank
         if not -rank <= value < max(rank, 1):
-            raise Unlowerable
+            raise UnlowerableError
         return value % rank if rank else 0
 
     def param(self, name: str) -> np.ndarray | None:
@@ -114,7 +114,7 @@ class View:
         if slot is not None and self.has(slot):
             fact = self.fact(slot)
             if fact is None or fact.small is None:
-                raise Unlowerable
+                raise UnlowerableError
             return fact.small.value
         return np.asarray(self.attrs[name]) if name in self.attrs else None
 
@@ -124,7 +124,7 @@ class View:
         return None if value is None else [int(n) for n in value.reshape(-1)]
 
 
-class Unlowerable(GraphPruneError):
+class UnlowerableError(GraphPruneError):
     """Raised inside a lowering where the node has no canonical form; it becomes `unknown`."""
 
 
@@ -153,7 +153,7 @@ def lower(view: View) -> Lowered | None:
         return None
     try:
         lowered = lowering(view)
-    except Unlowerable:
+    except UnlowerableError:
         return None
     return None if lowered is not None and view.produced > lowered.outputs else lowered
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .emit import Emitted, emit
+from .emission import Emitted, emit
 from .execute import flatten_outputs, instrument, random_inputs, run
 from .files import load, save
 from .graph_module import to_graph_module

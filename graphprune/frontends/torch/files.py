@@ -19,7 +19,7 @@ from torch import nn
 from ...errors import GraphPruneError, InputError
 from ...graph import Graph
 from .archive import load_program
-from .emit import Emitted, emit
+from .emission import Emitted, emit
 from .tracing import capture, export, first_line, lower_program, quiet, split_inputs
 
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")

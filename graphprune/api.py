@@ -1,0 +1,333 @@
+"""The public functions: load or capture a model, couple, plan, apply, verify, measure; and `prune`, which does it all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import budgets, counting, coupling, criteria, frontends
+from . import proof as proving
+from .budgets import FLOOR, Options, Target, channels, macs, params
+from .coupling import Coupling
+from .errors import InputError, VerificationError
+from .graph import Graph
+from .passes.pipeline import PassTiming, parse_pipeline, run_pipeline
+from .passes.remove_channels import remove_channels
+from .plans import Plan
+from .report import FrozenRow, GroupRow, InspectReport, Measure, PassRow, Report, UnknownRow
+
+__all__ = [
+    "Plan",
+    "Result",
+    "apply",
+    "benchmark",
+    "capture",
+    "channels",
+    "couple",
+    "emit",
+    "inspect",
+    "load",
+    "macs",
+    "optimize",
+    "params",
+    "plan",
+    "prune",
+    "save",
+    "verify",
+    "verify_files",
+]
+
+Progress = Callable[[str], None]
+
+
+def load(model: str | Path, input_shapes: Any = None) -> Graph:
+    """Read an `.onnx` or `.pt2` file or `package.module:factory`; see `frontends.load`."""
+    return frontends.load(model, input_shapes)
+
+
+def capture(module: Any, example_inputs: Any) -> Graph:
+    """Capture a `torch.nn.Module`; `example_inputs` is a tensor, a tuple of positional or a dict of keyword arguments."""
+    return frontends.frontend("torch").capture(module, example_inputs)  # type: ignore[no-any-return]
+
+
+def couple(graph: Graph, *, grouped: str = "within") -> Coupling:
+    """The coupled groups of a graph: iterate, print, look at."""
+    return coupling.couple(graph, grouped=grouped)
+
+
+def plan(
+    graph: Graph | Coupling,
+    target: Target,
+    criterion: str = "l2",
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    overrides: Mapping[str, float] | None = None,
+    align: int | None = None,
+    floor: float = FLOOR,
+    reduction: str = "sum",
+    normalization: str = "mean",
+    grouped: str = "within",
+    seed: int = 0,
+) -> Plan:
+    """Couple, score and choose what stays; see `budgets.make_plan` and `criteria.score` for options and errors."""
+    coupled = graph if isinstance(graph, Coupling) else _coupled(graph, grouped)
+    scores = criteria.score(coupled, criterion, reduction=reduction, normalization=normalization, seed=seed)
+    options = Options(include, exclude, overrides or {}, align, floor)
+    return budgets.make_plan(coupled, scores, target, options, criterion)
+
+
+def apply(graph: Graph | Coupling, plan: Plan) -> Graph:
+    """A new graph with only what the plan keeps; raises InputError where the plan does not fit the model."""
+    coupled = graph if isinstance(graph, Coupling) else _coupled(graph, plan.grouped)
+    return remove_channels(coupled, plan.kept(coupled))
+
+
+def verify(graph: Graph | Coupling, pruned: Any, plan: Plan, *, inputs: int = 3, seed: int = 0) -> proving.Proof:
+    """Compare a pruned model (a `Graph` or a foreign model) with the masked original."""
+    coupled = graph if isinstance(graph, Coupling) else _coupled(graph, plan.grouped)
+    model = _foreign(pruned) if isinstance(pruned, Graph) else pruned
+    return proving.verify(coupled, plan.kept(coupled), model, inputs=inputs, seed=seed)
+
+
+def verify_files(original: str | Path, pruned: str | Path, plan: str | Path, input_shapes: Any = None) -> proving.Proof:
+    """Compare two model files under a plan file."""
+    made = Plan.load(plan)
+    graph = load(original, input_shapes)
+    other = load(pruned, input_shapes)
+    if other.frontend != graph.frontend:
+        raise InputError(f"'{original}' and '{pruned}' are of different kinds; compare ONNX with ONNX or PyTorch with PyTorch")
+    return verify(graph, other, made)
+
+
+def emit(graph: Graph) -> Any:
+    """The model of a graph in its own framework: an `onnx.ModelProto` or an `nn.Module`."""
+    return _foreign(graph)
+
+
+def save(graph: Graph, path: str | Path) -> None:
+    """Write a graph's model; the file appears whole or not at all."""
+    frontends.save(graph, path)
+
+
+def benchmark(models: Sequence[Any], runtime: str = "onnxruntime", *, threads: int | None = 1, input_shapes: Any = None) -> Any:
+    """Time models side by side in turns; see `runtimes.timing.compare`."""
+    from .runtimes import timing
+
+    return timing.compare(models, runtime=runtime, threads=threads, input_shapes=input_shapes)
+
+
+def optimize(graph: Graph, pipeline: str, verify_each: bool = False) -> tuple[Graph, list[PassRow]]:
+    """Run a textual pipeline of passes; returns the new graph and each pass's time."""
+    result, timings = run_pipeline(graph, parse_pipeline(pipeline), verify_each=verify_each)
+    return result, [_pass_row(t) for t in timings]
+
+
+def _pass_row(timing: PassTiming) -> PassRow:
+    return PassRow(timing.name, timing.seconds, timing.changed)
+
+
+def inspect(graph: Graph, *, grouped: str = "within") -> InspectReport:
+    """What can be pruned in a model, and what cannot and why."""
+    coupled = _coupled(graph, grouped)
+    rows = _group_rows(coupled, None)
+    touched = sum(row.parameters for row in rows)
+    return InspectReport(
+        graph.name,
+        len(graph.nodes),
+        graph.parameter_count(),
+        counting.macs(graph),
+        rows,
+        _frozen_rows(coupled),
+        _unknown_rows(coupled),
+        min(touched, graph.parameter_count()),
+    )
+
+
+@dataclass
+class Result:
+    """What `prune` made. `model` is of the caller's kind; `coupling` and `graph` are for a closer look."""
+
+    model: Any
+    plan: Plan
+    report: Report
+    graph: Graph
+    coupling: Coupling = field(repr=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model: `.onnx`, or for PyTorch also `.pt2` and `.safetensors`."""
+        frontends.save(self.graph, path)
+
+
+def prune(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    target: Target,
+    criterion: str = "l2",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    overrides: Mapping[str, float] | None = None,
+    align: int | None = None,
+    floor: float = FLOOR,
+    reduction: str = "sum",
+    normalization: str = "mean",
+    grouped: str = "within",
+    seed: int = 0,
+    verify: bool = True,
+    input_shapes: Any = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Prune a model to a target and prove the result.
+
+    `model` is an `nn.Module` (with `example_inputs`), a `Graph`, or anything `load` takes. Raises InputError for what cannot be used,
+    TargetError where the target is out of reach, VerificationError where the result is not what it should be.
+    """
+    clock = _Clock(progress)
+    with clock("reading the model"):
+        graph = _graph(model, example_inputs, input_shapes)
+    with clock("coupling"):
+        coupled = coupling.couple(graph, grouped=grouped)
+    with clock("planning"):
+        scores = criteria.score(coupled, criterion, reduction=reduction, normalization=normalization, seed=seed)
+        options = Options(include, exclude, overrides or {}, align, floor)
+        made = budgets.make_plan(coupled, scores, target, options, criterion)
+        keep = made.kept(coupled)
+    with clock("rewriting"):
+        pruned = remove_channels(coupled, keep)
+    with clock("writing the model"):
+        emitted = frontends.emit(pruned)
+    proof = None
+    if verify:
+        with clock("verifying"):
+            proof = proving.verify(coupled, keep, _model(emitted), seed=seed)
+    report = _report(coupled, made, pruned, emitted, proof, clock.seconds)
+    if proof is not None and not proof.passed:
+        raise VerificationError(
+            f"the pruned '{graph.name}' differs from the masked original by {proof.max_error:.2g} "
+            f"(allowed: {proof.tolerance:.2g}){': ' + proof.detail if proof.detail else ''}"
+        )
+    return Result(_model(emitted), made, report, pruned, coupled)
+
+
+class _Clock:
+    """Times stages and tells the caller which one runs."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+
+    @contextmanager
+    def __call__(self, stage: str) -> Any:
+        if self._progress is not None:
+            self._progress(stage)
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - start, 4)
+
+
+def _graph(model: Any, example_inputs: Any, input_shapes: Any) -> Graph:
+    if isinstance(model, Graph):
+        return model
+    if isinstance(model, str | Path):
+        return load(model, input_shapes)
+    if hasattr(model, "SerializeToString"):
+        return frontends.frontend("onnx").from_model(model, input_shapes)  # type: ignore[no-any-return]
+    if not callable(model):
+        raise InputError(f"cannot prune a {type(model).__name__}; give a file, an nn.Module or an onnx.ModelProto")
+    if example_inputs is None:
+        raise InputError("a PyTorch module needs example_inputs")
+    return capture(model, example_inputs)
+
+
+def _coupled(graph: Graph, grouped: str) -> Coupling:
+    """The coupling of a graph, computed once for each mode (a graph does not change once it is loaded)."""
+    known: dict[str, Coupling] = graph.__dict__.setdefault("_couplings", {})
+    if grouped not in known:
+        known[grouped] = coupling.couple(graph, grouped=grouped)
+    return known[grouped]
+
+
+def _foreign(graph: Graph) -> Any:
+    return _model(frontends.emit(graph))
+
+
+def _model(emitted: Any) -> Any:
+    """The model itself: the torch frontend also says which form it took."""
+    return getattr(emitted, "module", emitted)
+
+
+def _report(
+    coupled: Coupling, made: Plan, pruned: Graph, emitted: Any, proof: proving.Proof | None, seconds: dict[str, float]
+) -> Report:
+    graph = coupled.graph
+    form = {"module": "own class", "graph": "fx GraphModule"}.get(getattr(emitted, "form", ""), "ONNX")
+    return Report(
+        model=graph.name,
+        target=made.target,
+        criterion=made.criterion,
+        before=_measure(graph),
+        after=_measure(pruned),
+        groups=_group_rows(coupled, made),
+        frozen=_frozen_rows(coupled),
+        unknown=_unknown_rows(coupled),
+        proof=proof,
+        output_form=form,
+        output_reason=getattr(emitted, "reason", ""),
+        notes=[proof.detail] if proof is not None and proof.detail else [],
+        seconds=seconds,
+    )
+
+
+def _measure(graph: Graph) -> Measure:
+    size = sum(v.weight.size * v.weight.dtype.itemsize for v in graph.weights().values() if v.weight is not None)
+    return Measure(graph.parameter_count(), counting.macs(graph), size)
+
+
+def _group_rows(coupled: Coupling, made: Plan | None) -> list[GroupRow]:
+    covered = _covered(coupled)
+    rows = []
+    for group, members in zip(coupled.groups, coupled.members, strict=True):
+        own = None if made is None else made.groups[group.index]
+        rows.append(
+            GroupRow(
+                group.name,
+                group.size,
+                group.size if own is None else own.kept,
+                group.exact,
+                members,
+                "" if own is None else own.reason,
+                "channels" if group.width == 1 else "heads or blocks",
+                group.width,
+                covered[group.index],
+            )
+        )
+    return rows
+
+
+def _covered(coupled: Coupling) -> list[int]:
+    """Elements of trainable weights that lie on an index of each group; an element may lie on two groups."""
+    covered = np.zeros(len(coupled.groups))
+    seen = set()
+    for use, axis, components in coupled.axes():
+        weight = use.value.weight
+        if weight is None or not weight.trainable or (use.value, axis) in seen:
+            continue
+        seen.add((use.value, axis))
+        owner = coupled.group_of[components]
+        np.add.at(covered, owner[owner >= 0], weight.size / len(components))
+    return [round(count) for count in covered]
+
+
+def _frozen_rows(coupled: Coupling) -> list[FrozenRow]:
+    return [FrozenRow(f.weight, f.axis, f.indices, f.node, f.reason) for f in coupled.frozen_axes()]
+
+
+def _unknown_rows(coupled: Coupling) -> list[UnknownRow]:
+    return [UnknownRow(u.op, u.count, u.first) for u in coupled.unknown()]

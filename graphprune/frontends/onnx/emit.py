@@ -1,0 +1,285 @@
+"""Graph -> ONNX model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+from ...errors import GraphPruneError
+from ...graph import Graph, Node, Value, Weight
+from . import raise_shape  # noqa: F401  (registers the raisings)
+from .create import create_node
+from .origin import Origin, Source
+from .protos import captured, rename_captured, set_attribute, subgraphs
+from .raising import Draft, raise_node
+from .tensors import to_tensor
+from .writer import Writer
+
+
+def emit(graph: Graph) -> ModelProto:
+    """The graph as an ONNX model with all weights inside."""
+    model, weights = build(graph)
+    fill(model, weights)
+    return model
+
+
+def fill(model: ModelProto, weights: dict[str, Weight]) -> None:
+    """Put the data of these weights into the model's initializers, which are headers so far."""
+    for tensor in model.graph.initializer:
+        full = to_tensor(weights[tensor.name].array(), tensor.name)
+        full.doc_string = tensor.doc_string
+        full.metadata_props.extend(tensor.metadata_props)
+        tensor.CopyFrom(full)
+
+
+def build(graph: Graph) -> tuple[ModelProto, dict[str, Weight]]:
+    """The model with empty initializers, and the weights that belong into them."""
+    writer = Writer(graph)
+    for node in graph.nodes:
+        write_node(node, writer)
+    name_outputs(writer)
+    return assemble(writer)
+
+
+def write_node(node: Node, writer: Writer) -> None:
+    """Write one node, rewired, with what changed."""
+    if node.source is None:
+        create_node(node, writer)
+        return
+    source: Source = node.source
+    proto = NodeProto()
+    proto.CopyFrom(source.proto)
+    _wire_inputs(node, source, proto, writer)
+    _wire_outputs(node, source, proto, writer)
+    takes = _takes(node)
+    finals = list(proto.output)
+    if takes:
+        for j, name in enumerate(finals):
+            proto.output[j] = writer.fresh(f"{name}_whole") if name else ""
+    writer.nodes.append(proto)
+    raise_node(Draft(node, proto, source.proto, writer))
+    for name, final in zip(proto.output, finals, strict=True):
+        if takes and name:
+            _write_takes(name, final, takes, writer)
+
+
+def _wire_inputs(node: Node, source: Source, proto: NodeProto, writer: Writer) -> None:
+    parameters = set(range(len(proto.input))) - set(source.slots)
+    for slot in parameters:
+        if proto.input[slot]:
+            proto.input[slot] = writer.parameter(proto.input[slot])
+    free = max([*source.slots, len(proto.input) - 1], default=-1) + 1
+    slots = [*source.slots, *range(free, free + len(node.inputs) - len(source.slots))]
+    renamed: dict[str, str] = {}
+    outer = iter(source.captured)
+    for position, slot in enumerate(slots):
+        name = writer.name(node.inputs[position]) if position < len(node.inputs) else ""
+        if slot < 0:
+            renamed[next(outer)] = name
+            continue
+        proto.input.extend([""] * (slot + 1 - len(proto.input)))
+        proto.input[slot] = name
+    while proto.input and not proto.input[-1]:
+        del proto.input[-1]
+    for inner in subgraphs(proto) if renamed else ():
+        rename_captured(inner, {old: new for old, new in renamed.items() if old != new})
+
+
+def _wire_outputs(node: Node, source: Source, proto: NodeProto, writer: Writer) -> None:
+    for j, value in enumerate(node.outputs):
+        if source.proto.output[j]:
+            proto.output[j] = writer.name(value)
+
+
+def _takes(node: Node) -> list[tuple[int, np.ndarray]]:
+    take = node.attrs.get("take") or []
+    return [take] if isinstance(take, tuple) else list(take)
+
+
+def _write_takes(name: str, final: str, takes: list[tuple[int, np.ndarray]], writer: Writer) -> None:
+    for position, (axis, indices) in enumerate(takes):
+        output = final if position == len(takes) - 1 else writer.fresh(f"{final}_taken")
+        index = writer.constant(np.asarray(indices, np.int64), f"{final}_take")
+        name = writer.node("Gather", [name, index], output, axis=int(axis))
+
+
+def name_outputs(writer: Writer) -> None:
+    """Outputs that became another value (an input, a weight, another output) are copies of it."""
+    for value, info in zip(writer.graph.outputs, writer.origin.model.graph.output, strict=True):
+        if writer.name(value) != info.name:
+            writer.node("Identity", [writer.name(value)], info.name)
+
+
+def assemble(writer: Writer) -> tuple[ModelProto, dict[str, Weight]]:
+    """The model around the written nodes: what is needed, sorted, with constants, inputs and outputs."""
+    _revive(writer)
+    nodes = _sorted(_alive(writer.nodes, [o.name for o in writer.origin.model.graph.output]))
+    read = {name for node in nodes for name in reads(node)}
+    read |= {o.name for o in writer.origin.model.graph.output}
+    made = {name for node in nodes for name in node.output}
+    constants = {name: w for name, w in writer.weights.items() if name in read and name not in made}
+    model = _shell(writer.origin)
+    prefix, inline = _constant_nodes(constants, writer)
+    weights = {name: weight for name, weight in constants.items() if name not in inline}
+    model.graph.node.extend([*prefix, *nodes])
+    model.graph.initializer.extend(_header(name, weight, writer.origin) for name, weight in weights.items())
+    model.graph.input.extend(_inputs(writer, weights))
+    model.graph.output.extend(_resized(info, value) for info, value in _outputs(writer))
+    model.graph.value_info.extend(_value_info(writer, made))
+    return model, weights
+
+
+def reads(node: NodeProto) -> list[str]:
+    """Names a node reads, those captured by its subgraphs included."""
+    inner = [name for graph in subgraphs(node) for name in captured(graph)]
+    return [name for name in [*node.input, *inner] if name]
+
+
+def _revive(writer: Writer) -> None:
+    """Write original nodes again that something still reads though a pass dropped them (computed sizes)."""
+    present = {name for node in writer.nodes for name in node.output} | set(writer.weights)
+    present |= {i.name for i in writer.origin.model.graph.input}
+    queue = [name for node in writer.nodes for name in reads(node) if name not in present]
+    while queue:
+        name = queue.pop()
+        if name in present:
+            continue
+        count = len(writer.nodes)
+        if name in writer.origin.weights:
+            writer.weights.setdefault(name, writer.origin.weights[name])
+        elif name in writer.origin.producers:
+            write_node(writer.origin.producers[name], writer)
+        else:
+            raise GraphPruneError(f"the written model would read '{name}', which nothing makes")
+        present |= {name, *writer.weights, *(n for node in writer.nodes[count:] for n in node.output)}
+        queue += [n for node in writer.nodes[count:] for n in reads(node) if n not in present]
+
+
+def _alive(nodes: list[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
+    makers = {name: node for node in nodes for name in node.output if name}
+    alive: set[int] = set()
+    queue = [makers[name] for name in outputs if name in makers]
+    while queue:
+        node = queue.pop()
+        if id(node) not in alive:
+            alive.add(id(node))
+            queue += [makers[name] for name in reads(node) if name in makers]
+    return [node for node in nodes if id(node) in alive]
+
+
+def _sorted(nodes: list[NodeProto]) -> list[NodeProto]:
+    """Stable topological order."""
+    makers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    order: list[NodeProto] = []
+    state = [0] * len(nodes)
+    for root in range(len(nodes)):
+        stack = [root]
+        while stack:
+            i = stack[-1]
+            if state[i] == 2:
+                stack.pop()
+                continue
+            before = [makers[n] for n in reads(nodes[i]) if n in makers and state[makers[n]] != 2]
+            if before and state[i] == 0:
+                stack.extend(reversed(before))
+            elif before:
+                raise GraphPruneError(f"the written nodes form a cycle at '{nodes[i].name}'")
+            else:
+                order.append(nodes[i])
+                state[i] = 2
+                stack.pop()
+                continue
+            state[i] = 1
+    return order
+
+
+def _shell(origin: Origin) -> ModelProto:
+    """The model without nodes, tensors, inputs and outputs."""
+    model = ModelProto()
+    model.CopyFrom(origin.model)
+    for name in ("node", "initializer", "sparse_initializer", "input", "output", "value_info"):
+        model.graph.ClearField(name)
+    return model
+
+
+def _constant_nodes(constants: dict[str, Weight], writer: Writer) -> tuple[list[NodeProto], set[str]]:
+    """Constants that came as nodes stay nodes; before IR version 4 new ones must be nodes, too."""
+    origin, nodes, inline = writer.origin, [], set()
+    old = origin.model.ir_version < 4
+    declared = {i.name for i in origin.model.graph.input}
+    for name, weight in constants.items():
+        proto = origin.constant_nodes.get(name)
+        if proto is None and not (old and name not in declared):
+            continue
+        made = NodeProto()
+        if proto is not None and (weight is origin.weights.get(name)) and proto.op_type == "Constant":
+            made.CopyFrom(proto)
+        elif proto is None or proto.op_type == "Constant" or old:
+            made.CopyFrom(proto or NodeProto(op_type="Constant", name=name, output=[name]))
+            del made.attribute[:], made.input[:]
+            made.op_type = "Constant"
+            set_attribute(made, "value", to_tensor(weight.array(), name))
+        else:
+            continue
+        nodes.append(made)
+        inline.add(name)
+    return nodes, inline
+
+
+def _header(name: str, weight: Weight, origin: Origin) -> TensorProto:
+    tensor = TensorProto(name=name, dims=weight.shape)
+    header = origin.headers.get(name)
+    if header is not None:
+        tensor.doc_string = header.doc_string
+        tensor.metadata_props.extend(header.metadata_props)
+    return tensor
+
+
+def _inputs(writer: Writer, weights: dict[str, Weight]) -> list[ValueInfoProto]:
+    """Graph inputs; those that only name an initializer follow it."""
+    found = []
+    for info in writer.origin.model.graph.input:
+        if info.name not in writer.origin.weights:
+            found.append(info)
+        elif info.name in weights:
+            weight = weights[info.name]
+            found.append(_resized(info, Value(info.name, weight.shape, weight.dtype)))
+    return found
+
+
+def _outputs(writer: Writer) -> Iterable[tuple[ValueInfoProto, Value]]:
+    return zip(writer.origin.model.graph.output, writer.graph.outputs, strict=True)
+
+
+def _resized(info: ValueInfoProto, value: Value) -> ValueInfoProto:
+    """The value info with its numbers brought up to date; symbols stay."""
+    copy = ValueInfoProto()
+    copy.CopyFrom(info)
+    dims = copy.type.tensor_type.shape.dim
+    if value.shape is not None and len(dims) == len(value.shape):
+        for axis, (dim, size) in enumerate(zip(dims, value.shape, strict=True)):
+            if dim.HasField("dim_value") and axis not in value.dynamic:
+                dim.dim_value = size
+    return copy
+
+
+def _value_info(writer: Writer, made: set[str]) -> list[ValueInfoProto]:
+    """Notes about intermediate values that still hold."""
+    kept = []
+    for info in writer.origin.model.graph.value_info:
+        value, fact = writer.values.get(info.name), writer.origin.facts.get(info.name)
+        if value is not None and fact is not None and info.name in made and value.shape == fact.shape:
+            kept.append(info)
+    return kept
+
+
+def restored(origin: Origin) -> ModelProto:
+    """The model as it was read (constants folded while loading stay folded)."""
+    graph = origin.model.graph
+    values = {v.name: v for node in origin.nodes for v in [*node.inputs, *node.outputs] if v is not None}
+    inputs = [values.get(i.name, Value(i.name, None, np.dtype(object))) for i in graph.input]
+    inputs = [value for value in inputs if value.weight is None]
+    outputs = [values[o.name] for o in graph.output if o.name in values]
+    return emit(Graph(graph.name, origin.nodes, inputs, outputs, "onnx", origin))

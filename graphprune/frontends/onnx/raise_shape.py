@@ -1,0 +1,222 @@
+"""Raisings of operators that carry sizes, bounds or indices."""
+
+from __future__ import annotations
+
+from math import gcd, prod
+
+import numpy as np
+from onnx import TensorProto
+
+from ...errors import GraphPruneError
+from .protos import attributes
+from .raising import Draft, raises, sizes_changed
+from .writer import Entry
+
+
+def _carried(draft: Draft, own: int, axis: int) -> bool:
+    """Whether output axis `axis` has the size of input axis `own` whatever the user feeds."""
+    x, out = draft.x_fact, draft.out_fact
+    if None in (x.shape, x.other_shape, out.shape, out.other_shape) or not 0 <= own < draft.x.rank:
+        return False
+    pairs = ((x.shape, out.shape), (x.other_shape, out.other_shape))
+    return all(a is not None and b is not None and a[own] == b[axis] for a, b in pairs)
+
+
+def _scaled(draft: Draft, original: list[int | Entry] | None, axis: int, size: int) -> int | Entry:
+    """The computed entry of a target shape, scaled where pruning changed a factor of it."""
+    before = draft.out_fact.shape
+    entry = original[axis] if original is not None and before is not None and len(original) == len(before) else None
+    if not isinstance(entry, Entry) or before is None:
+        raise GraphPruneError(f"the size of axis {axis} of '{draft.out.name}' cannot be computed for any input")
+    common = gcd(size, before[axis])
+    return Entry(entry.name, entry.index, size // common, before[axis] // common)
+
+
+@raises("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(draft: Draft) -> None:
+    """A constant target; one axis that follows the input becomes -1, more are copied (0) or computed."""
+    shape = tuple(int(n) for n in draft.attrs["shape"])
+    if draft.op != "Reshape":
+        if _natural(draft) == shape:
+            return
+        _become_reshape(draft)
+    dynamic = [axis for axis in sorted(draft.out.dynamic) if axis < len(shape)]
+    entries: list[int | Entry] = list(shape)
+    if len(dynamic) > 1:
+        for axis in dynamic:
+            if _carried(draft, axis, axis) and draft.x.sizes[axis] == shape[axis]:
+                entries[axis] = 0
+        dynamic = [axis for axis in dynamic if entries[axis] != 0]
+    for axis in dynamic:
+        entries[axis] = -1 if len(dynamic) == 1 else _scaled(draft, draft.raw("shape"), axis, shape[axis])
+    if any(e == 0 for e in entries) and 0 not in shape:
+        draft.set("allowzero", None)
+    draft.set_slot(1, draft.writer.vector(entries, f"{draft.out.name}_shape"))
+
+
+def _natural(draft: Draft) -> tuple[int, ...] | None:
+    """The sizes a Flatten, Squeeze or Unsqueeze makes of its present input."""
+    sizes, attrs = draft.x.sizes, attributes(draft.original)
+    if draft.op == "Flatten":
+        axis = attrs.get("axis", 1) % (len(sizes) + 1) if attrs.get("axis", 1) >= 0 else attrs["axis"] + len(sizes)
+        return prod(sizes[:axis]), prod(sizes[axis:])
+    axes = draft.raw("axes")
+    if axes is not None and any(isinstance(a, Entry) for a in axes):
+        return None
+    if draft.op == "Squeeze":
+        if axes is None:
+            return tuple(n for n in sizes if n != 1)
+        gone = {a % len(sizes) for a in axes if isinstance(a, int)}
+        return tuple(n for a, n in enumerate(sizes) if a not in gone)
+    rank = len(sizes) + len(axes or [])
+    new, rest = {a % rank for a in axes or [] if isinstance(a, int)}, iter(sizes)
+    return tuple(1 if a in new else next(rest) for a in range(rank))
+
+
+def _become_reshape(draft: Draft) -> None:
+    draft.proto.op_type = "Reshape"
+    del draft.proto.attribute[:]
+    del draft.proto.input[1:]
+
+
+@raises("Expand")
+def expand(draft: Draft) -> None:
+    """A target of constants; axes that follow the input are 1 where the operand has them already."""
+    shape = draft.attrs["shape"]
+    missing = len(shape) - draft.x.rank
+    raw = draft.raw("shape")
+    if raw is not None and draft.out_fact.shape is not None:
+        raw = [*[1] * (len(draft.out_fact.shape) - len(raw)), *raw]
+    entries: list[int | Entry] = []
+    for axis, size in enumerate(shape):
+        if axis not in draft.out.dynamic:
+            entries.append(int(size))
+        else:
+            entries.append(1 if _carried(draft, axis - missing, axis) else _scaled(draft, raw, axis, int(size)))
+    draft.set_slot(1, draft.writer.vector(entries, f"{draft.out.name}_shape"))
+
+
+@raises("Slice")
+def slice_(draft: Draft) -> None:
+    """Bounds of fixed axes are written out; those of axes that follow the input stay as they came."""
+    raw = {name: draft.raw(name) for name in ("starts", "ends", "axes", "steps")}
+    count = len(raw["starts"] or [])
+    rank = draft.x.rank
+    axes = [a % rank for a in raw["axes"] or range(count) if isinstance(a, int)]
+    rows: list[tuple[int, int | Entry, int | Entry, int]] = []
+    for axis, start, stop, step in draft.attrs["slices"]:
+        if axis in draft.x.dynamic and axis in axes:
+            at = axes.index(axis)
+            rows.append((axis, (raw["starts"] or [])[at], (raw["ends"] or [])[at], step))
+        else:
+            rows.append((axis, start, -draft.x.sizes[axis] - 1 if step < 0 and stop < 0 else stop, step))
+    if not rows:
+        rows = [(0, 0, (1 << 31) - 1, 1)]
+    for name, column in zip(("axes", "starts", "ends", "steps"), zip(*rows, strict=True), strict=True):
+        if name == "steps" and draft.writer.has_attribute("Slice", "starts"):
+            continue
+        draft.set_parameter(name, list(column))
+
+
+@raises("Split")
+def split(draft: Draft) -> None:
+    """Explicit sizes."""
+    draft.set("num_outputs", None)
+    draft.set("axis", int(draft.attrs["axis"]))
+    draft.set_parameter("split", [int(n) for n in draft.attrs["sizes"]])
+
+
+@raises("Gather")
+def gather(draft: Draft) -> None:
+    """New constant indices; a scalar for `select`."""
+    if draft.node.kind == "select":
+        indices = np.asarray(draft.attrs["index"], np.int64)
+    elif draft.attrs["indices"] is not None:
+        indices = np.asarray(draft.attrs["indices"], np.int64)
+    else:
+        return
+    draft.set("axis", int(draft.attrs["axis"]))
+    draft.set_slot(1, draft.writer.constant(indices, f"{draft.out.name}_indices"))
+
+
+@raises("Pad")
+def pad(draft: Draft) -> None:
+    """Amounts for every axis; computed amounts stay computed."""
+    rank = draft.x.rank
+    amounts: list[int | Entry] = [0] * (2 * rank)
+    for axis, before, after in draft.attrs["pads"]:
+        amounts[axis], amounts[rank + axis] = int(before), int(after)
+    raw, listed = draft.raw("pads") or [], draft.raw("axes")
+    axes = [a % rank for a in listed if isinstance(a, int)] if listed is not None else list(range(rank))
+    for position, entry in enumerate(raw):
+        if isinstance(entry, Entry):
+            amounts[axes[position % len(axes)] + (rank if position >= len(axes) else 0)] = entry
+    if listed is not None:
+        draft.set_slot(PAD_AXES, "")
+    draft.set_parameter("pads", amounts)
+
+
+#: The slot of Pad's axes.
+PAD_AXES = 3
+
+
+@raises("Tile")
+def tile(draft: Draft) -> None:
+    """Repeats; computed ones stay computed."""
+    raw = draft.raw("repeats") or []
+    new = [int(n) for n in draft.attrs["repeats"]]
+    entries = [e if isinstance(e, Entry) else n for e, n in zip(raw, new, strict=True)]
+    draft.set_parameter("repeats", entries)
+
+
+@raises("Gemm")
+def gemm(draft: Draft) -> None:
+    """Transposition flags."""
+    draft.set("transA", int(bool(draft.attrs["trans_a"])))
+    draft.set("transB", int(bool(draft.attrs["trans_b"])))
+
+
+@raises("Resize", always=True)
+def resize(draft: Draft) -> None:
+    """Where the target is given as sizes, those of batch and channel follow the input."""
+    raw = draft.raw("sizes") if draft.node.kind == "spatial" else None
+    if not raw or not sizes_changed(draft.x, draft.x_fact):
+        return
+    axes = attributes(draft.original).get("axes") or list(range(draft.x.rank))
+    entries = [
+        draft.x.sizes[a] if a % draft.x.rank < 2 and a % draft.x.rank not in draft.x.dynamic else e
+        for a, e in zip(axes, raw, strict=True)
+    ]
+    draft.set_slot(3, draft.writer.vector(entries, f"{draft.out.name}_sizes"))
+
+
+@raises("Shape", "Size", always=True)
+def measure(draft: Draft) -> None:
+    """Shape arithmetic goes on with the sizes the model had, except on axes that follow the input.
+
+    What depends on it is written from its own attributes; computing with pruned sizes as well would count them twice.
+    """
+    fact = draft.x_fact
+    if not sizes_changed(draft.x, fact) or fact.shape is None or len(fact.shape) != draft.x.rank:
+        return
+    writer, output = draft.writer, draft.proto.output[0]
+    measured = writer.fresh(f"{output}_pruned")
+    draft.proto.output[0] = measured
+    if draft.op == "Size":
+        before, after = prod(fact.shape), prod(draft.x.sizes)
+        scaled = writer.node("Mul", [measured, _scalar(draft, before)], writer.fresh(measured))
+        writer.node("Div", [scaled, _scalar(draft, after)], output)
+        return
+    attrs = attributes(draft.original)
+    part = slice(attrs.get("start", 0), attrs.get("end"))
+    follows = np.array([axis in fact.dynamic for axis in range(len(fact.shape))])[part]
+    original = writer.ints(fact.shape[part], f"{output}_sizes")
+    writer.node("Where", [writer.constant(follows, f"{output}_follows"), measured, original], output)
+
+
+def _scalar(draft: Draft, number: int) -> str:
+    return draft.writer.constant(np.asarray(number, np.int64), f"{draft.out.name}_factor")
+
+
+#: Element type of written sizes.
+INDEX_TYPE = TensorProto.INT64

@@ -1,0 +1,150 @@
+"""Writing model files: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto
+
+from ...errors import GraphPruneError, InputError
+from ...graph import Graph, Weight
+from .emit import build, fill, restored
+from .origin import Origin
+from .reading import PROTO_LIMIT, first_line, tolerated
+from .tensors import onnx_dtype, to_tensor
+
+#: Tensors below this size stay inside the model: shape inference reads them.
+_SMALL = 1024
+#: Alignment of tensors in the data file, so that runtimes can map it into memory.
+_ALIGN = 4096
+
+
+def save(graph: Graph, path: str | Path) -> None:
+    """Write the graph to an ONNX file, checked and then renamed into place.
+
+    Weights go to `<name>.data` beside it if the model came with external data or is too large for one file. Raises
+    InputError where the path cannot be written, GraphPruneError where the model fails the checker.
+    """
+    target = Path(os.path.realpath(path))
+    _check_target(target, Path(path))
+    model, weights = build(graph)
+    total = sum(w.size * w.dtype.itemsize for w in weights.values())
+    external = graph.origin.external or total > PROTO_LIMIT
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"the output '{path}' cannot be written: {error.strerror}") from error
+    try:
+        _write(model, weights, folder, target.name, external)
+        check_file(folder / target.name, graph.origin)
+        _move(folder, target)
+    except OSError as error:
+        raise InputError(f"the output '{path}' cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_target(target: Path, path: Path) -> None:
+    if target.is_dir():
+        raise InputError(f"the output '{path}' cannot be written: it is a directory")
+    if not target.parent.is_dir():
+        raise InputError(f"the output '{path}' cannot be written: the folder '{target.parent}' does not exist")
+    if not os.access(target.parent, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
+        raise InputError(f"the output '{path}' cannot be written: permission denied")
+
+
+def _data_name(name: str) -> str:
+    return f"{name}.data"
+
+
+def _write(model: ModelProto, weights: dict[str, Weight], folder: Path, name: str, external: bool) -> None:
+    if external:
+        with (folder / _data_name(name)).open("wb") as file:
+            for tensor in model.graph.initializer:
+                _write_tensor(tensor, weights[tensor.name], file, _data_name(name))
+            _sync(file)
+    else:
+        fill(model, weights)
+    with (folder / name).open("wb") as file:
+        file.write(model.SerializeToString())
+        _sync(file)
+
+
+def _write_tensor(tensor: TensorProto, weight: Weight, file: BinaryIO, location: str) -> None:
+    """Append one tensor to the data file, or keep it in the model if it is small or not made of plain bytes."""
+    size = weight.size * weight.dtype.itemsize
+    if size < _SMALL or weight.dtype == object:
+        tensor.CopyFrom(to_tensor(weight.array(), tensor.name))
+        return
+    offset = -(-file.tell() // _ALIGN) * _ALIGN
+    file.seek(offset)
+    file.write(np.ascontiguousarray(weight.array()).reshape(-1).view(np.uint8).data)
+    tensor.data_type = onnx_dtype(weight.dtype)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", size)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def check_file(path: Path, origin: Origin) -> None:
+    """Run the onnx checker with full shape inference on a file that was just written.
+
+    A model that failed full inference before anything was changed is held to the plain checker only.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        return
+    except Exception as error:
+        failure = error
+    if tolerated(failure):
+        return
+    if not _was_inferable(origin):
+        try:
+            onnx.checker.check_model(str(path))
+            return
+        except Exception as error:
+            failure = error
+    raise GraphPruneError(f"the written model fails the ONNX checker: {first_line(failure)}") from failure
+
+
+def _was_inferable(origin: Origin) -> bool:
+    """Whether the model as it was read passes the checker with full shape inference."""
+    model = restored(origin)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception:  # then it cannot be asked of the output either
+        return False
+    return True
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Rename the data file, then the model; an old model must not be left beside new data, so it goes first."""
+    data = folder / _data_name(target.name)
+    mode = target.stat().st_mode & 0o777 if target.exists() else None
+    for path in (folder / target.name, data):
+        if mode is not None and path.exists():
+            path.chmod(mode)
+    if data.exists():
+        if (target.parent / data.name).exists():
+            target.unlink(missing_ok=True)
+        data.replace(target.parent / data.name)
+    (folder / target.name).replace(target)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,124 @@
+"""Building blocks for writing a graph: fresh names, constants, nodes, and integer vectors with computed entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto, TensorProto, defs, helper
+
+from ...graph import Graph, Value, Weight
+from .origin import Origin
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Entry `index` of the computed 1-d integer tensor `name`, times `num`, divided by `den`."""
+
+    name: str
+    index: int
+    num: int = 1
+    den: int = 1
+
+
+class Writer:
+    """Collects nodes and constants under names that are used nowhere else."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.origin: Origin = graph.origin
+        self.opset = self.origin.opset
+        self.nodes: list[NodeProto] = []
+        self.weights: dict[str, Weight] = {n: v.weight for n, v in graph.weights().items() if v.weight is not None}
+        self.values: dict[str, Value] = {value.name: value for value in graph.values()}
+        self.renamed = _output_names(graph)
+        self._taken = {*self.values, *self.origin.facts, *self.origin.weights, *self.renamed.values()}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    def name(self, value: Value | None) -> str:
+        """The name a value is written under ('' for an input that is absent)."""
+        return "" if value is None else self.renamed.get(value.name, value.name)
+
+    def fresh(self, base: str) -> str:
+        """A name nobody has."""
+        name, count = base, 0
+        while name in self._taken:
+            count += 1
+            name = f"{base}_{count}"
+        self._taken.add(name)
+        return name
+
+    def constant(self, array: np.ndarray, base: str) -> str:
+        """A constant of these elements; small equal ones are shared."""
+        array = np.ascontiguousarray(array) if array.ndim else array
+        key = (str(array.dtype), array.shape, array.tobytes() if array.size <= 64 else b"")
+        if array.size <= 64 and key in self._constants:
+            return self._constants[key]
+        name = self.fresh(base)
+        self.weights[name] = Weight.of(array, trainable=False, tied=False)
+        self._constants[key] = name
+        return name
+
+    def ints(self, values: Sequence[int], base: str) -> str:
+        """A constant 1-d int64 tensor."""
+        return self.constant(np.asarray(values, np.int64).reshape(-1), base)
+
+    def node(self, op: str, inputs: Sequence[str], output: str, **attrs: Any) -> str:
+        """Append a node with one output; returns the output's name."""
+        self.nodes.append(helper.make_node(op, list(inputs), [output], name=self.fresh(f"{output}/{op}"), **attrs))
+        return output
+
+    def parameter(self, name: str) -> str:
+        """The name under which an original parameter (not an operand) can be read with its original elements."""
+        weight = self.origin.weights.get(name)
+        if weight is None:
+            value = self.values.get(name)
+            return self.name(value) if value is not None else name
+        if self.weights.setdefault(name, weight) is weight:
+            return name
+        return self.constant(weight.array(), f"{name}_original")
+
+    def vector(self, entries: Sequence[int | Entry], base: str) -> str:
+        """A 1-d int64 tensor of constant and computed entries."""
+        if all(isinstance(e, int) for e in entries):
+            return self.ints([e for e in entries if isinstance(e, int)], base)
+        parts: list[str] = []
+        run: list[int] = []
+        for entry in entries:
+            if isinstance(entry, int):
+                run.append(entry)
+                continue
+            if run:
+                parts.append(self.ints(run, base))
+                run = []
+            parts.append(self._entry(entry, base))
+        if run:
+            parts.append(self.ints(run, base))
+        return parts[0] if len(parts) == 1 else self.node("Concat", parts, self.fresh(base), axis=0)
+
+    def _entry(self, entry: Entry, base: str) -> str:
+        source = self.parameter(entry.name)
+        picked = self.node("Gather", [source, self.ints([entry.index], f"{base}_at")], self.fresh(base), axis=0)
+        picked = self.node("Cast", [picked], self.fresh(base), to=TensorProto.INT64)
+        for op, factor in (("Mul", entry.num), ("Div", entry.den)):
+            if factor != 1:
+                picked = self.node(op, [picked, self.ints([factor], f"{base}_factor")], self.fresh(base))
+        return picked
+
+    def has_attribute(self, op: str, name: str) -> bool:
+        """Whether the operator takes this parameter as an attribute in the model's opset."""
+        return defs.has(op, self.opset, "") and name in defs.get_schema(op, self.opset, "").attributes
+
+
+def _output_names(graph: Graph) -> dict[str, str]:
+    """Values to be written under the name of the model output they became."""
+    wanted = [o.name for o in graph.origin.model.graph.output]
+    fixed = {v.name for v in graph.inputs} | set(graph.weights()) | set(wanted)
+    renamed: dict[str, str] = {}
+    present = {v.name for v in graph.values()}
+    for value, name in zip(graph.outputs, wanted, strict=True):
+        if value.name != name and value.name not in fixed and name not in present:
+            renamed.setdefault(value.name, name)
+    return renamed

@@ -1,0 +1,42 @@
+"""The contract of a pass and the register of passes by name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from graphprune.errors import GraphPruneError, InputError
+from graphprune.graph import Graph
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """A rewrite `Graph -> Graph`. A pass is a frozen dataclass: its fields are its options, in pipelines and in Python.
+
+    `run` returns a new graph, or the same object if nothing changed; the graph it was given stays as it was.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def run(self, graph: Graph) -> Graph:
+        """Apply the pass."""
+
+
+_PASSES: dict[str, type[Pass]] = {}
+
+
+def register(cls: type[Pass]) -> type[Pass]:
+    """Make a pass known by its name."""
+    if cls.name in _PASSES:
+        raise GraphPruneError(f"two passes are named '{cls.name}'")
+    _PASSES[cls.name] = cls
+    return cls
+
+
+def find(name: str) -> type[Pass]:
+    """The pass of a name; raises InputError listing the known ones."""
+    if name not in _PASSES:
+        raise InputError(f"there is no pass '{name}'; the passes are {', '.join(sorted(_PASSES))}")
+    return _PASSES[name]
