@@ -23,6 +23,10 @@ from benchmarks import common, peers, zoo
 GRAPHPRUNE = ("graphprune-torch", "graphprune-onnx")
 TOOLS = (*GRAPHPRUNE, *peers.TOOLS)
 GOAL = 0.42
+NOTE = """Valid: the result runs with outputs of the original's shapes (graphprune's ONNX also passes the checker with
+full shape inference). Verified: it agrees with the masked original on random inputs; the peers offer no such check, so
+their numbers are not looked at. Slowest: from the model in to the model out, capture included, verifying and exporting
+to ONNX not. Times here are taken with other cases running beside."""
 Results = dict[str, dict[str, Any]]
 
 
@@ -118,13 +122,20 @@ def counts(results: Results, models: list[str]) -> str:
     rows = []
     for tool in TOOLS:
         found = [results.get(f"{tool}/{name}", {}) for name in models]
+        own = tool in GRAPHPRUNE
         valid = [r for r in found if r.get("valid")]
-        proven = sum(bool(r.get("verified")) for r in valid) if tool in GRAPHPRUNE else None
-        small = sum(r["params_ratio"] <= GOAL and r.get("verified", tool not in GRAPHPRUNE) for r in valid)
-        slowest = max((r["wall_s"] for r in found if "wall_s" in r), default=None)
-        rows.append([tool, len(models), len(valid), proven, small, slowest])
-    head = ["tool", "models", "valid", "verified", f"valid (and verified) at <= {GOAL} of parameters", "slowest s"]
+        proven = [r for r in valid if r.get("verified")] if own else valid
+        small = sum(r["params_ratio"] <= GOAL for r in proven)
+        slowest = max((whole(r) for r in valid), default=0.0)
+        rows.append([tool, len(models), len(valid), len(proven) if own else None, small, common.number(slowest, 1)])
+    head = ["tool", "models", "valid", "verified", f"of these at <= {GOAL} of parameters", "slowest s"]
     return common.table(head, rows)
+
+
+def whole(result: dict[str, Any]) -> float:
+    """Seconds from the model in to the model out: load or capture, compile, emit (a peer: build and prune)."""
+    steps = ("load_s", "plan_s", "apply_s", "emit_s", "build_s", "prune_s")
+    return float(sum(result.get(step, 0.0) for step in steps))
 
 
 def cell(result: dict[str, Any]) -> str:
@@ -156,6 +167,7 @@ def tables(results: Results, models: list[str]) -> list[str]:
     steps = [f"{route} {step} s" for route in ("torch", "onnx") for step in ("load", "compile", "emit", "verify")]
     return [
         counts(results, models),
+        NOTE,
         "## Parameters kept, or what went wrong",
         common.table(["model", *TOOLS], outcome),
         "## Seconds a phase",

@@ -60,9 +60,9 @@ class DigitsResNet(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(inputs, 10)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, pictures: Tensor) -> Tensor:
         """Logits of the ten digits."""
-        y = self.blocks(self.stem(x))
+        y = self.blocks(self.stem(pictures))
         logits: Tensor = self.classifier(torch.flatten(self.pool(y), 1))
         return logits
 

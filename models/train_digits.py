@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from onnxscript import optimizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.digits_data import load_digits
 from models.digits_resnet import ONNX, WEIGHTS, DigitsResNet
+from models.export_digits import export
 
 SEED = 0
 
@@ -114,32 +114,6 @@ def accuracy(model: nn.Module) -> float:
     return float(np.mean(guesses == labels))
 
 
-def export(model: nn.Module) -> None:
-    """Write the ONNX file: dynamic batch, weights inside.
-
-    The exporter's own optimizer would fold the batch norms into the convolutions, and with them the scales that the
-    `bn-scale` criterion reads; so only constants are folded.
-    """
-    program = torch.onnx.export(
-        model,
-        (torch.zeros(2, 1, 8, 8),),
-        dynamo=True,
-        optimize=False,
-        opset_version=18,
-        input_names=["pictures"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        verbose=False,
-    )
-    if program is None:
-        raise SystemExit("the exporter returned no model")
-    optimizer.fold_constants(program.model)
-    optimizer.remove_unused_nodes(program.model)
-    for part in (program.model, program.model.graph, *program.model.graph):
-        part.metadata_props.clear()  # stack traces of this machine
-    program.save(ONNX, external_data=False)
-
-
 def main() -> None:
     """Train, say how good it is, and write both files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -156,7 +130,7 @@ def main() -> None:
     if score < 0.97:
         raise SystemExit("below 97 %: nothing written")
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, WEIGHTS)
-    export(model)
+    export(model, ONNX)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,161 @@
-"""Pipelines."""
+"""Pipelines of passes: from text to passes, and through them one after the other, each checked and timed."""
+
 from __future__ import annotations
-from dataclasses import dataclass
-from typing import Any
+
+import re
+import time
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, get_args, get_origin, get_type_hints
+
+from graphprune.errors import InputError, PassError, VerificationError
+from graphprune.graph import Graph
+
+from . import cleanup, fold_batchnorm, fold_constants, remove_channels, remove_dead, remove_identity  # noqa: F401
+from .base import Pass, find
+
+#: Called with the graph before and after a pass; raises where the pass has done harm.
+Check = Callable[[Graph, Graph, Pass], None]
+#: Called with the graph after each pass.
+Dump = Callable[[Graph, Pass], None]
+
+_STEP = re.compile(r"\s*([\w-]+)\s*(?:\{([^{}]*)\})?\s*")
+_OPTION = re.compile(r"""\s*([\w-]+)\s*=\s*((?:"[^"]*"|'[^']*'|[^\s"'=])+)(?=\s|$)""")
+_TRUTH = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+
+
 @dataclass(frozen=True)
 class PassTiming:
+    """One pass of a run: its time in seconds (checks left out), and whether it changed the graph."""
+
     name: str
     seconds: float
     changed: bool
-def parse_pipeline(text: str) -> Any: ...
-def run_pipeline(graph: Any, passes: Any, *, verify_each: bool = False) -> Any: ...
+
+
+class PassVerificationError(PassError, VerificationError):
+    """A pass changed what the model computes; the message names the pass and those before it."""
+
+
+@dataclass
+class PassManager:
+    """Runs passes in order. `verify_each` is called on each pass that changed something, `dump` after every pass."""
+
+    passes: Sequence[Pass]
+    verify_each: Check | None = None
+    dump: Dump | None = None
+    timings: list[PassTiming] = field(default_factory=list, init=False)
+
+    def run(self, graph: Graph) -> Graph:
+        """The graph after all passes, a new one where anything changed.
+
+        Raises PassError where a pass fails or breaks the graph, InputError where its options do not suit the model.
+        """
+        self.timings = []
+        for step in self.passes:
+            start = time.perf_counter()
+            after = self._guarded(step, lambda step=step, graph=graph: step.run(graph))
+            seconds = time.perf_counter() - start
+            self._guarded(step, after.check)
+            if self.verify_each is not None and after is not graph:
+                check = self.verify_each
+                self._guarded(step, lambda step=step, before=graph, after=after: check(before, after, step))
+            self.timings.append(PassTiming(step.name, seconds, after is not graph))
+            graph = after
+            if self.dump is not None:
+                self.dump(graph, step)
+        return graph
+
+    def _guarded(self, step: Pass, action: Callable[[], Any]) -> Any:
+        """Run something for a pass; its failure names the pass and those before it."""
+        try:
+            return action()
+        except InputError as error:
+            raise type(error)(f"pass '{step.name}': {error}") from error
+        except Exception as error:
+            failure = PassVerificationError if isinstance(error, VerificationError) else PassError
+            kind = "" if isinstance(error, PassError | VerificationError) else f"{type(error).__name__}: "
+            raise failure(f"pass '{step.name}' broke the graph{self._history()}: {kind}{error}") from error
+
+    def _history(self) -> str:
+        done = ", ".join(timing.name for timing in self.timings)
+        return f" (after {done})" if done else " (the first pass)"
+
+
+def run_pipeline(
+    graph: Graph, passes: Sequence[Pass], *, verify_each: Check | None = None, dump: Dump | None = None
+) -> tuple[Graph, list[PassTiming]]:
+    """Run passes in order; returns the new graph and each pass's time. See `PassManager`."""
+    manager = PassManager(passes, verify_each, dump)
+    return manager.run(graph), manager.timings
+
+
+def parse_pipeline(text: str) -> list[Pass]:
+    """The passes of a text such as `fold-batchnorm,remove-channels{macs=0.5 criterion=l2},cleanup`.
+
+    A pass's options are the fields of its class; several values are joined by commas. Raises InputError.
+    """
+    found: list[Pass] = []
+    position = 0
+    while True:
+        step = _STEP.match(text, position)
+        if step is None:
+            rest = text[position:].strip()
+            what = f"'{rest}'" if rest else "nothing"
+            raise InputError(f"pipeline '{text}': expected the name of a pass at position {position}, found {what}")
+        found.append(_make(step[1], step[2] or ""))
+        position = step.end()
+        if position == len(text):
+            return found
+        if text[position] != ",":
+            rest = text[position:]
+            raise InputError(f"pipeline '{text}': expected ',' after '{step[0].strip()}', found '{rest}'")
+        position += 1
+
+
+def _make(name: str, text: str) -> Pass:
+    cls = find(name)
+    hints = get_type_hints(cls)
+    known = {f.name: f for f in fields(cls)}
+    given: dict[str, Any] = {}
+    for key, value in _options(name, text):
+        own = key.replace("-", "_")
+        if own not in known:
+            raise InputError(f"pass '{name}' has no option '{key}'; {_listed(known)}")
+        if own in given:
+            raise InputError(f"pass '{name}': option '{key}' is given twice")
+        given[own] = _parse(name, key, value, hints[own])
+    missing = [f.name for f in known.values() if f.name not in given and f.default is f.default_factory is MISSING]
+    if missing:
+        raise InputError(f"pass '{name}' needs the option '{missing[0]}'")
+    return cls(**given)
+
+
+def _listed(known: dict[str, Any]) -> str:
+    return f"its options are {', '.join(sorted(known))}" if known else "it has no options"
+
+
+def _options(name: str, text: str) -> list[tuple[str, str]]:
+    found, position = [], 0
+    while text[position:].strip():
+        option = _OPTION.match(text, position)
+        if option is None:
+            raise InputError(f"pass '{name}': expected option=value, found '{text[position:].strip()}'")
+        found.append((option[1], re.sub("[\"']", "", option[2])))
+        position = option.end()
+    return found
+
+
+def _parse(name: str, option: str, text: str, hint: Any) -> Any:
+    """A value of the type a field is declared with: int, float, bool, str, a tuple of str, or one of these or None."""
+    if get_origin(hint) in (types.UnionType, typing.Union):
+        hint = next(a for a in get_args(hint) if a is not type(None))
+    if get_origin(hint) is tuple:
+        return tuple(part for part in text.split(",") if part)
+    try:
+        return _TRUTH[text.lower()] if hint is bool else hint(text)
+    except (ValueError, KeyError) as error:
+        wanted = {int: "a whole number", float: "a number", bool: "true or false"}.get(hint, str(hint))
+        raise InputError(f"pass '{name}': option '{option}' must be {wanted}, not '{text}'") from error

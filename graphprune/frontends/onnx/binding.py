@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx import ModelProto, ValueInfoProto
@@ -24,11 +24,15 @@ class Bound:
     other: Shape | None
 
 
-def bind(model: ModelProto, input_shapes: Mapping[str, Shape] | None) -> dict[str, Bound]:
+#: Sizes by input name, or in the order of the inputs.
+InputShapes = Mapping[str, Sequence[int]] | Sequence[Sequence[int]]
+
+
+def bind(model: ModelProto, input_shapes: InputShapes | None) -> dict[str, Bound]:
     """Bind every graph input that is not an initializer; the same symbol gets the same sizes everywhere."""
     weights = {w.name for w in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in weights]
-    given = dict(input_shapes or {})
+    given = _by_name(inputs, input_shapes or {})
     for name in given:
         if name not in {i.name for i in inputs}:
             known = ", ".join(f"'{i.name}'" for i in inputs)
@@ -39,6 +43,14 @@ def bind(model: ModelProto, input_shapes: Mapping[str, Shape] | None) -> dict[st
             _check(info, given[info.name])
             _learn(info, given[info.name], symbols)
     return {info.name: _bound(info, given.get(info.name), symbols) for info in inputs}
+
+
+def _by_name(inputs: Sequence[ValueInfoProto], given: InputShapes) -> dict[str, Shape]:
+    if isinstance(given, Mapping):
+        return {name: tuple(int(n) for n in shape) for name, shape in given.items()}
+    if len(given) > len(inputs):
+        raise InputError(f"{len(given)} input shapes were given, but the model has {len(inputs)} inputs")
+    return {info.name: tuple(int(n) for n in shape) for info, shape in zip(inputs, given, strict=False)}
 
 
 def _check(info: ValueInfoProto, shape: Shape) -> None:

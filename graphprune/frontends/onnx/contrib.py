@@ -1,4 +1,4 @@
-"""Output types of the onnxruntime operators that the onnx package has no schema for."""
+"""Output types of operators that the onnx package cannot infer: onnxruntime's own, and a few of the standard."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ _LIKE_FIRST = frozenset(
         "QuickGelu",
         "BiasGelu",
         "Gelu",
-        "RMSNormalization",
-        "LayerNormalization",
         "SkipLayerNormalization",
         "SkipSimplifiedLayerNormalization",
+        "GroupNormalization",
     }
 )
 #: The standard operator whose inference fits.
@@ -33,10 +32,10 @@ _LIKE_STANDARD = {"FusedConv": "Conv", "FusedGemm": "Gemm"}
 
 
 def contrib_types(node: NodeProto, types: Mapping[str, TypeProto], attrs: Mapping[str, Any]) -> dict[str, TypeProto]:
-    """Types of the outputs, empty for operators that are not onnxruntime's own."""
-    if domain(node) == "" and node.op_type not in DEFAULT_DOMAIN_EXTRAS:
+    """Types of the outputs; empty where the operator's own inference is to be asked."""
+    if domain(node) == "" and node.op_type not in DEFAULT_DOMAIN_EXTRAS | _LIKE_FIRST:
         return {}
-    if node.op_type in _LIKE_FIRST and node.input and node.input[0] in types:
+    if node.op_type in _LIKE_FIRST and len(node.output) == 1 and node.input and node.input[0] in types:
         return {node.output[0]: types[node.input[0]]}
     if node.op_type in _LIKE_STANDARD:
         return _standard(node, types)

@@ -11,7 +11,7 @@ from ...errors import GraphPruneError
 from ...graph import Graph, Node, Value, Weight
 from . import raise_shape  # noqa: F401  (registers the raisings)
 from .create import create_node
-from .origin import Origin, Source
+from .origin import Origin, Source, copy_notes
 from .protos import captured, rename_captured, set_attribute, subgraphs
 from .raising import Draft, raise_node
 from .tensors import to_tensor
@@ -29,8 +29,7 @@ def fill(model: ModelProto, weights: dict[str, Weight]) -> None:
     """Put the data of these weights into the model's initializers, which are headers so far."""
     for tensor in model.graph.initializer:
         full = to_tensor(weights[tensor.name].array(), tensor.name)
-        full.doc_string = tensor.doc_string
-        full.metadata_props.extend(tensor.metadata_props)
+        copy_notes(tensor, full)
         tensor.CopyFrom(full)
 
 
@@ -58,6 +57,7 @@ def write_node(node: Node, writer: Writer) -> None:
     if takes:
         for j, name in enumerate(finals):
             proto.output[j] = writer.fresh(f"{name}_whole") if name else ""
+    proto.name = writer.node_name(proto.name)
     writer.nodes.append(proto)
     raise_node(Draft(node, proto, source.proto, writer))
     for name, final in zip(proto.output, finals, strict=True):
@@ -150,7 +150,9 @@ def _revive(writer: Writer) -> None:
         if name in writer.origin.weights:
             writer.weights.setdefault(name, writer.origin.weights[name])
         elif name in writer.origin.producers:
+            writer.reviving = True
             write_node(writer.origin.producers[name], writer)
+            writer.reviving = False
         else:
             raise GraphPruneError(f"the written model would read '{name}', which nothing makes")
         present |= {name, *writer.weights, *(n for node in writer.nodes[count:] for n in node.output)}
@@ -232,8 +234,7 @@ def _header(name: str, weight: Weight, origin: Origin) -> TensorProto:
     tensor = TensorProto(name=name, dims=weight.shape)
     header = origin.headers.get(name)
     if header is not None:
-        tensor.doc_string = header.doc_string
-        tensor.metadata_props.extend(header.metadata_props)
+        copy_notes(header, tensor)
     return tensor
 
 
@@ -270,16 +271,8 @@ def _value_info(writer: Writer, made: set[str]) -> list[ValueInfoProto]:
     kept = []
     for info in writer.origin.model.graph.value_info:
         value, fact = writer.values.get(info.name), writer.origin.facts.get(info.name)
-        if value is not None and fact is not None and info.name in made and value.shape == fact.shape:
+        if value is None or fact is None or info.name not in made or value.shape != fact.shape:
+            continue
+        if value.shape is None or _resized(info, value) == info:
             kept.append(info)
     return kept
-
-
-def restored(origin: Origin) -> ModelProto:
-    """The model as it was read (constants folded while loading stay folded)."""
-    graph = origin.model.graph
-    values = {v.name: v for node in origin.nodes for v in [*node.inputs, *node.outputs] if v is not None}
-    inputs = [values.get(i.name, Value(i.name, None, np.dtype(object))) for i in graph.input]
-    inputs = [value for value in inputs if value.weight is None]
-    outputs = [values[o.name] for o in graph.output if o.name in values]
-    return emit(Graph(graph.name, origin.nodes, inputs, outputs, "onnx", origin))

@@ -169,4 +169,3 @@ def inverse(index: Index, shape: list[int]) -> tuple[np.ndarray, np.ndarray]:
     np.put_along_axis(back, indices, np.broadcast_to(places, indices.shape), index.axis)
     np.put_along_axis(found, indices, True, index.axis)
     return back, found
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 
@@ -12,24 +11,22 @@ from onnx import ModelProto, NodeProto, SparseTensorProto, TensorProto, inliner
 from ...errors import InputError
 from ...graph import Graph, Node, Value, Weight
 from . import lower_math, lower_norm, lower_shape  # noqa: F401  (they register the lowerings)
-from .binding import Shape, bind
+from .binding import InputShapes, bind
 from .facts import Fact, Propagation, dtype_of
-from .origin import Origin, Source
+from .origin import Origin, Source, copy_notes
 from .protos import attributes, captured, domain, subgraphs
 from .reading import check_model, check_structure, external_tensors, read_model
 from .registry import Lowered, View, lower
 from .tensors import external_reader, inline_array, is_external, is_float, numpy_dtype
 
 
-def load(path: str | Path, input_shapes: Mapping[str, Shape] | None = None) -> Graph:
+def load(path: str | Path, input_shapes: InputShapes | None = None) -> Graph:
     """Read an ONNX file. `input_shapes` binds dynamic inputs to representative sizes. Raises InputError."""
     path = Path(path)
     return _graph(read_model(path), input_shapes, path.parent, str(path))
 
 
-def from_model(
-    model: ModelProto, input_shapes: Mapping[str, Shape] | None = None, base_dir: str | Path | None = None
-) -> Graph:
+def from_model(model: ModelProto, input_shapes: InputShapes | None = None, base_dir: str | Path | None = None) -> Graph:
     """The graph of a model in memory, which stays untouched; external data is looked for in `base_dir`."""
     folder = None if base_dir is None else Path(base_dir)
     check_structure(model, "the model", folder)
@@ -38,7 +35,7 @@ def from_model(
     return _graph(model, input_shapes, folder, model.graph.name or "the model")
 
 
-def _graph(model: ModelProto, input_shapes: Mapping[str, Shape] | None, folder: Path | None, file: str) -> Graph:
+def _graph(model: ModelProto, input_shapes: InputShapes | None, folder: Path | None, file: str) -> Graph:
     weights = {t.name: _weight(t, folder, file) for t in model.graph.initializer}
     weights.update({s.values.name: _sparse(s) for s in model.graph.sparse_initializer})
     skeleton, nodes = _skeleton(model)
@@ -95,8 +92,8 @@ def _assign(message: object, name: str, value: object) -> None:
 
 
 def _header(tensor: TensorProto) -> TensorProto:
-    header = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=tensor.doc_string)
-    header.metadata_props.extend(tensor.metadata_props)
+    header = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    copy_notes(tensor, header)
     return header
 
 
@@ -124,10 +121,11 @@ class _Loader:
         inputs = [self._value(i.name) for i in graph.input if i.name not in self.origin.weights]
         self.values.update({v.name: v for v in inputs})
         nodes = [node for index, proto in enumerate(protos) for node in self._node(proto, index)]
-        self.origin.nodes = nodes
-        self.origin.producers = {value.name: node for node in nodes for value in node.outputs}
+        nodes = _read_ones(nodes, self.outputs)
         outputs = [self._read(o.name, "the graph's outputs") for o in graph.output]
-        return Graph(graph.name, nodes, inputs, outputs, "onnx", self.origin)
+        made = Graph(graph.name, nodes, inputs, outputs, "onnx", self.origin)
+        self.origin.remember(made.copy())
+        return made
 
     def _node(self, proto: NodeProto, index: int) -> list[Node]:
         """The node, or none where its outputs are constants."""
@@ -137,7 +135,7 @@ class _Loader:
         if self._folded(proto):
             return []
         lowered = self._lowered(proto)
-        slots, outer = lowered.slots, tuple(n for sub in subgraphs(proto) for n in captured(sub) if n in self.values)
+        slots, outer = lowered.slots, self._captured(proto)
         inputs = [self._operand(proto, slot) for slot in slots] + [self.values[n] for n in outer]
         outputs = [self._output(proto, j) for j in range(_last_output(proto))]
         attrs = dict(lowered.attrs)
@@ -146,6 +144,11 @@ class _Loader:
         node = Node(lowered.kind, self._name(proto, index), inputs, outputs, attrs, proto.op_type)
         node.source = Source(proto, (*slots, *(-1 for _ in outer)), outer)
         return [node]
+
+    def _captured(self, proto: NodeProto) -> tuple[str, ...]:
+        """Values of this graph that the node's subgraphs read."""
+        names = [name for sub in subgraphs(proto) for name in captured(sub)]
+        return tuple(name for name in dict.fromkeys(names) if name in self.values)
 
     def _lowered(self, proto: NodeProto) -> Lowered:
         every = tuple(range(len(proto.input)))
@@ -238,6 +241,17 @@ class _Loader:
             name, tries = f"{base}_{index}" if tries == 1 else f"{base}_{index}_{tries}", tries + 1
         self.names.add(name)
         return name
+
+
+def _read_ones(nodes: list[Node], outputs: set[str]) -> list[Node]:
+    """Without shape arithmetic that folding left without readers."""
+    read, kept = set(outputs), []
+    for node in reversed(nodes):
+        if node.kind != "shape_math" or any(value.name in read for value in node.outputs):
+            kept.append(node)
+            read.update(node.source.proto.input)
+            read.update(node.source.captured)
+    return kept[::-1]
 
 
 def _last_output(proto: NodeProto) -> int:

@@ -6,8 +6,15 @@ from dataclasses import dataclass, field
 
 from onnx import ModelProto, NodeProto, TensorProto
 
-from ...graph import Node, Weight
+from ...graph import Graph, Node, Weight
 from .facts import Fact
+
+
+def copy_notes(source: TensorProto, target: TensorProto) -> None:
+    """Copy what a tensor carries besides its name, type and data."""
+    if source.HasField("doc_string"):
+        target.doc_string = source.doc_string
+    target.metadata_props.extend(source.metadata_props)
 
 
 @dataclass(frozen=True)
@@ -26,10 +33,10 @@ class Source:
 class Origin:
     """Behind `Graph.origin`.
 
-    `model` is the model without nodes, initializers and their data; `weights` all constants it had or that were folded
-    while loading; `headers` the initializers' tensors without data; `constant_nodes` the nodes that made constants;
-    `producers` every lowered node by the names it makes, so that shape arithmetic that a pass took for dead can be
-    written again where a computed parameter still needs it.
+    `model` is the model without nodes and without the data of its initializers; `weights` all constants it had or that
+    were folded while loading; `headers` the initializers' tensors without data; `constant_nodes` the nodes that made
+    constants; `first` the graph as loaded and `producers` its nodes by the names they make, so that shape arithmetic
+    that a pass took for dead can be written again where a computed parameter still needs it.
     """
 
     model: ModelProto
@@ -40,7 +47,12 @@ class Origin:
     headers: dict[str, TensorProto] = field(default_factory=dict)
     constant_nodes: dict[str, NodeProto] = field(default_factory=dict)
     producers: dict[str, Node] = field(default_factory=dict)
-    nodes: list[Node] = field(default_factory=list)
+    first: Graph | None = None
+
+    def remember(self, graph: Graph) -> None:
+        """Keep the graph as it was loaded (a copy that nobody else has)."""
+        self.first = graph
+        self.producers = {value.name: node for node in graph.nodes for value in node.outputs}
 
     @property
     def opset(self) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from onnx import AttributeProto, GraphProto, NodeProto, TypeProto, ValueInfoProto, helper
 
-_READ = {
+_READ: dict[int, Callable[[Any], Any]] = {
     AttributeProto.FLOAT: lambda a: a.f,
     AttributeProto.INT: lambda a: a.i,
     AttributeProto.STRING: lambda a: a.s.decode("utf-8", "replace"),

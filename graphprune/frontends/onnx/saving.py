@@ -14,13 +14,15 @@ from onnx import ModelProto, TensorProto
 
 from ...errors import GraphPruneError, InputError
 from ...graph import Graph, Weight
-from .emit import build, fill, restored
+from .emit import build, emit, fill
 from .origin import Origin
 from .reading import PROTO_LIMIT, first_line, tolerated
 from .tensors import onnx_dtype, to_tensor
 
 #: Tensors below this size stay inside the model: shape inference reads them.
 _SMALL = 1024
+#: The model's name until it is whole.
+_PARTIAL = "model.partial"
 #: Alignment of tensors in the data file, so that runtimes can map it into memory.
 _ALIGN = 4096
 
@@ -32,17 +34,20 @@ def save(graph: Graph, path: str | Path) -> None:
     InputError where the path cannot be written, GraphPruneError where the model fails the checker.
     """
     target = Path(os.path.realpath(path))
-    _check_target(target, Path(path))
+    try:
+        _check_target(target, Path(path))
+    except OSError as error:
+        raise InputError(f"the output '{path}' cannot be written: {error.strerror}") from error
     model, weights = build(graph)
     total = sum(w.size * w.dtype.itemsize for w in weights.values())
     external = graph.origin.external or total > PROTO_LIMIT
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        folder = Path(tempfile.mkdtemp(prefix=".graphprune-", suffix=".partial", dir=target.parent))
     except OSError as error:
         raise InputError(f"the output '{path}' cannot be written: {error.strerror}") from error
     try:
         _write(model, weights, folder, target.name, external)
-        check_file(folder / target.name, graph.origin)
+        check_file(folder / _PARTIAL, graph.origin)
         _move(folder, target)
     except OSError as error:
         raise InputError(f"the output '{path}' cannot be written: {error.strerror or error}") from error
@@ -71,7 +76,7 @@ def _write(model: ModelProto, weights: dict[str, Weight], folder: Path, name: st
             _sync(file)
     else:
         fill(model, weights)
-    with (folder / name).open("wb") as file:
+    with (folder / _PARTIAL).open("wb") as file:
         file.write(model.SerializeToString())
         _sync(file)
 
@@ -119,9 +124,8 @@ def check_file(path: Path, origin: Origin) -> None:
 
 def _was_inferable(origin: Origin) -> bool:
     """Whether the model as it was read passes the checker with full shape inference."""
-    model = restored(origin)
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(emit(origin.first), full_check=True) if origin.first is not None else None
     except Exception:  # then it cannot be asked of the output either
         return False
     return True
@@ -131,14 +135,14 @@ def _move(folder: Path, target: Path) -> None:
     """Rename the data file, then the model; an old model must not be left beside new data, so it goes first."""
     data = folder / _data_name(target.name)
     mode = target.stat().st_mode & 0o777 if target.exists() else None
-    for path in (folder / target.name, data):
+    for path in (folder / _PARTIAL, data):
         if mode is not None and path.exists():
             path.chmod(mode)
     if data.exists():
         if (target.parent / data.name).exists():
             target.unlink(missing_ok=True)
         data.replace(target.parent / data.name)
-    (folder / target.name).replace(target)
+    (folder / _PARTIAL).replace(target)
     _sync_folder(target.parent)
 
 

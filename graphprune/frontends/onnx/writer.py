@@ -35,11 +35,17 @@ class Writer:
         self.values: dict[str, Value] = {value.name: value for value in graph.values()}
         self.renamed = _output_names(graph)
         self._taken = {*self.values, *self.origin.facts, *self.origin.weights, *self.renamed.values()}
+        self.reviving = False
+        self._node_names: set[str] = set()
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def name(self, value: Value | None) -> str:
         """The name a value is written under ('' for an input that is absent)."""
-        return "" if value is None else self.renamed.get(value.name, value.name)
+        if value is None:
+            return ""
+        if self.reviving and value.weight is not None:
+            return self.parameter(value.name)
+        return self.renamed.get(value.name, value.name)
 
     def fresh(self, base: str) -> str:
         """A name nobody has."""
@@ -49,6 +55,14 @@ class Writer:
             name = f"{base}_{count}"
         self._taken.add(name)
         return name
+
+    def node_name(self, name: str) -> str:
+        """The node's name, made unique (runtimes reject models with two nodes of one name); none stays none."""
+        unique, count = name, 1
+        while unique and unique in self._node_names:
+            unique, count = f"{name}_{count}", count + 1
+        self._node_names.add(unique)
+        return unique
 
     def constant(self, array: np.ndarray, base: str) -> str:
         """A constant of these elements; small equal ones are shared."""
@@ -67,7 +81,7 @@ class Writer:
 
     def node(self, op: str, inputs: Sequence[str], output: str, **attrs: Any) -> str:
         """Append a node with one output; returns the output's name."""
-        self.nodes.append(helper.make_node(op, list(inputs), [output], name=self.fresh(f"{output}/{op}"), **attrs))
+        self.nodes.append(helper.make_node(op, list(inputs), [output], name=self.node_name(f"{output}/{op}"), **attrs))
         return output
 
     def parameter(self, name: str) -> str:

@@ -14,8 +14,16 @@ _METADATA = frozenset("squeeze_ unsqueeze_ transpose_ t_ swapaxes_ swapdims_ det
 _SILENT_ALIASES = frozenset("dropout feature_dropout alpha_dropout feature_alpha_dropout".split())
 
 
-class NeedsFunctional(Exception):
+aten = torch.ops.aten
+
+
+class StaleViewError(Exception):
     """An in-place operator writes through a view that is read under another name afterwards."""
+
+
+def only_metadata(target: OpOverload) -> bool:
+    """Whether an in-place operator leaves the elements alone."""
+    return target._opname in _METADATA
 
 
 def mutates(target: Any) -> bool:
@@ -39,7 +47,7 @@ def functional(node: fx.Node) -> OpOverload | None:
         return None
     packet = getattr(getattr(torch.ops, target.namespace), name[:-1], None)
     found = getattr(packet, target._overloadname, None) if packet is not None else None
-    if found is None or [a.name for a in found._schema.arguments] != [a.name for a in schema.arguments]:
+    if found is None or len(found._schema.arguments) != len(schema.arguments):
         return None
     return found if _keeps_type(node) or name in _METADATA else None
 
@@ -55,7 +63,7 @@ def _keeps_type(node: fx.Node) -> bool:
 
 
 class Aliases:
-    """Names of the same memory. `root` is the fx node that stands for a tensor object under all its names."""
+    """Names of the same memory. The root of an fx node is the node that first named its tensor object."""
 
     def __init__(self) -> None:
         self._same: dict[fx.Node, fx.Node] = {}
@@ -79,12 +87,20 @@ class Aliases:
         members.append(result)
         self._memory[result] = members
 
-    def write(self, result: fx.Node, written: fx.Node) -> fx.Node:
-        """`written` is overwritten and from now on also called `result`; returns its root."""
-        root = self.root(written)
-        self._same[result] = root
-        assert isinstance(result.target, OpOverload)
-        if result.target._opname not in _METADATA:
-            self.stale.update(m for m in self._memory.get(root, ()) if m is not root)
-            self.stale.discard(root)
-        return root
+    def write(self, written: fx.Node) -> list[fx.Node]:
+        """`written` (a root) is overwritten. Returns the views to scatter into, innermost first.
+
+        Each of them is a slice or one index of the next tensor; the last one's base is the owner of the memory. All
+        other names of the memory go stale, and all bases where one of the views on the way is of another kind.
+        """
+        chain = []
+        node = written
+        while self._is_part(node):
+            chain.append(node)
+            node = self.root(node.args[0])  # type: ignore[arg-type]
+        current = {written, *(self.root(n.args[0]) for n in chain)}  # type: ignore[arg-type]
+        self.stale.update(m for m in self._memory.get(written, ()) if m not in current)
+        return chain
+
+    def _is_part(self, node: fx.Node) -> bool:
+        return node in self._memory and node.target in (aten.slice.Tensor, aten.select.int)

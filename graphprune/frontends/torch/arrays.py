@@ -30,7 +30,8 @@ _NUMPY: dict[torch.dtype, np.dtype[Any]] = {
     torch.bool: np.dtype("bool"),
     torch.complex64: np.dtype("complex64"),
     torch.complex128: np.dtype("complex128"),
-} | {source: np.dtype(target) for source, (_, target) in _EXTENDED.items()}
+}
+_NUMPY.update({source: np.dtype(target) for source, (_, target) in _EXTENDED.items()})
 
 _CARRIER = {np.dtype(target): (carrier, source) for source, (carrier, target) in _EXTENDED.items()}
 

@@ -28,6 +28,8 @@ _OWN: dict[str, Callable[..., Any]] = {"channel_shuffle": _channel_shuffle, "nat
 def decompose(module: fx.GraphModule) -> None:
     """Take composites apart in place, a bounded number of times since they nest."""
     for _ in range(4):
+        for node in [n for n in module.graph.nodes if n.target is torch.ops.higher_order.wrap_with_set_grad_enabled]:
+            _unwrap(module, node)
         todo = [n for n in module.graph.nodes if n.op == "call_function" and _replacement(n) is not None]
         if not todo:
             return
@@ -53,12 +55,26 @@ def _inline(graph: fx.Graph, node: fx.Node) -> None:
     if inner is None:
         return
     operands = [n for n in _flat((node.args, node.kwargs)) if isinstance(n, fx.Node)]
+    _splice(node, inner, operands)
+
+
+def _unwrap(module: fx.GraphModule, node: fx.Node) -> None:
+    """A block under `no_grad` (or `enable_grad`) becomes part of the graph around it."""
+    _, body, *operands = node.args
+    assert isinstance(body, fx.Node)
+    inner = module.get_submodule(str(body.target))
+    assert isinstance(inner, fx.GraphModule)
+    _splice(node, inner.graph, operands)
+
+
+def _splice(node: fx.Node, inner: fx.Graph, operands: list[Any]) -> None:
+    """Put a graph in the place of a call on these operands."""
     env = dict(zip((n for n in inner.nodes if n.op == "placeholder"), operands, strict=True))
-    with graph.inserting_before(node):
+    with node.graph.inserting_before(node):
         for call in inner.nodes:
             if call.op == "call_function":
-                env[call] = graph.node_copy(call, lambda n: env[n])
-                env[call].meta["nn_module_stack"] = node.meta.get("nn_module_stack", {})
+                env[call] = node.graph.node_copy(call, lambda n: env[n])
+                env[call].meta.setdefault("nn_module_stack", node.meta.get("nn_module_stack", {}))
             elif call.op == "output":
                 _replace(node, call.args[0], env)
 

@@ -10,7 +10,8 @@ import numpy as np
 from torch import nn
 
 from ...graph import Graph
-from .execute import random_inputs, run
+from ..treatment import Treatment
+from .execute import instrument, random_inputs, run
 from .graph_module import to_graph_module
 from .origin import origin_of
 from .own_class import Setting, apply_setting, rebuild, settings, size_changes
@@ -40,22 +41,22 @@ def emit(graph: Graph) -> Emitted:
     The own class is chosen by running it beside the graph module, on the example inputs and on random ones.
     """
     origin = origin_of(graph)
-    reference = to_graph_module(graph)
     example = origin.kwargs if origin.kwargs and not origin.args else origin.args
     if origin.module is None:
-        return Emitted(reference, "graph", "a .pt2 file holds no class", example)
-    trial = _Trial(reference, [example, random_inputs(graph, 1)])
+        return Emitted(to_graph_module(graph), "graph", "a .pt2 file holds no class", example)
+    trial = _Trial(instrument(graph, Treatment()), [example, random_inputs(graph, 1)])
     try:
         module = rebuild(graph)
     except Exception as error:
-        return Emitted(reference, "graph", f"the module cannot be copied: {first_line(error)}", example)
+        return Emitted(to_graph_module(graph), "graph", f"the module cannot be copied: {first_line(error)}", example)
     problem = trial(module)
     if not problem:
         return Emitted(module, "module", "", example)
     adapted = _adapt(module, settings(module, size_changes(graph)), trial)
     if adapted is not None:
         return Emitted(module, "module", f"adapted {adapted}", example)
-    return Emitted(reference, "graph", f"{type(origin.module).__name__} as it stands does not do: {problem}", example)
+    reason = f"{type(origin.module).__name__} as it stands does not do: {problem}"
+    return Emitted(to_graph_module(graph), "graph", reason, example)
 
 
 class _Trial:

@@ -74,7 +74,9 @@ class _Reference(nn.Module):
         self._graph = graph
         self._origin: Origin = origin_of(graph)
         self._treatment = treatment
-        self._masks = {name: [torch.from_numpy(np.ascontiguousarray(m)) for m in masks] for name, masks in treatment.masks.items()}
+        self._masks = {
+            name: [torch.from_numpy(np.ascontiguousarray(m)) for m in masks] for name, masks in treatment.masks.items()
+        }
         self._calls: list[tuple[Node, Calls]] = [(n, call_of(n, self._constant)) for n in graph.nodes]
         self._weights = {v: self._masked(v, self._load(v)) for v in graph.weights().values()}
 
@@ -123,7 +125,7 @@ class _Reference(nn.Module):
 
     def _masked(self, value: Value, tensor: Any) -> Any:
         for mask in self._masks.get(value.name, ()):
-            tensor = torch.where(mask.to(tensor.device), tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device))
+            tensor = torch.where(mask.to(tensor.device), tensor, tensor.new_zeros(()))
         return tensor
 
 
@@ -131,7 +133,7 @@ def _follow(node: Node, args: tuple[Any, ...], inputs: list[Any]) -> tuple[Any, 
     """`normalized_shape` follows the data, which may have been compacted."""
     if node.kind != "layer_norm":
         return args
-    at = schema_of(node.source.target).index["normalized_shape"]
+    at = schema_of(node.source.target).place["normalized_shape"]
     return (*args[:at], [inputs[0].shape[axis] for axis in node.attrs["axes"]], *args[at + 1 :])
 
 
@@ -139,8 +141,8 @@ def _resized(node: Node, calls: Calls, compaction: Compaction) -> Calls:
     if compaction.groups is None:
         return calls
     (target, args, kwargs), *rest = calls
-    index = schema_of(target).index
-    at = index["num_groups"] if "num_groups" in index else index["groups"]
+    place = schema_of(target).place
+    at = place["num_groups"] if "num_groups" in place else place["groups"]
     args = (*args, *schema_of(target).defaults[len(args) : at + 1])
     return [(target, (*args[:at], compaction.groups, *args[at + 1 :]), kwargs), *rest]
 

@@ -44,7 +44,9 @@ def load(spec: str | Path, input_shapes: Sequence[Sequence[int]] | None = None, 
     if suffix == ".pt2":
         return _load_archive(Path(text), inputs)
     if suffix in _PICKLES and ":" not in text:
-        raise InputError(f"'{text}' is a pickle, which graphprune never loads; give a .pt2 file or 'package.module:factory'")
+        raise InputError(
+            f"'{text}' is a pickle, which graphprune never loads; give a .pt2 file or 'package.module:factory'"
+        )
     if ":" not in text:
         raise InputError(f"'{text}' is neither a .pt2 file nor of the form 'package.module:factory'")
     module, own_inputs = _make(text)

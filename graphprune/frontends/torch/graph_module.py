@@ -1,4 +1,4 @@
-"""From the neutral graph back to an `fx.GraphModule`: unchanged nodes as they came, changed ones from their attributes."""
+"""From the neutral graph to an `fx.GraphModule`: unchanged nodes as they came, changed ones from their attributes."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class _Writer:
         """Placeholders, calls, result."""
         inputs = {value.name: value for value in self.graph.inputs}
         for name in self.origin.placeholders:
-            node = self.fx.placeholder(name)
+            given = self.fx.placeholder(name)
             if name in inputs:
-                self._env[inputs[name]] = node
+                self._env[inputs[name]] = given
         for node in self.graph.nodes:
             self._node(node)
         results = [self._get(value) for value in self.graph.outputs]
@@ -90,7 +90,7 @@ class _Writer:
 
     def _call(self, name: str, target: Any, args: Any, kwargs: Any) -> fx.Node:
         args, kwargs = (self._submodules(a) for a in (args, kwargs))
-        made = self.fx.create_node("call_function", target, args, kwargs, name)
+        made = self.fx.create_node("call_function", target, args, kwargs, name.replace(".", "_"))
         at = _MODE.get(target)
         if at is not None and len(args) > at and args[at] is False:
             made.meta["eval"] = True
@@ -118,7 +118,8 @@ class _Writer:
         like = tensors.tensors.get(value.name)
         data = to_torch(value.weight.array())
         if like is None:
-            return self._own(data, value.name)
+            trainable = value.weight.trainable and data.is_floating_point()
+            return self._own(nn.Parameter(data) if trainable else data, value.name)
         register(self.root, value.name, data, like, persistent=tensors.persistent[value.name])
         return self.fx.get_attr(value.name)
 
@@ -134,7 +135,7 @@ class _Writer:
         if isinstance(thing, nn.Module):
             self.root.add_module(name, thing)
         else:
-            self.root.register_buffer(name, thing)
+            place(self.root, name, thing, persistent=True)
         return self.fx.get_attr(name)
 
     def _aliases(self) -> None:
@@ -185,4 +186,3 @@ def lookup(root: nn.Module, name: str) -> torch.Tensor | None:
     for part in name.split("."):
         found = getattr(found, part, None)
     return found if isinstance(found, torch.Tensor) else None
-

@@ -12,12 +12,13 @@ from torch._ops import OpOverload
 from ...errors import GraphPruneError
 from ...graph import Graph, Node, Value, Weight
 from . import lower_contract, lower_elementwise, lower_norm, lower_reduce, lower_shape  # noqa: F401  (fill the table)
-from .aliasing import Aliases, NeedsFunctional, functional, is_view, mutates
+from .aliasing import Aliases, StaleViewError, functional, is_view, mutates, only_metadata
 from .arrays import numpy_dtype, to_numpy
 from .folding import Folder
 from .origin import Origin, Slot, Source, Submodule
 from .registry import Call, Name, Spec, lowering_of
 
+aten = torch.ops.aten
 _DROPPED = frozenset(
     "_assert_tensor_metadata _assert_async _assert_scalar sym_constrain_range sym_constrain_range_for_size".split()
 )
@@ -78,7 +79,7 @@ class _Walk:
     def _placeholder(self, node: fx.Node) -> None:
         self.origin.placeholders.append(str(node.target))
         if isinstance(node.meta.get("val"), torch.Tensor):
-            value = self._value(node.name, node.meta["val"])
+            value = self._value(str(node.target), node.meta["val"])
             self._values[node] = value
             self.inputs.append(value)
 
@@ -93,7 +94,9 @@ class _Walk:
         name = self.origin.tensors.name_of(found)
         if name is not None:
             self._parameters[node] = (name, found)
-        if name is None or not (isinstance(found, torch.nn.Parameter) or found.is_floating_point() or found.is_complex()):
+        if name is None or not (
+            isinstance(found, torch.nn.Parameter) or found.is_floating_point() or found.is_complex()
+        ):
             self._folder.known[node] = found.clone() if self._inplace else found
 
     def _output(self, node: fx.Node) -> None:
@@ -112,7 +115,7 @@ class _Walk:
         if target is operator.getitem:
             self._getitem(node)
         elif not isinstance(target, OpOverload):
-            self._unknown(node, subgraph=True)
+            self._values[node] = self._lower_unknown(node, subgraph=True)
         elif target._opname in _DROPPED:
             return
         elif self._folder.foldable(node, self._aliases.root):
@@ -148,12 +151,36 @@ class _Walk:
             return
         target = functional(node)
         if target is None:
-            raise NeedsFunctional(node.name)
-        value = self._lower(node, target)
-        root = self._aliases.write(node, written)
-        self._values[root] = value
-        for gone in (root, *self._aliases.stale):
+            raise StaleViewError(node.name)
+        root = self._aliases.root(written)
+        chain = [] if only_metadata(target) else self._aliases.write(root)
+        self._overwrite(root, self._lower(node, target))
+        self._aliases.same(node, root)
+        for view in chain:
+            self._scatter(node, view)
+        for gone in self._aliases.stale:
             self._folder.known.pop(gone, None)
+
+    def _overwrite(self, root: fx.Node, value: Value) -> None:
+        self._values[root] = value
+        self._folder.known.pop(root, None)
+
+    def _scatter(self, node: fx.Node, view: fx.Node) -> None:
+        """What was written to a view goes into the tensor it looks at."""
+        base = self._aliases.root(view.args[0])  # type: ignore[arg-type]
+        call = Call(view, view.target, self._constant)
+        inputs: list[Value | None] = [self._value_of(base), self._value_of(view)]
+        axis = call.axis("self", call["dim"])
+        if view.target is aten.slice.Tensor:
+            start, stop, step = slice(call["start"], call["end"], call["step"]).indices(call.shape("self")[axis])
+            attrs: dict[str, Any] = {"axis": axis, "start": start, "stop": max(start, stop), "step": step}
+            kind, target, place = "slice_scatter", aten.slice_scatter.default, [start, stop, step]
+        else:
+            attrs, kind, target, place = {"subgraph": False}, "unknown", aten.select_scatter.default, [call["index"]]
+        result = self._value(f"{node.name}.{base.name}", base.meta["val"])
+        source = Source(target, (Slot(0), Slot(1), axis, *place), {}, False, owner_of(node), dict(attrs))
+        self.nodes.append(Node(kind, result.name, inputs, [result], attrs, str(target), source))
+        self._overwrite(base, result)
 
     def _lower(self, node: fx.Node, target: OpOverload | None = None) -> Any:
         """Lower a call, as one of `target` if given; returns its value or values."""
@@ -172,7 +199,7 @@ class _Walk:
         if spec.target is not None:
             args = tuple(slots[a] if isinstance(a, Name) else a for a in spec.args)
             return args, spec.kwargs, inputs
-        names, index = call.schema.names, call.schema.index
+        names, index = call.schema.names, call.schema.place
         count = max(len(call.node.args), *(index[n] + 1 for n in spec.inputs if index[n] < call.schema.positional))
         args = tuple(slots[n] if n in slots else call[n] for n in names[:count])
         kwargs = {k: slots.get(k, v) for k, v in call.node.kwargs.items() if index[k] >= count}
@@ -183,9 +210,6 @@ class _Walk:
             return [None if item is None else self._slots(item, inputs) for item in argument]
         inputs.append(self._value_of(argument) if isinstance(argument, fx.Node) else None)
         return Slot(len(inputs) - 1)
-
-    def _unknown(self, node: fx.Node, *, subgraph: bool) -> None:
-        self._values[node] = self._lower_unknown(node, subgraph=subgraph)
 
     def _lower_unknown(self, node: fx.Node, target: OpOverload | None = None, *, subgraph: bool = False) -> Any:
         inputs: list[Value | None] = []
@@ -202,11 +226,18 @@ class _Walk:
         return self._add(node, "unknown", attrs, inputs, target or node.target, args, kwargs)
 
     def _add(
-        self, node: fx.Node, kind: str, attrs: dict[str, Any], inputs: list[Value | None], target: Any, args: Any, kwargs: Any
+        self,
+        node: fx.Node,
+        kind: str,
+        attrs: dict[str, Any],
+        inputs: list[Value | None],
+        target: Any,
+        args: Any,
+        kwargs: Any,
     ) -> Any:
         result = node.meta.get("val")
         several = isinstance(result, (tuple, list))
-        if several:
+        if isinstance(result, (tuple, list)):
             outputs = [self._value(f"{node.name}.{i}", r) for i, r in enumerate(result)]
         else:
             outputs = [self._value(node.name, result)]
@@ -226,7 +257,7 @@ class _Walk:
     def _value_of(self, node: fx.Node) -> Value:
         node = self._aliases.root(node)
         if node in self._aliases.stale:
-            raise NeedsFunctional(node.name)
+            raise StaleViewError(node.name)
         if node in self._values:
             value: Value = self._values[node]
             return value

@@ -79,9 +79,9 @@ def explicit_equation(equation: str, ranks: list[int]) -> str | None:
     if len(terms) != len(ranks):
         return None
     spare = [c for c in string.ascii_letters if c not in equation]
-    hidden = max((rank - len(t.replace("...", "")) for t, rank in zip(terms, ranks, strict=True) if "..." in t), default=0)
-    dots = "".join(spare[:hidden])
-    full = [t.replace("...", dots[hidden - (r - len(t.replace("...", ""))) :]) for t, r in zip(terms, ranks, strict=True)]
+    hidden = [rank - len(t.replace("...", "")) if "..." in t else 0 for t, rank in zip(terms, ranks, strict=True)]
+    dots = "".join(spare[: max(hidden)])
+    full = [t.replace("...", dots[len(dots) - own :]) for t, own in zip(terms, hidden, strict=True)]
     if any(len(t) != r for t, r in zip(full, ranks, strict=True)):
         return None
     if not arrow:

@@ -59,6 +59,12 @@ def identity(call: Call) -> Spec:
     return Spec("elementwise", ("self",), {"fn": "identity"})
 
 
+@lowers("zero", "fill")
+def overwrite(call: Call) -> Spec:
+    """Every element set to one value: what an in-place fill means."""
+    return Spec("elementwise", call.tensors(), {"fn": call.name, "scalars": call.scalars()})
+
+
 @lowers("to", "_to_copy", "type_as")
 def cast(call: Call) -> Spec:
     """A change of type or device; one to the type it has already is the identity."""
@@ -67,7 +73,9 @@ def cast(call: Call) -> Spec:
     attrs = {"fn": "identity" if same else "cast"}
     if call.has("other"):
         target = torch.ops.aten._to_copy.default
-        return Spec("elementwise", ("self",), attrs, target, (Name("self"),), {"dtype": after.dtype, "device": after.device})
+        return Spec(
+            "elementwise", ("self",), attrs, target, (Name("self"),), {"dtype": after.dtype, "device": after.device}
+        )
     return Spec("elementwise", ("self",), attrs)
 
 

@@ -51,7 +51,14 @@ _SPATIAL = [
 ]
 _SPATIAL += ["fractional_max_pool2d", "fractional_max_pool3d"]
 _UPSAMPLE = ["nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "bicubic2d", "trilinear3d"]
-_UPSAMPLE += ["_nearest_exact1d", "_nearest_exact2d", "_nearest_exact3d", "_bilinear2d_aa", "_bicubic2d_aa", "_lanczos2d_aa"]
+_UPSAMPLE += [
+    "_nearest_exact1d",
+    "_nearest_exact2d",
+    "_nearest_exact3d",
+    "_bilinear2d_aa",
+    "_bicubic2d_aa",
+    "_lanczos2d_aa",
+]
 
 
 @lowers(*_SPATIAL, *(f"_upsample{n}" if n.startswith("_") else f"upsample_{n}" for n in _UPSAMPLE))
@@ -71,7 +78,7 @@ def grid_sampler(call: Call) -> Spec:
 @lowers(
     "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "zeros_like", "ones_like",
     "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty", "zeros", "ones", "full", "empty",
-    "arange", "linspace", "eye", "scalar_tensor", "fill", "zero",
+    "arange", "linspace", "eye", "scalar_tensor",
 )  # fmt: skip
 def fill(call: Call) -> Spec:
     """Values independent of the input's values (those that are constant have been folded before)."""

@@ -11,7 +11,9 @@ from .registry import Call, Name, Spec, lowers
 aten = torch.ops.aten
 
 
-@lowers("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "ravel")
+@lowers(
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "ravel"
+)
 def reshape(call: Call) -> Spec | None:
     """All become `reshape` to the bound sizes; `view` too, since what precedes it may have been rearranged."""
     if call.target is aten.view.dtype:
@@ -137,7 +139,9 @@ def slice_scatter(call: Call) -> Spec:
     """A slice is overwritten."""
     axis = call.axis("self", call["dim"])
     start, stop, step = slice(call["start"], call["end"], call["step"]).indices(call.shape("self")[axis])
-    return Spec("slice_scatter", ("self", "src"), {"axis": axis, "start": start, "stop": max(start, stop), "step": step})
+    return Spec(
+        "slice_scatter", ("self", "src"), {"axis": axis, "start": start, "stop": max(start, stop), "step": step}
+    )
 
 
 @lowers("index_select")

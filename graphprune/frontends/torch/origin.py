@@ -1,4 +1,4 @@
-"""What the frontend remembers of a captured module: how each node was called, and everything needed to write it back."""
+"""What the frontend remembers of a captured module: how each node was called, and how to write it back."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Tensors:
 
     @classmethod
     def of(cls, module: nn.Module) -> Tensors:
-        """Collect a module's parameters and buffers under all their names."""
+        """Collect a module's parameters, buffers and plain tensor attributes under all their names."""
         found = cls()
         for name, parameter in module.named_parameters(remove_duplicate=False):
             found.add(name, parameter, persistent=True)
@@ -79,6 +79,9 @@ class Tensors:
                 if buffer is not None:
                     persistent = name not in child._non_persistent_buffers_set
                     found.add(f"{prefix}.{name}" if prefix else name, buffer, persistent=persistent)
+            for name, attribute in vars(child).items():
+                if isinstance(attribute, torch.Tensor):
+                    found.add(f"{prefix}.{name}" if prefix else name, attribute, persistent=False)
         return found
 
     def add(self, name: str, tensor: torch.Tensor, *, persistent: bool) -> None:

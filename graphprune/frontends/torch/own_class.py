@@ -13,7 +13,7 @@ from torch import nn
 from ...graph import Graph, Node
 from .arrays import to_torch
 from .graph_module import like_parameter, lookup
-from .origin import Origin, Source, origin_of
+from .origin import Source, origin_of
 from .sizes import Facts, adapt
 
 # Attributes of nodes that hold sizes.
@@ -21,7 +21,7 @@ _SIZES = ("shape", "sizes", "groups", "repeats", "slices", "pads", "index", "nor
 
 
 def rebuild(graph: Graph) -> nn.Module:
-    """A copy of the caller's module with the graph's tensors; tensors that the graph does not read are copied as they are.
+    """A copy of the caller's module with the graph's tensors; those the graph does not read are copied as they are.
 
     Raises whatever copying the module raises.
     """
@@ -107,7 +107,7 @@ def _integers(value: Any) -> list[int]:
     return []
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Setting:
     """A size attribute that could follow a change: set `name` of the module at `path` to one of `candidates`."""
 
@@ -143,8 +143,3 @@ def _candidates(value: Any, change: Change) -> tuple[Any, ...]:
 def apply_setting(module: nn.Module, setting: Setting, value: Any) -> None:
     """Set a size attribute."""
     setattr(module.get_submodule(setting.path), setting.name, value)
-
-
-def origin_module(origin: Origin) -> str:
-    """The class name for messages."""
-    return type(origin.module).__name__

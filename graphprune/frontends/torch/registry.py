@@ -1,7 +1,8 @@
 """How ATen calls become canonical nodes: the view of one call that a lowering sees, and the table of lowerings.
 
 A lowering is a function from a `Call` to a `Spec`, registered under ATen packet names (`conv2d`, not
-`conv2d.padding`). It returns None where the call is outside what the canonical kind can say; the node is then `unknown`.
+`conv2d.padding`). It returns None where the call is outside what the canonical kind can say; the node is then
+`unknown`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Schema(NamedTuple):
     """Argument names of an operator: the first `positional` may be given by position."""
 
     names: tuple[str, ...]
-    index: dict[str, int]
+    place: dict[str, int]
     defaults: tuple[Any, ...]
     positional: int
 
@@ -73,17 +74,17 @@ class Call:
 
     def __getitem__(self, name: str) -> Any:
         """The argument, or its default."""
-        at = self.schema.index[name]
+        at = self.schema.place[name]
         if at < len(self.node.args):
             return self.node.args[at]
         return self.node.kwargs.get(name, self.schema.defaults[at])
 
     def __contains__(self, name: str) -> bool:
-        return name in self.schema.index
+        return name in self.schema.place
 
     def get(self, name: str, default: Any = None) -> Any:
         """The argument, or `default` where this overload has none of that name."""
-        return self[name] if name in self.schema.index else default
+        return self[name] if name in self.schema.place else default
 
     def has(self, name: str) -> bool:
         """Whether a tensor was passed under this name."""
@@ -137,7 +138,8 @@ class Call:
 
 
 def _holds_node(value: Any) -> bool:
-    return isinstance(value, fx.Node) or (isinstance(value, (list, tuple)) and any(isinstance(v, fx.Node) for v in value))
+    items = value if isinstance(value, (list, tuple)) else (value,)
+    return any(isinstance(item, fx.Node) for item in items)
 
 
 Lowering = Callable[[Call], Spec | None]

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 
 from ...errors import InputError
 from ...graph import Graph
-from .aliasing import NeedsFunctional
+from .aliasing import StaleViewError
 from .decompose import decompose
 from .lower import lower
 from .origin import Origin, Tensors
@@ -51,13 +51,15 @@ def lower_program(
     """The neutral graph of an exported program; in-place writes through views are undone by torch where we cannot."""
     try:
         return lower(_origin(program, module, args, kwargs), name)
-    except NeedsFunctional:
+    except StaleViewError:
         with quiet():
             program = program.run_decompositions({})
         return lower(_origin(program, module, args, kwargs), name)
 
 
-def _origin(program: ExportedProgram, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Origin:
+def _origin(
+    program: ExportedProgram, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Origin:
     with quiet():
         exported = program.module(check_guards=False)
     assert isinstance(exported, fx.GraphModule)
@@ -66,13 +68,34 @@ def _origin(program: ExportedProgram, module: nn.Module | None, args: tuple[Any,
     return Origin(module, exported, args, kwargs, tensors)
 
 
-def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool = False) -> ExportedProgram:
-    """Run `torch.export` in eval (or train) mode with gradients on, which keeps fused inference kernels out."""
-    with mode_of(module, training=training), quiet(), torch.enable_grad():
+def export(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool = False
+) -> ExportedProgram:
+    """Run `torch.export` in eval (or train) mode, without fused inference kernels.
+
+    Gradients are on, as in training; a module that only runs without them is exported without.
+    """
+    with mode_of(module, training=training), quiet(), _plain_attention():
         try:
-            return torch.export.export(module, args, kwargs, strict=False)
+            with torch.enable_grad():
+                return torch.export.export(module, args, kwargs, strict=False)
         except Exception as error:
-            raise InputError(_why(module, args, kwargs, error)) from error
+            try:
+                with torch.no_grad():
+                    return torch.export.export(module, args, kwargs, strict=False)
+            except Exception:
+                raise InputError(_why(module, args, kwargs, error)) from error
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Keep `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` from their one-kernel inference path."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _why(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:

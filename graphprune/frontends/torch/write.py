@@ -39,7 +39,7 @@ def _sized(node: Node, source: Source) -> tuple[tuple[Any, ...], dict[str, Any]]
     """The captured arguments, with those brought up to date that repeat a size of a tensor."""
     if node.kind == "layer_norm":
         return _with(source, normalized_shape=_normalized_shape(node)), source.kwargs
-    if node.kind == "fill" and "size" in schema_of(source.target).index:
+    if node.kind == "fill" and "size" in schema_of(source.target).place:
         return _with(source, size=list(node.outputs[0].sizes)), source.kwargs
     return source.args, source.kwargs
 
@@ -55,7 +55,7 @@ def _with(source: Source, **changes: Any) -> tuple[Any, ...]:
     schema = schema_of(source.target)
     args = list(source.args)
     for name, value in changes.items():
-        at = schema.index[name]
+        at = schema.place[name]
         args += schema.defaults[len(args) : at + 1]
         args[at] = value
     return tuple(args)
@@ -136,7 +136,8 @@ def _slice(node: Node, constant: Constant) -> Calls:
     """ATen slices one axis a call and only forwards."""
     if any(step < 1 for *_, step in node.attrs["slices"]):
         raise GraphPruneError(f"'{node.name}' slices backwards, which PyTorch cannot")
-    return [(aten.slice.Tensor, (_X, *bounds), {}) for bounds in node.attrs["slices"]] or [(aten.alias.default, (_X,), {})]
+    calls: Calls = [(aten.slice.Tensor, (_X, *bounds), {}) for bounds in node.attrs["slices"]]
+    return calls or [(aten.alias.default, (_X,), {})]
 
 
 @writes("slice_scatter")
@@ -198,6 +199,6 @@ def _pad(node: Node, constant: Constant) -> Calls:
     value = None
     if isinstance(source, Source) and node.attrs["mode"] == "constant":
         schema = schema_of(source.target)
-        at = schema.index["value"]
+        at = schema.place["value"]
         value = source.args[at] if at < len(source.args) else source.kwargs.get("value")
     return [(aten.pad.default, (_X, flat, node.attrs["mode"], value), {})]
