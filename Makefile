@@ -3,7 +3,6 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 WORKERS ?= 2
-LIMIT ?= 240
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test lint types unit bench clean
@@ -27,11 +26,11 @@ types: .venv/.test  ## mypy on the package, its passes and its runtimes
 unit: .venv/.test  ## The tests alone; ARGS="-k name" chooses
 	$(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS)
 
-bench: .venv/.bench  ## Measure beside the peers (hours; resumes); writes docs/measurements/
-	$(BIN)/python -m benchmarks.compile_speed --limit-s $(LIMIT)
-	$(BIN)/python -m benchmarks.growth --limit-s $(LIMIT)
-	$(BIN)/python -m benchmarks.latency --limit-s $(LIMIT)
-	$(BIN)/python -m benchmarks.reach --limit-s $(LIMIT)
+bench: .venv/.bench  ## Measure beside the peers (hours; resumes, `rm -r .cache/bench` starts over); writes docs/measurements/
+	$(BIN)/python -m benchmarks.compile_speed
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.reach
 
 clean:  ## Remove the environment, caches and build output
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build out *.egg-info

@@ -109,7 +109,9 @@ def run_cases(options: argparse.Namespace, cases: Sequence[str]) -> dict[str, di
 
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(one, todo))
-    return {case: known[case] for case in cases if case in known}
+    results = {case: known[case] for case in cases if case in known}
+    options.commits = sorted({record["commit"] for record in results.values()})
+    return results
 
 
 def _run_case(options: argparse.Namespace, case: str) -> dict[str, Any]:
@@ -194,7 +196,10 @@ def publish(options: argparse.Namespace, title: str, parts: Sequence[str]) -> No
     """Print the page and write it, with what is needed to repeat it."""
     arguments = [] if len(sys.argv) == 1 else [shlex.join(sys.argv[1:])]
     command = " ".join(["python", *_module(), *arguments])
-    head = f"# {title}\n\n`{command}`, {datetime.now(UTC):%Y-%m-%d}, commit {commit()}.\n{machine()}.\n{versions()}."
+    measured = ", ".join(options.commits)  # of the records, which may be older than the checkout
+    head = (
+        f"# {title}\n\n`{command}`, {datetime.now(UTC):%Y-%m-%d}, measured at {measured}.\n{machine()}.\n{versions()}."
+    )
     page = "\n\n".join([head, *parts]) + "\n"
     print(page)
     options.out.parent.mkdir(parents=True, exist_ok=True)

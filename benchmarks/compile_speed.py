@@ -134,7 +134,7 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     """One case a model."""
-    made = common.parser("compile_speed", "Time of compiling beside Torch-Pruning.")
+    made = common.parser("compile_speed", "Time of compiling beside Torch-Pruning.", limit=600)
     made.set_defaults(models=MODELS)
     options = made.parse_args()
     if options.case:

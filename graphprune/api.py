@@ -17,8 +17,10 @@ from .budgets import FLOOR, Options, Target, channels, macs, params
 from .coupling import Coupling
 from .errors import InputError, VerificationError
 from .graph import Graph
+from .measuring import benchmark
+from .passes.base import Pass
 from .passes.pipeline import PassTiming, parse_pipeline, run_pipeline
-from .passes.remove_channels import remove_channels
+from .passes.remove_channels import RemoveChannels, remove_channels
 from .plans import Plan
 from .report import FrozenRow, GroupRow, InspectReport, Measure, PassRow, Report, UnknownRow
 
@@ -116,17 +118,29 @@ def save(graph: Graph, path: str | Path) -> None:
     frontends.save(graph, path)
 
 
-def benchmark(models: Sequence[Any], runtime: str = "onnxruntime", *, threads: int | None = 1, input_shapes: Any = None) -> Any:
-    """Time models side by side in turns; see `runtimes.timing.compare`."""
-    from .runtimes import timing
-
-    return timing.compare(models, runtime=runtime, threads=threads, input_shapes=input_shapes)
-
-
 def optimize(graph: Graph, pipeline: str, verify_each: bool = False) -> tuple[Graph, list[PassRow]]:
-    """Run a textual pipeline of passes; returns the new graph and each pass's time."""
-    result, timings = run_pipeline(graph, parse_pipeline(pipeline), verify_each=verify_each)
+    """Run a textual pipeline of passes; returns the new graph and each pass's time.
+
+    `verify_each` also runs the model before and after every pass: all must compute the same, and remove-channels what
+    the masked model computes. Raises InputError for a bad pipeline, PassError naming the pass that broke the graph.
+    """
+    check = _verify_pass if verify_each else None
+    result, timings = run_pipeline(graph, parse_pipeline(pipeline), verify_each=check)
     return result, [_pass_row(t) for t in timings]
+
+
+def _verify_pass(before: Graph, after: Graph, step: Pass) -> None:
+    """Compare the models before and after a pass; raises VerificationError where they differ."""
+    if isinstance(step, RemoveChannels):
+        coupled, made = step.plan(before)
+        keep = made.kept(coupled)
+    else:
+        coupled = coupling.couple(before)
+        keep = np.ones(coupled.count, bool)
+    proof = proving.verify(coupled, keep, _foreign(after))
+    if not proof.passed:
+        why = f": {proof.detail}" if proof.detail else ""
+        raise VerificationError(f"the outputs differ by {proof.max_error:.2g} (allowed: {proof.tolerance:.2g}){why}")
 
 
 def _pass_row(timing: PassTiming) -> PassRow:

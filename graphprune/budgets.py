@@ -124,6 +124,8 @@ def _nothing_prunable(coupling: Coupling, options: Options) -> str:
 
 def _selected(coupling: Coupling, options: Options) -> list[bool]:
     """Whether each group may be pruned under include and exclude; a glob that matches nothing is an error."""
+    if not (options.include or options.exclude or options.overrides):
+        return [True] * len(coupling.groups)
     names = _names(coupling)
     for glob in [*options.include, *options.exclude, *options.overrides]:
         if not any(fnmatchcase(name, glob) for own in names for name in own) and not _exists(coupling, glob):

@@ -109,15 +109,20 @@ def _sum_to(mass: Array, axes: tuple[int, ...]) -> Array:
 
 
 def _accumulate(coupling: Coupling, parts: Iterator[tuple[Array, Array]], reduction: str) -> Array:
-    total, times = np.zeros(coupling.count), np.zeros(coupling.count)
-    for labels, sums in parts:
-        components = coupling.component[labels]
-        if reduction == "max":
-            np.maximum.at(total, components, sums)
-            continue
-        total += np.bincount(components, sums, coupling.count)
-        times += np.bincount(components, minlength=coupling.count)
-    return total / np.maximum(times, 1) if reduction == "mean" else total
+    """Join what each component has on its weight axes."""
+    found = list(parts)
+    if not found:
+        return np.zeros(coupling.count)
+    components = coupling.component[np.concatenate([labels for labels, _ in found])]
+    sums = np.concatenate([sums for _, sums in found])
+    if reduction == "max":
+        largest = np.zeros(coupling.count)
+        np.maximum.at(largest, components, sums)
+        return largest
+    total: Array = np.bincount(components, sums, coupling.count)
+    if reduction == "mean":
+        total = total / np.maximum(np.bincount(components, minlength=coupling.count), 1)
+    return total
 
 
 @criterion("l1")

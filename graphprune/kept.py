@@ -11,7 +11,7 @@ from .errors import GraphPruneError
 from .graph import Value
 from .ops import Block
 from .ops.base import Array
-from .ops.shape import reshape_groups
+from .ops.shape import joined_groups, reshape_groups
 
 
 def layout(mask: Array) -> tuple[tuple[int, ...], bool]:
@@ -45,6 +45,17 @@ def coordinates(mask: Array) -> Array:
     """Where each kept element of a joint block is stored, `[elements, axes]`, elements in the order of the mask."""
     sizes, _ = layout(mask)
     return np.stack(np.unravel_index(np.arange(prod(sizes)), sizes), axis=1)
+
+
+def along_one_axis(order: Array) -> tuple[int, Array] | None:
+    """Express a rearrangement of a whole grid (flat indices, in the grid's shape) as a gather along one axis, if it is one."""
+    flat = np.arange(order.size).reshape(order.shape)
+    for axis in range(order.ndim):
+        first = order[tuple(slice(None) if a == axis else 0 for a in range(order.ndim))]
+        indices = np.unravel_index(first, order.shape)[axis]
+        if np.array_equal(flat.take(indices, axis=axis), order):
+            return axis, indices.astype(np.int64)
+    return None
 
 
 class Survivors:
@@ -102,16 +113,21 @@ class Survivors:
     def reorder(self, source: Value, target: Value) -> list[tuple[int, Array]]:
         """See `Kept`: where a merge brings kept elements out of order, the gather that mends it."""
         takes = []
-        for ins, outs in reshape_groups(source.sizes, target.sizes):
+        groups = joined_groups(reshape_groups(source.sizes, target.sizes), self.blocks(source), 0)
+        for ins, outs in joined_groups(groups, self.blocks(target), 1):
             if len(ins) < 2 and not self._joint(source, ins):
                 continue
             have, want = self._sequence(source, ins), self._sequence(target, outs)
             if have is None or want is None or np.array_equal(have, want):
                 continue
-            if len(outs) != 1 or len(have) != len(want):
+            take = None
+            if len(have) == len(want):
+                order = np.argsort(have, kind="stable")
+                found = order[np.searchsorted(have[order], want)].astype(np.int64)
+                take = along_one_axis(found.reshape([self.size(target, a) for a in outs]))
+            if take is None:
                 raise GraphPruneError(f"the kept elements of '{source.name}' cannot be rearranged into '{target.name}'")
-            order = np.argsort(have, kind="stable")
-            takes.append((outs[0], order[np.searchsorted(have[order], want)].astype(np.int64)))
+            takes.append((outs[take[0]], take[1]))
         return takes
 
     def _joint(self, value: Value, axes: tuple[int, ...]) -> bool:

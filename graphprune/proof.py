@@ -47,7 +47,9 @@ def treatment(coupling: Coupling, keep: Array) -> Treatment:
     alive = keep[coupling.component]
     found = Treatment()
     for node in coupling.graph.nodes:
-        for value in node.outputs:
+        source = node.inputs[0] if node.inputs else None
+        constant = [source] if source is not None and source.weight is not None and source.weight.tied else []
+        for value in (*constant, *node.outputs):
             masks = [_mask(value, b, alive[b.labels]) for b in coupling.blocks.get(value, ())]
             masks = [m for m in masks if not m.all()]
             if masks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,10 +12,11 @@ from graphprune.graph import Graph, Node, Value, Weight
 from graphprune.ops.base import Array
 
 from .base import Pass, register
-from .rewrite import fresh_name
 
 # onnxruntime's fused operators apply an activation that `attrs` does not tell of.
 _FUSED = frozenset({"FusedConv", "FusedGemm"})
+# Frontends that can write an addition that no foreign node stands behind.
+_NEW_NODES = frozenset({"onnx"})
 
 
 @register
@@ -32,55 +34,112 @@ class FoldBatchnorm(Pass):
     def run(self, graph: Graph) -> Graph:
         """Fold what can be folded."""
         work = graph.copy()
-        changed = False
-        for norm in [n for n in work.nodes if n.kind == "batch_norm"]:
-            changed |= _fold(work, norm)
-        return work if changed else graph
+        folder = _Folder(work)
+        replaced = {node: folder.fold(node) for node in work.nodes if node.kind == "batch_norm"}
+        if all(by == [norm] for norm, by in replaced.items()):
+            return graph
+        work.nodes = [new for node in work.nodes for new in replaced.get(node, [node])]
+        return work
 
 
-def _fold(graph: Graph, norm: Node) -> bool:
-    x = norm.inputs[0]
-    node = graph.producers().get(x) if x is not None else None
-    if node is None or not _only_reader(graph, norm) or not _foldable(node):
-        return False
-    weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
-    affine = _affine(norm)
-    if affine is None or weight is None or not _free(graph, weight):
-        return False
-    scale, shift = affine
-    assert weight.weight is not None
-    scaled = _scaled(node, weight.weight.array().astype(np.float64), scale)
-    if bias is not None and bias.weight is not None:
-        shift = shift + bias.weight.array().astype(np.float64) * scale
-    if shift.size != scale.size:
-        return False
-    node.inputs[1] = _replaced(graph, weight, scaled)
-    if bias is not None:
-        bias = _replaced(graph, bias, shift)
-    elif len(node.inputs) > 2 or shift.any():
-        bias = _new_bias(graph, node, weight, shift)
-    _attach(graph, node, norm, bias)
-    return True
+class _Folder:
+    """Folds norms one by one, in order; knows who makes and who reads each value."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._producers = graph.producers()
+        self._readers = Counter({value: len(nodes) for value, nodes in graph.consumers().items()})
+        self._readers.update(graph.outputs)
+        self._names = {value.name for value in graph.values()}
+        self._can_add = graph.frontend in _NEW_NODES
+
+    def fold(self, norm: Node) -> list[Node]:
+        """What stands in the norm's place: nothing, an addition, or the norm where it cannot be folded."""
+        x = norm.inputs[0]
+        node = self._producers.get(x) if x is not None else None
+        affine = _affine(norm)
+        if node is None or affine is None or not self._follows(norm, node) or not self._foldable(node, affine):
+            return [norm]
+        weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+        assert weight is not None and weight.weight is not None
+        node.inputs[1] = self._replaced(weight, _scaled(node, weight.weight.array().astype(np.float64), affine[0]))
+        shift = _shift(bias, affine)
+        if bias is not None:
+            bias = self._replaced(bias, shift)
+        elif shift.any():
+            bias = self._new_bias(weight, shift)
+        return self._attach(node, norm, bias)
+
+    def _follows(self, norm: Node, node: Node) -> bool:
+        """Whether the norm alone reads the node's only output, and only the norm's first output is read."""
+        alone = len(node.outputs) == 1 and self._readers[node.outputs[0]] == 1
+        return alone and not any(self._readers[value] for value in norm.outputs[1:])
+
+    def _foldable(self, node: Node, affine: tuple[Array, Array]) -> bool:
+        if node.op in _FUSED or "take" in node.attrs or not _has_channels(node):
+            return False
+        weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+        if weight is None or not self._free(weight) or not (bias is None or self._free(bias)):
+            return False
+        shift = _shift(bias, affine)
+        return shift.size == affine[0].size and (len(node.inputs) > 2 or self._can_add or not shift.any())
+
+    def _free(self, value: Value) -> bool:
+        """Whether it is a constant of which one use may differ from the others: the only one, or not tied."""
+        return value.weight is not None and (self._readers[value] == 1 or not value.weight.tied)
+
+    def _replaced(self, value: Value, array: Array) -> Value:
+        """A constant of new elements, under the old name where nothing else reads the old one."""
+        assert value.weight is not None
+        name = value.name if self._readers[value] == 1 else self._fresh(value.name)
+        self._readers[value] -= 1
+        return self._constant(name, array, value.weight)
+
+    def _new_bias(self, weight: Value, shift: Array) -> Value:
+        assert weight.weight is not None
+        stem = weight.name.removesuffix("weight").rstrip("._")
+        return self._constant(self._fresh(f"{stem}.bias" if stem else "bias"), shift, weight.weight)
+
+    def _constant(self, name: str, array: Array, like: Weight) -> Value:
+        array = np.ascontiguousarray(array.astype(like.dtype))
+        weight = Weight.of(array, trainable=like.trainable, tied=like.tied)
+        made = Value(name, array.shape, array.dtype, weight=weight)
+        self._readers[made] = 1
+        return made
+
+    def _fresh(self, base: str) -> str:
+        name, count = base, 1
+        while name in self._names:
+            count += 1
+            name = f"{base}.{count}"
+        self._names.add(name)
+        return name
+
+    def _attach(self, node: Node, norm: Node, bias: Value | None) -> list[Node]:
+        """Give the node its bias and the norm's output; where it takes no bias, an addition stands for the norm."""
+        if bias is not None and len(node.inputs) < 3:
+            add = Node("elementwise", norm.name, [node.outputs[0], bias], norm.outputs[:1], {"fn": "add"}, "Add")
+            self._producers[norm.outputs[0]] = add
+            return [add]
+        node.inputs[2:] = [bias] if len(node.inputs) > 2 else []
+        node.outputs[0] = norm.outputs[0]
+        self._producers[norm.outputs[0]] = node
+        return []
 
 
-def _only_reader(graph: Graph, norm: Node) -> bool:
-    """Whether the norm alone reads its input, and has no second output that is read."""
-    x = norm.inputs[0]
-    assert x is not None
-    users = graph.consumers()
-    spare = norm.outputs[1:]
-    return len(users[x]) == 1 and x not in graph.outputs and not any(v in users or v in graph.outputs for v in spare)
-
-
-def _foldable(node: Node) -> bool:
-    """A conv, or a matrix product whose columns are the norm's channels, with constants for weight and bias."""
-    constant = all(v is None or v.weight is not None for v in node.inputs[1:3])
-    if node.op in _FUSED or len(node.outputs) != 1 or "take" in node.attrs or not constant:
-        return False
+def _has_channels(node: Node) -> bool:
+    """Whether it is a conv, or a matrix product whose columns are the norm's channels, with its bias as it is."""
     if node.kind == "conv":
         return True
     ranks = [None if v is None or v.shape is None else v.rank for v in (*node.inputs[:2], node.outputs[0])]
     return node.kind == "matmul" and ranks == [2, 2, 2] and node.attrs.get("beta", 1.0) == 1.0
+
+
+def _shift(bias: Value | None, affine: tuple[Array, Array]) -> Array:
+    """The bias after the norm."""
+    scale, shift = affine
+    if bias is None or bias.weight is None:
+        return shift
+    return shift + bias.weight.array().astype(np.float64) * scale
 
 
 def _affine(norm: Node) -> tuple[Array, Array] | None:
@@ -106,39 +165,3 @@ def _scaled(node: Node, weight: Array, scale: Array) -> Array:
     grouped = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
     own = scale.reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
     return (grouped * own).reshape(weight.shape)
-
-
-def _free(graph: Graph, value: Value) -> bool:
-    """Whether one use of a weight may differ from the others: it is the only one, or they are not tied."""
-    assert value.weight is not None
-    return not value.weight.tied or (len(graph.consumers()[value]) == 1 and value not in graph.outputs)
-
-
-def _replaced(graph: Graph, value: Value, array: Array) -> Value:
-    """A constant of new elements, under the old name where nothing else reads the old one."""
-    assert value.weight is not None
-    alone = len(graph.consumers().get(value, ())) <= 1 and value not in graph.outputs
-    name = value.name if alone else fresh_name(graph, value.name)
-    return _constant(name, array, value.weight)
-
-
-def _new_bias(graph: Graph, node: Node, weight: Value, shift: Array) -> Value:
-    assert weight.weight is not None
-    stem = weight.name.removesuffix("weight").rstrip("._")
-    return _constant(fresh_name(graph, f"{stem}.bias" if stem else "bias"), shift, weight.weight)
-
-
-def _constant(name: str, array: Array, like: Weight) -> Value:
-    array = np.ascontiguousarray(array.astype(like.dtype))
-    return Value(name, array.shape, array.dtype, weight=Weight.of(array, trainable=like.trainable, tied=like.tied))
-
-
-def _attach(graph: Graph, node: Node, norm: Node, bias: Value | None) -> None:
-    """Give the node its bias and the norm's place; the norm becomes an addition where the node cannot take a bias."""
-    if bias is None or len(node.inputs) > 2:
-        node.inputs[2:] = [] if bias is None else [bias]
-        node.outputs[0] = norm.outputs[0]
-        graph.nodes.remove(norm)
-        return
-    add = Node("elementwise", norm.name, [node.outputs[0], bias], norm.outputs[:1], {"fn": "add"}, "Add")
-    graph.nodes[graph.nodes.index(norm)] = add

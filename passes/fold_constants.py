@@ -131,14 +131,18 @@ def _elementwise(node: Node, arrays: Sequence[Array]) -> Any:
 
 def _cast(array: Array, dtype: np.dtype[Any]) -> Array | None:
     """Conversions on which all agree: not from floats to whole numbers, nor into a smaller range."""
-    if _floating(array) and not np.issubdtype(dtype, np.floating) and dtype != np.bool_:
+    if _floating(array) and not _floats(dtype) and dtype != np.bool_:
         return None
     cast = array.astype(dtype)
     return cast if dtype == np.bool_ or np.array_equal(cast.astype(array.dtype), array) or _floating(array) else None
 
 
 def _floating(array: Array) -> bool:
-    return bool(np.issubdtype(array.dtype, np.floating))
+    return _floats(array.dtype)
+
+
+def _floats(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def _slice(node: Node, arrays: Sequence[Array]) -> Array:

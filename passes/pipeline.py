@@ -55,18 +55,21 @@ class PassManager:
         """
         self.timings = []
         for step in self.passes:
-            start = time.perf_counter()
-            after = self._guarded(step, lambda step=step, graph=graph: step.run(graph))
-            seconds = time.perf_counter() - start
-            self._guarded(step, after.check)
-            if self.verify_each is not None and after is not graph:
-                check = self.verify_each
-                self._guarded(step, lambda step=step, before=graph, after=after: check(before, after, step))
-            self.timings.append(PassTiming(step.name, seconds, after is not graph))
-            graph = after
+            graph = self._apply(step, graph)
             if self.dump is not None:
                 self.dump(graph, step)
         return graph
+
+    def _apply(self, step: Pass, graph: Graph) -> Graph:
+        start = time.perf_counter()
+        after: Graph = self._guarded(step, lambda: step.run(graph))
+        seconds = time.perf_counter() - start
+        self._guarded(step, after.check)
+        check = self.verify_each
+        if check is not None and after is not graph:
+            self._guarded(step, lambda: check(graph, after, step))
+        self.timings.append(PassTiming(step.name, seconds, after is not graph))
+        return after
 
     def _guarded(self, step: Pass, action: Callable[[], Any]) -> Any:
         """Run something for a pass; its failure names the pass and those before it."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 
-from graphprune.coupling import Coupling, Use
-from graphprune.errors import PassError
+from graphprune import criteria
+from graphprune.budgets import FLOOR, Options, Target, make_plan
+from graphprune.coupling import Coupling, Use, couple
+from graphprune.errors import InputError, PassError
 from graphprune.graph import Graph, Value, Weight
 from graphprune.kept import Survivors
 from graphprune.ops import lookup
 from graphprune.ops.base import Array
+from graphprune.plans import Plan
+
+from .base import Pass, register
 
 
 def remove_channels(coupling: Coupling, keep: Array) -> Graph:
@@ -78,3 +86,52 @@ def _resize(before: Graph, after: Graph, survivors: Survivors) -> None:
         for was, now in zip(old.outputs, new.outputs, strict=True):
             if was.shape is not None:
                 now.shape = survivors.shape(was)
+
+
+@register
+@dataclass(frozen=True)
+class RemoveChannels(Pass):
+    """Couple, score, choose by a budget and remove: channels, heads and neurons that matter least, with all that
+    hangs on them. The budget is exactly one of `channels` (the part of every group that stays), `params` and `macs`
+    (the part of the total that stays); the other options are those of `graphprune prune`.
+    """
+
+    name: ClassVar[str] = "remove-channels"
+
+    channels: float | None = None
+    params: float | None = None
+    macs: float | None = None
+    criterion: str = "l2"
+    align: int | None = None
+    floor: float = FLOOR
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    grouped: str = "within"
+    reduction: str = "sum"
+    normalization: str = "mean"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.target()
+
+    def target(self) -> Target:
+        """The budget; raises InputError unless there is exactly one."""
+        given = {k: r for k in ("channels", "params", "macs") if (r := getattr(self, k)) is not None}
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise InputError(f"pass '{self.name}' needs exactly one of channels, params and macs, found {found}")
+        return Target(*next(iter(given.items())))
+
+    def plan(self, graph: Graph) -> tuple[Coupling, Plan]:
+        """What the pass removes from a graph; the same each time."""
+        coupling = couple(graph, grouped=self.grouped)
+        how = {"reduction": self.reduction, "normalization": self.normalization}
+        scores = criteria.score(coupling, self.criterion, seed=self.seed, **how)
+        options = Options(self.include, self.exclude, align=self.align, floor=self.floor)
+        return coupling, make_plan(coupling, scores, self.target(), options, self.criterion)
+
+    def run(self, graph: Graph) -> Graph:
+        """Remove them."""
+        coupling, plan = self.plan(graph)
+        keep = plan.kept(coupling)
+        return graph if keep.all() else remove_channels(coupling, keep)

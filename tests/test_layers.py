@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = [
     {"cli"},
     {"api"},
-    {"report"},
+    {"report", "measuring"},
     {"runtimes", "proof"},
     {"passes"},
     {"plans", "budgets"},

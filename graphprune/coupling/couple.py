@@ -153,43 +153,60 @@ def _trainable(value: Value) -> bool:
     return value.weight is not None and value.weight.trainable
 
 
-def _groups(coupling: Coupling, cells: list[Array]) -> list[Group]:
-    """Components by the first trainable weight axis they occur on; clusters of count constraints stay together."""
-    birth = np.full(coupling.count, -1)
-    names: list[tuple[str, Array]] = []
+@dataclass(eq=False)
+class _Births:
+    """Where each component is born: the first trainable weight axis it lies on, its first index there, and how many."""
+
+    axis: Array
+    position: Array
+    width: Array
+    names: list[str]
+
+
+def _births(coupling: Coupling) -> _Births:
+    born = _Births(*(np.full(coupling.count, -1) for _ in range(3)), [])
     for use, axis, components in coupling.axes():
-        if _trainable(use.value):
-            new = components[(birth[components] < 0) & ~coupling.frozen[components]]
-            if len(new):
-                birth[new] = len(names)
-                names.append((f"{use.value.name}[{axis}]", components))
-    found: list[tuple[int, Array]] = []
+        new = (born.axis[components] < 0) & ~coupling.frozen[components]
+        if not new.any():
+            continue
+        if not _trainable(use.value):
+            coupling.frozen[components[new]] = True  # what a constant brings into the model is part of its definition
+            continue
+        unique, first, counts = np.unique(components[new], return_index=True, return_counts=True)
+        born.axis[unique], born.position[unique], born.width[unique] = len(born.names), first, counts
+        born.names.append(f"{use.value.name}[{axis}]")
+    return born
+
+
+def _groups(coupling: Coupling, cells: list[Array]) -> list[Group]:
+    """Components by the axis they are born on; clusters of count constraints stay together. Members of a row are ordered
+    by position on that axis, so that indices in a plan read like channel numbers."""
+    born = _births(coupling)
+    found: list[Array] = []
     for rows in cells:
         flat = rows.reshape(-1)
-        if coupling.frozen[flat].any() or (birth[flat] < 0).any():
+        if coupling.frozen[flat].any() or (born.axis[flat] < 0).any():
             coupling.frozen[flat] = True  # equal counts cannot be promised where some indices must stay
         else:
-            found.append((int(birth[flat].min()), rows))
-        birth[flat] = -1
-    order = np.argsort(birth, kind="stable")
-    order = order[birth[order] >= 0]
-    for members in np.split(order, np.flatnonzero(np.diff(birth[order])) + 1) if len(order) else []:
-        found.append((int(birth[members[0]]), members[None, :]))
-    found.sort(key=lambda pair: pair[0])
-    kept = [(at, rows) for at, rows in found if rows.size > 1]
-    return [_group(coupling, i, *names[at], rows) for i, (at, rows) in enumerate(kept)]
-
-
-def _group(coupling: Coupling, index: int, name: str, axis: Array, rows: Array) -> Group:
-    """Order each row by position on the birth axis, so that indices in a plan read like channel numbers."""
-    unique, first, widths = np.unique(axis, return_index=True, return_counts=True)
-    where = np.full(coupling.count, len(axis))
-    where[unique] = first
-    rows = np.take_along_axis(rows, np.argsort(where[rows], axis=1, kind="stable"), axis=1)
-    width = np.zeros(coupling.count, np.int64)
-    width[unique] = widths
-    exact = not bool(coupling.renormalizing[rows].any())
-    return Group(index, name, rows, max(1, int(width[rows].max())), exact)
+            order = np.argsort(born.axis[rows] * (1 + born.position.max()) + born.position[rows], axis=1, kind="stable")
+            found.append(np.take_along_axis(rows, order, axis=1))
+    loose = born.axis >= 0
+    loose[[c for rows in cells for c in rows.reshape(-1).tolist()]] = False
+    members = np.flatnonzero(loose)
+    members = members[np.lexsort((born.position[members], born.axis[members]))]
+    cuts = np.flatnonzero(np.diff(born.axis[members])) + 1
+    found += [part[None, :] for part in np.split(members, cuts) if part.size]
+    found = sorted((rows for rows in found if rows.size > 1), key=lambda rows: int(born.axis[rows].min()))
+    return [
+        Group(
+            i,
+            born.names[int(born.axis[rows].min())],
+            rows,
+            int(born.width[rows].max()),
+            not bool(coupling.renormalizing[rows].any()),
+        )
+        for i, rows in enumerate(found)
+    ]
 
 
 def couple(graph: Graph, *, grouped: str = "within") -> Coupling:

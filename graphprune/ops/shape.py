@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import prod
 
 import numpy as np
@@ -56,19 +57,22 @@ def reshape(node: Node, labeller: Labeller) -> None:
         labeller.put(out, {})
         return
     found: list[Block] = []
-    for ins, outs in _joined_groups(x, out, labeller):
+    for ins, outs in joined_groups(reshape_groups(x.sizes, out.sizes), labeller.blocks(x), 0):
         found.extend(_reshape_group(node, ins, outs, labeller))
     labeller.put_blocks(out, found)
 
 
-def _joined_groups(x: Value, out: Value, labeller: Labeller) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Reshape groups, joined where a joint block runs across several that really change."""
-    groups = reshape_groups(x.sizes, out.sizes)
-    for block in labeller.blocks(x):
-        touched = [g for g in groups if set(g[0]) & set(block.axes)]
+def joined_groups(
+    groups: list[tuple[tuple[int, ...], tuple[int, ...]]], blocks: Iterable[Block], side: int
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Reshape groups, joined where a joint block of the input (`side` 0) or of the output (1) runs across several."""
+    for block in blocks:
+        touched = [g for g in groups if set(g[side]) & set(block.axes)]
         if len(touched) > 1:
+            at = groups.index(touched[0])
+            joined = tuple(a for g in touched for a in g[0]), tuple(a for g in touched for a in g[1])
             groups = [g for g in groups if g not in touched]
-            groups.append((tuple(a for g in touched for a in g[0]), tuple(a for g in touched for a in g[1])))
+            groups.insert(at, joined)
     return groups
 
 

@@ -149,6 +149,7 @@ def test_scale_computed_from_a_head_size_keeps_its_value() -> None:
     assert [n.op for n in graph.nodes] == ["MatMul", "Div"]
     root = graph.weights()["root"].weight
     assert root is not None
+    assert root.array().shape == ()
     assert root.array() == 4.0
     assert not root.trainable
 

@@ -20,7 +20,7 @@ def run(o: Any, x: Any, program: Sequence[Step]) -> tuple[Any, ...]:
     past = [o.unary("relu", make_conv(o, x, 8, 3))]
     for name, a, b in program:
         past.append(BLOCKS[name](o, past[-1], past[:-1], a, b))
-    pooled = o.reduce("mean", past[-1], (2, 3), False)
+    pooled = o.reduce("mean", o.unary("tanh", past[-1]), (2, 3), False)
     outputs = [make_linear(o, pooled, 5)]
     if len(program) > 3:
         outputs.append(make_conv(o, past[len(program) // 2], 3))

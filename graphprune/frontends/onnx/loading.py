@@ -190,7 +190,7 @@ class _Loader:
             return False
         for name, small in zip(names, smalls, strict=True):
             assert small is not None
-            weight = Weight.of(np.ascontiguousarray(small.value), trainable=False, tied=False)
+            weight = Weight.of(np.array(small.value, order="C"), trainable=False, tied=False)
             self._keep(name, weight)
             self.facts[name].weight = weight
         return True

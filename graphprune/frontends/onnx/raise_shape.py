@@ -22,11 +22,17 @@ def _carried(draft: Draft, own: int, axis: int) -> bool:
     return all(a is not None and b is not None and a[own] == b[axis] for a, b in pairs)
 
 
-def _scaled(draft: Draft, original: list[int | Entry] | None, axis: int, size: int) -> int | Entry:
-    """The computed entry of a target shape, scaled where pruning changed a factor of it."""
+def _computed(draft: Draft, original: list[int | Entry] | None, axis: int) -> Entry | None:
+    """The computed entry of the original target shape for an axis; None if it had none."""
     before = draft.out_fact.shape
     entry = original[axis] if original is not None and before is not None and len(original) == len(before) else None
-    if not isinstance(entry, Entry) or before is None:
+    return entry if isinstance(entry, Entry) else None
+
+
+def _scaled(draft: Draft, original: list[int | Entry] | None, axis: int, size: int) -> int | Entry:
+    """The computed entry of a target shape, scaled where pruning changed a factor of it."""
+    entry, before = _computed(draft, original, axis), draft.out_fact.shape
+    if entry is None or before is None:
         raise GraphPruneError(f"the size of axis {axis} of '{draft.out.name}' cannot be computed for any input")
     common = gcd(size, before[axis])
     return Entry(entry.name, entry.index, size // common, before[axis] // common)
@@ -47,8 +53,12 @@ def reshape(draft: Draft) -> None:
             if _carried(draft, axis, axis) and draft.x.sizes[axis] == shape[axis]:
                 entries[axis] = 0
         dynamic = [axis for axis in dynamic if entries[axis] != 0]
+    raw = draft.raw("shape")
+    computed = [] if len(dynamic) == 1 else [axis for axis in dynamic if _computed(draft, raw, axis) is not None]
+    if len(dynamic) > len(computed) + 1:
+        raise GraphPruneError(f"several sizes of '{draft.out.name}' cannot be computed for any input")
     for axis in dynamic:
-        entries[axis] = -1 if len(dynamic) == 1 else _scaled(draft, draft.raw("shape"), axis, shape[axis])
+        entries[axis] = _scaled(draft, raw, axis, shape[axis]) if axis in computed else -1
     if any(e == 0 for e in entries) and 0 not in shape:
         draft.set("allowzero", None)
     draft.set_slot(1, draft.writer.vector(entries, f"{draft.out.name}_shape"))

@@ -127,12 +127,13 @@ def raises(*ops: str, always: bool = False) -> Callable[[Raising], Raising]:
 
 def raise_node(draft: Draft) -> None:
     """Write the node's attributes into its protobuf if they changed."""
-    if not draft.node.changed and draft.op not in _ALWAYS:
+    opaque = draft.node.kind in ("unknown", "shape_math", "fill")
+    if (opaque or not draft.node.changed) and draft.op not in _ALWAYS:
         return
     for name, foreign in _PLAIN.get(draft.node.kind, {}).items() if draft.node.changed else ():
         value = draft.attrs[name]
         draft.set(foreign, list(value) if isinstance(value, tuple) else value)
-    if draft.op in _RAISINGS and draft.node.kind != "unknown":
+    if draft.op in _RAISINGS:
         _RAISINGS[draft.op](draft)
 
 

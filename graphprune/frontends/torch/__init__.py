@@ -6,11 +6,12 @@ from .emission import Emitted, emit
 from .execute import flatten_outputs, instrument, random_inputs, run
 from .files import load, save
 from .graph_module import to_graph_module
-from .tracing import capture
+from .tracing import capture, capture_training
 
 __all__ = [
     "Emitted",
     "capture",
+    "capture_training",
     "emit",
     "flatten_outputs",
     "instrument",

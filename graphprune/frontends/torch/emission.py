@@ -35,10 +35,12 @@ class Emitted:
     inputs: Any = field(default=None, repr=False)
 
 
-def emit(graph: Graph) -> Emitted:
+def emit(graph: Graph, training: Graph | None = None) -> Emitted:
     """Write a graph back as a module, in eval mode.
 
     The own class is chosen by running it beside the graph module, on the example inputs and on random ones.
+    `training` is the graph of train mode after the same passes, where there is one (see `capture_training`): it gives
+    the own class the weights that only training reads.
     """
     origin = origin_of(graph)
     example = origin.kwargs if origin.kwargs and not origin.args else origin.args
@@ -46,7 +48,7 @@ def emit(graph: Graph) -> Emitted:
         return Emitted(to_graph_module(graph), "graph", "a .pt2 file holds no class", example)
     trial = _Trial(instrument(graph, Treatment()), [example, random_inputs(graph, 1)])
     try:
-        module = rebuild(graph)
+        module = rebuild(graph, training)
     except Exception as error:
         return Emitted(to_graph_module(graph), "graph", f"the module cannot be copied: {first_line(error)}", example)
     problem = trial(module)

@@ -146,12 +146,15 @@ def _save_archive(emitted: Emitted, path: Path) -> None:
 
 
 def _save_onnx(emitted: Emitted, path: Path) -> None:
+    from ..onnx.reading import read_model
+
     args, kwargs = split_inputs(emitted.inputs)
     emitted.module.eval()
     size = sum(t.numel() * t.element_size() for t in emitted.module.state_dict().values())
     torch.onnx.export(
         emitted.module, args, str(path), kwargs=kwargs, dynamo=True, verbose=False, external_data=size > 1.8e9
     )
+    read_model(path)  # runs the checker
 
 
 def _save_weights(emitted: Emitted, path: Path) -> None:

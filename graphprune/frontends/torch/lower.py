@@ -200,7 +200,8 @@ class _Walk:
             args = tuple(slots[a] if isinstance(a, Name) else a for a in spec.args)
             return args, spec.kwargs, inputs
         names, index = call.schema.names, call.schema.place
-        count = max(len(call.node.args), *(index[n] + 1 for n in spec.inputs if index[n] < call.schema.positional))
+        places = [index[n] + 1 for n in spec.inputs if index[n] < call.schema.positional]
+        count = max(len(call.node.args), *places, 0)
         args = tuple(slots[n] if n in slots else call[n] for n in names[:count])
         kwargs = {k: slots.get(k, v) for k, v in call.node.kwargs.items() if index[k] >= count}
         return args, kwargs, inputs

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
 
 from ...errors import InputError
 from ...graph import Graph
 from .aliasing import StaleViewError
 from .decompose import decompose
 from .lower import lower
-from .origin import Origin, Tensors
+from .origin import Origin, Tensors, origin_of
 
 
 def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -55,6 +56,36 @@ def lower_program(
         with quiet():
             program = program.run_decompositions({})
         return lower(_origin(program, module, args, kwargs), name)
+
+
+def capture_training(graph: Graph) -> Graph | None:
+    """The same module captured in train mode, where that reads parameters that inference leaves aside.
+
+    Auxiliary heads are such: to stay trainable, they must be coupled and sliced with the rest. Both graphs share the
+    `Value`s of the weights that both read. None where train mode reads nothing more or cannot be exported.
+    """
+    origin = origin_of(graph)
+    known = graph.weights()
+    unread = {n for n, t in origin.tensors.tensors.items() if isinstance(t, nn.Parameter) and n not in known}
+    if origin.module is None or not unread:
+        return None
+    for args, kwargs in ((origin.args, origin.kwargs), twice((origin.args, origin.kwargs))):
+        try:
+            program = export(origin.module, args, kwargs, training=True)
+            training = lower_program(program, origin.module, args, kwargs, graph.name)
+        except InputError:  # batch norm cannot train on a batch of one
+            continue
+        if unread.isdisjoint(training.weights()):
+            return None
+        for node in training.nodes:
+            node.inputs = [v if v is None or v.weight is None else known.get(v.name, v) for v in node.inputs]
+        return training
+    return None
+
+
+def twice(inputs: Any) -> Any:
+    """Inputs with every tensor's first axis doubled."""
+    return pytree.tree_map(lambda t: torch.cat([t, t]) if isinstance(t, torch.Tensor) and t.ndim else t, inputs)
 
 
 def _origin(

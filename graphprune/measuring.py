@@ -1,0 +1,93 @@
+"""Benchmarks of models of any kind, side by side on one runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from . import counting, frontends
+from .errors import InputError
+from .graph import Graph
+from .runtimes import timing
+from .runtimes.timing import Comparison, Timing
+
+
+def benchmark(
+    models: Sequence[Any],
+    runtime: str = "onnxruntime",
+    *,
+    threads: int | None = 1,
+    input_shapes: Any = None,
+    example_inputs: Any = None,
+    memory: bool = True,
+) -> Comparison:
+    """Time models in turns (A B A B ...) and measure their size.
+
+    `models` are files, `package.module:factory`, graphs, `onnx.ModelProto`s or (with `example_inputs`) `nn.Module`s; on onnxruntime PyTorch
+    models are exported first. The first model is what ratios refer to. Raises InputError for a model that does not fit the runtime.
+    """
+    if not models:
+        raise InputError("there is nothing to time: give at least one model")
+    with TemporaryDirectory(prefix="graphprune-bench-") as folder:
+        prepared = [_prepare(m, runtime, Path(folder) / f"{i}.onnx", input_shapes, example_inputs) for i, m in enumerate(models)]
+        labels = _labels(models)
+        found = timing.compare(
+            [model for model, _ in prepared],
+            runtime=runtime,
+            threads=threads,
+            input_shapes=input_shapes,
+            labels=labels,
+            memory=memory,
+        )
+        rows = tuple(_sized(row, model, graph) for row, (model, graph) in zip(found.rows, prepared, strict=True))
+    return Comparison(rows, found.environment)
+
+
+def _prepare(model: Any, runtime: str, path: Path, input_shapes: Any, example_inputs: Any) -> tuple[Any, Graph | None]:
+    """What the runtime compiles, and the graph to count on."""
+    onnx_runtime = runtime.startswith("onnxruntime")
+    graph = _graph(model, input_shapes, example_inputs)
+    if graph.frontend == "torch" and onnx_runtime:
+        frontends.save(graph, path)
+        return str(path), graph
+    if graph.frontend == "onnx" and not onnx_runtime:
+        raise InputError(f"the runtime '{runtime}' does not run ONNX models; use onnxruntime")
+    if isinstance(model, str | Path) and graph.frontend == "onnx":
+        return str(model), graph
+    if isinstance(model, Graph) or isinstance(model, str | Path):
+        emitted = frontends.emit(graph)
+        return getattr(emitted, "module", emitted), graph
+    return model, graph
+
+
+def _graph(model: Any, input_shapes: Any, example_inputs: Any) -> Graph:
+    if isinstance(model, Graph):
+        return model
+    if isinstance(model, str | Path):
+        return frontends.load(model, input_shapes)
+    if hasattr(model, "SerializeToString"):
+        return frontends.frontend("onnx").from_model(model, input_shapes)  # type: ignore[no-any-return]
+    if example_inputs is None:
+        raise InputError("a PyTorch module needs example_inputs")
+    return frontends.frontend("torch").capture(model, example_inputs)  # type: ignore[no-any-return]
+
+
+def _labels(models: Sequence[Any]) -> list[str]:
+    """Short names where they tell the models apart."""
+    short = [Path(m).name if isinstance(m, str | Path) else f"{i}: {type(m).__name__}" for i, m in enumerate(models)]
+    return short if len(set(short)) == len(short) else [str(m) for m in models]
+
+
+def _sized(row: Timing, model: Any, graph: Graph | None) -> Timing:
+    size = None
+    if isinstance(model, str):
+        size = sum(p.stat().st_size for p in (Path(model), Path(f"{model}.data")) if p.exists())
+    elif hasattr(model, "ByteSize"):
+        size = model.ByteSize()
+    if graph is None:
+        return replace(row, file_bytes=size)
+    return replace(row, file_bytes=size, parameters=graph.parameter_count(), macs=counting.macs(graph))

@@ -1,0 +1,187 @@
+"""In-place operators become functions, constants are folded, and blocks without gradients are opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from graphprune.frontends.torch import capture, run, to_graph_module
+from graphprune.graph import Graph
+
+Body = Callable[["Around", torch.Tensor], object]
+
+
+class Around(nn.Module):
+    """A linear layer followed by a function that may use the module's state."""
+
+    def __init__(self, body: Body) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.scale = nn.Parameter(torch.randn(8))
+        self.register_buffer("table", torch.tensor([3, 1, 2, 0, 4, 5, 6, 7]))
+        self.register_buffer("shift", torch.randn(8))
+        self.body = body
+
+    def forward(self, x: torch.Tensor) -> object:
+        return self.body(self, self.layer(x))
+
+
+def checked(body: Body) -> Graph:
+    torch.manual_seed(0)
+    module, x = Around(body).eval(), torch.randn(2, 8)
+    graph = capture(module, x)
+    graph.check()
+    for a, b in zip(run(module, x), run(to_graph_module(graph), x), strict=True):
+        np.testing.assert_array_equal(a, b)
+    return graph
+
+
+def whole(m: Around, y: torch.Tensor) -> object:
+    z = F.relu(y, inplace=True)
+    z += 1
+    return y, z
+
+
+def slice_of_data(m: Around, y: torch.Tensor) -> object:
+    y[:, 2:4] = 0
+    return y
+
+
+def view_and_base(m: Around, y: torch.Tensor) -> object:
+    z = y[:, 1:3]
+    z += 1
+    return y * 2, z
+
+
+def nested_slices(m: Around, y: torch.Tensor) -> object:
+    z = y.clone()
+    z[0:1, 1:3] = y[1:2, :2]
+    return z
+
+
+def one_index(m: Around, y: torch.Tensor) -> object:
+    z = y.clone()
+    z[0] = y[1]
+    return z
+
+
+def transposed(m: Around, y: torch.Tensor) -> object:
+    y.t().relu_()
+    return y
+
+
+def pieces(m: Around, y: torch.Tensor) -> object:
+    a, _ = y.chunk(2, 1)
+    a += 1
+    return y
+
+
+def constant_written_with_data(m: Around, y: torch.Tensor) -> object:
+    z = torch.zeros(2, 8)
+    z[:, 3:] = y[:, 3:]
+    return z * 2
+
+
+def bias_part_zeroed(m: Around, y: torch.Tensor) -> object:
+    z = m.scale.clone()
+    z[2:4].zero_()
+    return y * z
+
+
+def dropout_after_flatten(m: Around, y: torch.Tensor) -> object:
+    return F.dropout(y.flatten(1), inplace=True, training=m.training)
+
+
+def shape_in_place(m: Around, y: torch.Tensor) -> object:
+    return y.unsqueeze_(0) + 1
+
+
+def masked(m: Around, y: torch.Tensor) -> object:
+    return y.masked_fill_(y > 0, 3.0).clamp_(-1, 2)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        whole, slice_of_data, view_and_base, nested_slices, one_index, transposed, pieces, constant_written_with_data,
+        bias_part_zeroed, dropout_after_flatten, shape_in_place, masked,
+    ],
+)  # fmt: skip
+def test_in_place(body: Body) -> None:
+    checked(body)
+
+
+def test_writes_to_slices_stay_prunable() -> None:
+    assert "unknown" not in {n.kind for n in checked(bias_part_zeroed).nodes}
+
+
+def test_masks_built_in_place_are_folded() -> None:
+    def body(m: Around, y: torch.Tensor) -> object:
+        mask = y.new_zeros(2, 8)
+        mask[:, 3:] = 1
+        mask = mask * 2
+        mask[0] += 1
+        return y + mask
+
+    graph = checked(body)
+    assert [n.kind for n in graph.nodes] == ["matmul", "elementwise"]
+    (constant,) = [v for n, v in graph.weights().items() if n.startswith("constant_")]
+    assert constant.weight is not None and not constant.weight.trainable and not constant.weight.tied
+    assert constant.weight.array()[0].tolist() == [1, 1, 1, 3, 3, 3, 3, 3]
+
+
+def test_a_constant_is_read_as_it_was_at_the_time() -> None:
+    def body(m: Around, y: torch.Tensor) -> object:
+        mask = torch.ones(8)
+        first = y + mask
+        mask[:4] = 5
+        return first, y + mask
+
+    checked(body)
+
+
+def test_index_buffers_keep_their_names_and_are_known() -> None:
+    graph = checked(lambda m, y: y[:, m.table])
+    gather = graph.nodes[-1]
+    assert gather.inputs[1] is not None and gather.inputs[1].name == "table"
+    assert gather.attrs["indices"].tolist() == [3, 1, 2, 0, 4, 5, 6, 7]
+
+
+def test_float_buffers_are_not_folded() -> None:
+    graph = checked(lambda m, y: y + m.shift[None])
+    assert "shift" in graph.weights()
+    assert [n.kind for n in graph.nodes] == ["matmul", "reshape", "elementwise"]
+
+
+def test_the_module_is_left_alone_by_folding() -> None:
+    def body(m: Around, y: torch.Tensor) -> object:
+        order = m.table.clone()
+        order[0] = 7
+        return y[:, order]
+
+    module = Around(body)
+    capture(module, torch.randn(2, 8))
+    assert module.table.tolist() == [3, 1, 2, 0, 4, 5, 6, 7]
+
+
+def test_no_grad_blocks_are_opened() -> None:
+    def body(m: Around, y: torch.Tensor) -> object:
+        with torch.no_grad():
+            z = y * 2
+        return y + z
+
+    assert [n.kind for n in checked(body).nodes] == ["matmul", "elementwise", "elementwise"]
+
+
+def test_state_written_at_inference_stays_written() -> None:
+    def body(m: Around, y: torch.Tensor) -> object:
+        m.shift.add_(1.0)
+        return y + m.shift
+
+    graph = checked(body)
+    assert [n.op for n in graph.nodes if n.kind == "unknown"] == ["aten.add_.Tensor"]
