@@ -105,7 +105,10 @@ def run_cases(options: argparse.Namespace, cases: Sequence[str]) -> dict[str, di
         with options.results.open("a") as file:
             file.write(json.dumps(record) + "\n")
         known[case] = record
-        print(f"{len(known)}/{len(cases)} {case} {record['wall_s']} s {record.get('error', '')}", file=sys.stderr)
+        print(
+            f"{sum(c in known for c in cases)}/{len(cases)} {case} {record['wall_s']} s {record.get('error', '')}",
+            file=sys.stderr,
+        )
 
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(one, todo))

@@ -162,7 +162,7 @@ def _unit(runs: list[Array]) -> tuple[float, bool]:
     spread = max(float(stack.std()), STEADY * float(np.abs(stack).max()))
     varied = float(stack.std(axis=0).mean()) if len(runs) > 1 else spread
     steady = varied < STEADY * STEADY * spread
-    return max(varied, STEADY * spread) or 1.0, steady and spread > 0
+    return max(varied, STEADY * spread) or 1.0, steady or spread == 0
 
 
 def _gap(want: Array, have: Array) -> float:

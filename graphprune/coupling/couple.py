@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 
@@ -153,6 +154,11 @@ def _trainable(value: Value) -> bool:
     return value.weight is not None and value.weight.trainable
 
 
+def _constants_last(entry: tuple[Use, int, Array]) -> bool:
+    """Sorts the uses of one node, so that a layer's zero state does not come before its weights."""
+    return not _trainable(entry[0].value)
+
+
 @dataclass(eq=False)
 class _Births:
     """Where each component is born: the first trainable weight axis it lies on, its first index there, and how many."""
@@ -165,7 +171,8 @@ class _Births:
 
 def _births(coupling: Coupling) -> _Births:
     born = _Births(*(np.full(coupling.count, -1) for _ in range(3)), [])
-    for use, axis, components in coupling.axes():
+    by_node = groupby(coupling.axes(), key=lambda entry: entry[0].node)
+    for use, axis, components in (e for _, of_node in by_node for e in sorted(of_node, key=_constants_last)):
         new = (born.axis[components] < 0) & ~coupling.frozen[components]
         if not new.any():
             continue

@@ -155,6 +155,19 @@ def test_outputs_keep_their_names_when_their_node_goes() -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_outputs_may_change_places() -> None:
+    made = model([node("Relu", "x", "y"), node("Neg", "x", "z")], {"x": (2, 3)}, ["y", "z"])
+    graph = frontend.from_model(made)
+    y, z = graph.outputs
+    graph.outputs = [z, y]
+    again = checked(graph)
+    for a, b in zip(run(made, feeds(graph))[::-1], run(again, feeds(graph)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    graph.outputs = [y, y]
+    both = run(checked(graph), feeds(graph))
+    np.testing.assert_array_equal(both[0], both[1])
+
+
 def test_a_weight_that_is_also_a_parameter_is_copied_when_sliced() -> None:
     """Exporters merge equal constants: here the gather indices are also a reshape target."""
     nodes = [node("Gather", "x c", "g", axis=1), node("Reshape", "g c", "y")]

@@ -47,7 +47,11 @@ def test_onnx_operators_that_do_nothing_go(name: str) -> None:
 SOMETHING = {
     "reshape": (helper.make_node("Reshape", ["a", "p"], ["b"]), {"p": ints(3, 2, 4)}, [3, 2, 4]),
     "transpose": (helper.make_node("Transpose", ["a"], ["b"], perm=[1, 0, 2]), {}, [3, 2, 4]),
-    "slice": (helper.make_node("Slice", ["a", "p", "q", "r"], ["b"]), {"p": ints(1), "q": ints(3), "r": ints(1)}, [2, 2, 4]),
+    "slice": (
+        helper.make_node("Slice", ["a", "p", "q", "r"], ["b"]),
+        {"p": ints(1), "q": ints(3), "r": ints(1)},
+        [2, 2, 4],
+    ),
     "reverse": (
         helper.make_node("Slice", ["a", "p", "q", "r", "s"], ["b"]),
         {"p": ints(-1), "q": ints(-9), "r": ints(1), "s": ints(-1)},

@@ -39,7 +39,8 @@ def conv_net() -> Graph:
 
 
 def test_a_pipeline_of_typed_options() -> None:
-    text = ' fold-batchnorm , remove-channels{macs=0.5 criterion=l1 align=4 include=a.*,"b c" seed=7},cleanup{rounds=2},cleanup{}'
+    options = 'macs=0.5 criterion=l1 align=4 include=a.*,"b c" seed=7'
+    text = f" fold-batchnorm , remove-channels{{{options}}},cleanup{{rounds=2}},cleanup{{}}"
     assert parse_pipeline(text) == [
         FoldBatchnorm(),
         RemoveChannels(macs=0.5, criterion="l1", align=4, include=("a.*", "b c"), seed=7),

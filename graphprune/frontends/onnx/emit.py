@@ -14,6 +14,7 @@ from .create import create_node
 from .origin import Origin, Source, copy_notes
 from .protos import captured, rename_captured, set_attribute, subgraphs
 from .raising import Draft, raise_node
+from .registry import FILL
 from .tensors import to_tensor
 from .writer import Writer
 
@@ -76,6 +77,8 @@ def _wire_inputs(node: Node, source: Source, proto: NodeProto, writer: Writer) -
     outer = iter(source.captured)
     for position, slot in enumerate(slots):
         name = writer.name(node.inputs[position]) if position < len(node.inputs) else ""
+        if slot == FILL:
+            continue
         if slot < 0:
             renamed[next(outer)] = name
             continue

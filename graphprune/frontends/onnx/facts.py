@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, TypeProto, defs, shape_inference
@@ -28,7 +29,8 @@ _FEW = 64
 class Fact:
     """What is known about one value.
 
-    `derived` marks what is computed from sizes and literals alone, `computed` what is from literals alone.
+    `derived` marks numbers computed from sizes and literals alone (tensors of floats made so are data like any other),
+    `computed` what is from literals alone.
     """
 
     type: TypeProto | None
@@ -135,7 +137,7 @@ class Propagation:
         found = self._evaluated(node, inputs, derived)
         if found is not None:
             for name, small in zip([n for n in node.output if n], found, strict=True):
-                self.facts[name] = of_small(small, derived)
+                self.facts[name] = of_small(small, derived and _numbers(small.value.dtype, small.value.shape))
             return
         first = self._inferred(node, 0)
         moves = any(i is not None and (i.other is not i.type or (i.small and not i.small.static)) for i in inputs)
@@ -146,7 +148,9 @@ class Propagation:
             again = other.get(name) if static_shape(other.get(name)) is not None else kind
             if static_shape(kind) == static_shape(again):
                 again = kind
-            self.facts[name] = Fact(kind, again, derived=derived, constant=constant, computed=literal)
+            fact = Fact(kind, again, constant=constant, computed=literal)
+            fact.derived = derived and _numbers(numpy_dtype(fact.elem_type), fact.shape)
+            self.facts[name] = fact
 
     def _derived(self, node: NodeProto, inputs: list[Fact | None]) -> bool:
         """Whether the outputs follow from sizes: a Shape or Size, or computed from such and literals alone."""
@@ -154,7 +158,7 @@ class Propagation:
             return True
         if any(subgraphs(node)) or not any(i is not None and i.derived for i in inputs):
             return False
-        return all(i is None or i.derived or (i.constant and (_scalar(i) or i.literal)) for i in inputs)
+        return all(i is None or i.derived or (i.constant and _numbers(dtype_of(i), i.shape)) for i in inputs)
 
     def _evaluated(self, node: NodeProto, inputs: list[Fact | None], derived: bool) -> list[Small] | None:
         if domain(node) or any(subgraphs(node)) or any(name not in self.facts for name in node.input if name):
@@ -227,8 +231,9 @@ class Propagation:
         return {v.name: v.type for v in [*found.value_info, *found.output]}
 
 
-def _scalar(fact: Fact) -> bool:
-    return fact.shape is not None and int(np.prod(fact.shape)) <= 1
+def _numbers(dtype: np.dtype[np.generic], shape: Shape | None) -> bool:
+    """Integers and truth values, or a single real number."""
+    return not is_float(dtype) or (shape is not None and prod(shape) <= 1)
 
 
 def _whole_ones(types: dict[str, TypeProto]) -> dict[str, TypeProto]:

@@ -16,7 +16,7 @@ from .facts import Fact, Propagation, dtype_of
 from .origin import Origin, Source, copy_notes
 from .protos import attributes, captured, domain, subgraphs
 from .reading import check_model, check_structure, external_tensors, read_model
-from .registry import Lowered, View, lower
+from .registry import FILL, Lowered, View, lower
 from .tensors import external_reader, inline_array, is_external, is_float, numpy_dtype
 
 
@@ -136,7 +136,9 @@ class _Loader:
             return []
         lowered = self._lowered(proto)
         slots, outer = lowered.slots, self._captured(proto)
-        inputs = [self._operand(proto, slot) for slot in slots] + [self.values[n] for n in outer]
+        inputs = [self._filler(proto) if slot == FILL else self._operand(proto, slot) for slot in slots] + [
+            self.values[n] for n in outer
+        ]
         outputs = [self._output(proto, j) for j in range(_last_output(proto))]
         attrs = dict(lowered.attrs)
         if lowered.kind == "unknown":
@@ -160,7 +162,7 @@ class _Loader:
             return Lowered("unknown", every)
         if lowered.kind in ("shape_math", "fill"):
             return lowered
-        read = [self.facts.get(proto.input[s]) for s in lowered.slots if s < len(proto.input) and proto.input[s]]
+        read = [self.facts.get(proto.input[s]) for s in lowered.slots if 0 <= s < len(proto.input) and proto.input[s]]
         known = all(f is not None and f.shape is not None for f in [*read, *facts])
         return lowered if known else Lowered("unknown", every)
 
@@ -199,8 +201,7 @@ class _Loader:
         shape = self.facts[proto.input[0]].small if proto.input[0] in self.facts else None
         if shape is None or not shape.static:
             return False
-        attrs = attributes(proto)
-        fill = inline_array(attrs["value"]).reshape(()) if "value" in attrs else np.zeros((), np.float32)
+        fill = _fill(proto)
         sizes = tuple(int(n) for n in shape.value)
         trainable, tied = is_float(fill.dtype) and prod(sizes) > 1, sum(1 for n in sizes if n > 1) >= 2
         weight = Weight(sizes, fill.dtype, lambda: np.broadcast_to(fill, sizes), trainable=trainable, tied=tied)
@@ -212,6 +213,10 @@ class _Loader:
     def _keep(self, name: str, weight: Weight) -> None:
         self.origin.weights[name] = weight
         self.values[name] = _constant(name, weight)
+
+    def _filler(self, proto: NodeProto) -> Value:
+        """The number that a ConstantOfShape repeats."""
+        return _constant(f"{proto.output[0]}::fill", Weight.of(_fill(proto), trainable=False, tied=False))
 
     def _operand(self, proto: NodeProto, slot: int) -> Value | None:
         if slot >= len(proto.input) or not proto.input[slot]:
@@ -257,6 +262,11 @@ def _read_ones(nodes: list[Node], outputs: set[str]) -> list[Node]:
 def _last_output(proto: NodeProto) -> int:
     """Number of outputs up to the last that has a name."""
     return max((i + 1 for i, name in enumerate(proto.output) if name), default=0)
+
+
+def _fill(proto: NodeProto) -> np.ndarray:
+    attrs = attributes(proto)
+    return inline_array(attrs["value"]).reshape(()) if "value" in attrs else np.zeros((), np.float32)
 
 
 def _constant(name: str, weight: Weight) -> Value:

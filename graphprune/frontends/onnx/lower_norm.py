@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .registry import Lowered, View, lowers
+from .registry import FILL, Lowered, View, lowers
 
 
 @lowers("BatchNormalization")
@@ -135,7 +135,15 @@ def fill(view: View) -> Lowered:
     return Lowered("fill", view.slots)
 
 
-@lowers("Shape", "Size", "Range", "ConstantOfShape")
+@lowers("ConstantOfShape")
+def constant_of_shape(view: View) -> Lowered:
+    """One number broadcast to a computed shape (states of a recurrent layer); integers are shape arithmetic."""
+    if view.out_float():
+        return Lowered("expand", (FILL,), {"shape": view.out_shape()})
+    return Lowered("shape_math", view.slots)
+
+
+@lowers("Shape", "Size", "Range")
 def shape_math(view: View) -> Lowered:
     """Sizes, and tensors made from them."""
     return Lowered("shape_math", view.slots)

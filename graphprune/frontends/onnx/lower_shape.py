@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import numpy as np
 
 from .registry import Lowered, View, lowers
@@ -34,6 +36,8 @@ def tile(view: View) -> Lowered | None:
     repeats = view.ints("repeats")
     if repeats is None or len(repeats) != view.rank():
         return None
+    if any(view.follows("repeats")):
+        return Lowered("axiswise", (0,), {"axes": tuple(a for a, f in enumerate(view.follows("repeats")) if f)})
     return Lowered("tile", (0,), {"repeats": tuple(repeats)})
 
 
@@ -58,7 +62,10 @@ def split(view: View) -> Lowered:
 
 @lowers("Slice")
 def slice_(view: View) -> Lowered | None:
-    """Slices with their bounds resolved against the sizes of the input."""
+    """Slices with their bounds resolved against the sizes of the input.
+
+    Where a fixed axis is cut at a size the user chooses (a positional table), all its indices may be needed.
+    """
     starts, ends = view.ints("starts"), view.ints("ends")
     if starts is None or ends is None:
         return None
@@ -69,6 +76,11 @@ def slice_(view: View) -> Lowered | None:
         own = view.axis(axis)
         first, last, _ = slice(start, end, step).indices(view.shape()[own])
         slices.append((own, first, max(first, last) if step > 0 else last, step))
+    open_ended = [a or b for a, b in zip_longest(view.follows("starts"), view.follows("ends"), fillvalue=False)]
+    fact = view.fact(0)
+    dynamic = fact.dynamic if fact is not None else frozenset()
+    if any(free and own not in dynamic for free, (own, *_) in zip(open_ended, slices, strict=False)):
+        return Lowered("axiswise", (0,), {"axes": tuple(sorted({own for own, *_ in slices}))})
     return Lowered("slice", (0,), {"slices": slices})
 
 
@@ -99,5 +111,9 @@ def pad(view: View) -> Lowered | None:
         return None
     axes = [view.axis(a) for a in view.ints("axes") or range(view.rank())]
     half = len(pads) // 2
+    open_ended = [axes[i % half] for i, free in enumerate(view.follows("pads")) if free]
+    if open_ended:
+        padded = {a for i, a in enumerate(axes) if pads[i] or pads[half + i]}
+        return Lowered("axiswise", (0,), {"axes": tuple(sorted(padded | set(open_ended)))})
     triples = zip(axes, pads[:half], pads[half:], strict=True)
     return Lowered("pad", (0,), {"pads": [(a, b, e) for a, b, e in triples if b or e], "mode": mode})

@@ -21,7 +21,7 @@ def copy_notes(source: TensorProto, target: TensorProto) -> None:
 class Source:
     """Behind `Node.source`: the foreign node, and the foreign slot of each entry of `Node.inputs`.
 
-    Slot -1 is a value that a subgraph captures; `captured` names them in order.
+    Slot -1 is a value that a subgraph captures (`captured` names them in order), slot `FILL` one that is not written.
     """
 
     proto: NodeProto

@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import gcd, prod
 
 import numpy as np
-from onnx import TensorProto
 
 from ...errors import GraphPruneError
 from .protos import attributes
@@ -106,6 +105,17 @@ def expand(draft: Draft) -> None:
     draft.set_slot(1, draft.writer.vector(entries, f"{draft.out.name}_shape"))
 
 
+@raises("ConstantOfShape")
+def constant_of_shape(draft: Draft) -> None:
+    """A target of constants and computed sizes."""
+    raw = draft.raw("input")
+    entries = [
+        _scaled(draft, raw, axis, int(size)) if axis in draft.out.dynamic else int(size)
+        for axis, size in enumerate(draft.attrs["shape"])
+    ]
+    draft.set_slot(0, draft.writer.vector(entries, f"{draft.out.name}_shape"))
+
+
 @raises("Slice")
 def slice_(draft: Draft) -> None:
     """Bounds of fixed axes are written out; those of axes that follow the input stay as they came."""
@@ -115,8 +125,8 @@ def slice_(draft: Draft) -> None:
     axes = [a % rank for a in raw["axes"] or range(count) if isinstance(a, int)]
     rows: list[tuple[int, int | Entry, int | Entry, int]] = []
     for axis, start, stop, step in draft.attrs["slices"]:
-        if axis in draft.x.dynamic and axis in axes:
-            at = axes.index(axis)
+        at = axes.index(axis) if axis in axes else -1
+        if axis in draft.x.dynamic and at >= 0:
             rows.append((axis, (raw["starts"] or [])[at], (raw["ends"] or [])[at], step))
         else:
             rows.append((axis, start, -draft.x.sizes[axis] - 1 if step < 0 and stop < 0 else stop, step))
@@ -151,17 +161,12 @@ def gather(draft: Draft) -> None:
 
 @raises("Pad")
 def pad(draft: Draft) -> None:
-    """Amounts for every axis; computed amounts stay computed."""
+    """Amounts for every axis."""
     rank = draft.x.rank
     amounts: list[int | Entry] = [0] * (2 * rank)
     for axis, before, after in draft.attrs["pads"]:
         amounts[axis], amounts[rank + axis] = int(before), int(after)
-    raw, listed = draft.raw("pads") or [], draft.raw("axes")
-    axes = [a % rank for a in listed if isinstance(a, int)] if listed is not None else list(range(rank))
-    for position, entry in enumerate(raw):
-        if isinstance(entry, Entry):
-            amounts[axes[position % len(axes)] + (rank if position >= len(axes) else 0)] = entry
-    if listed is not None:
+    if draft.raw("axes") is not None:
         draft.set_slot(PAD_AXES, "")
     draft.set_parameter("pads", amounts)
 
@@ -172,11 +177,8 @@ PAD_AXES = 3
 
 @raises("Tile")
 def tile(draft: Draft) -> None:
-    """Repeats; computed ones stay computed."""
-    raw = draft.raw("repeats") or []
-    new = [int(n) for n in draft.attrs["repeats"]]
-    entries = [e if isinstance(e, Entry) else n for e, n in zip(raw, new, strict=True)]
-    draft.set_parameter("repeats", entries)
+    """Repeats of every axis."""
+    draft.set_parameter("repeats", [int(n) for n in draft.attrs["repeats"]])
 
 
 @raises("Gemm")
@@ -226,7 +228,3 @@ def measure(draft: Draft) -> None:
 
 def _scalar(draft: Draft, number: int) -> str:
     return draft.writer.constant(np.asarray(number, np.int64), f"{draft.out.name}_factor")
-
-
-#: Element type of written sizes.
-INDEX_TYPE = TensorProto.INT64

@@ -127,7 +127,7 @@ def raises(*ops: str, always: bool = False) -> Callable[[Raising], Raising]:
 
 def raise_node(draft: Draft) -> None:
     """Write the node's attributes into its protobuf if they changed."""
-    opaque = draft.node.kind in ("unknown", "shape_math", "fill")
+    opaque = draft.node.kind in ("unknown", "shape_math", "fill", "axiswise")
     if (opaque or not draft.node.changed) and draft.op not in _ALWAYS:
         return
     for name, foreign in _PLAIN.get(draft.node.kind, {}).items() if draft.node.changed else ():

@@ -11,13 +11,15 @@ from onnx import NodeProto
 
 from ...errors import GraphPruneError
 from .binding import Shape
-from .facts import Fact
+from .facts import Fact, dtype_of
 from .protos import attributes, domain
+from .tensors import is_float
 
 #: Parameters that say how, by operator: attribute name in old opsets -> input slot in newer ones.
 PARAMETERS: dict[str, dict[str, int]] = {
     "Reshape": {"shape": 1},
     "Expand": {"shape": 1},
+    "ConstantOfShape": {"input": 0},
     "Squeeze": {"axes": 1},
     "Unsqueeze": {"axes": 1},
     "Slice": {"starts": 1, "ends": 2, "axes": 3, "steps": 4},
@@ -36,6 +38,10 @@ PARAMETERS: dict[str, dict[str, int]] = {
         for fn in ("Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
     },
 }
+
+
+#: The slot of an operand that no foreign input stands for: the value that ConstantOfShape fills in.
+FILL = -2
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,11 @@ class View:
             raise UnlowerableError
         return fact.shape
 
+    def out_float(self) -> bool:
+        """Whether the first output holds real numbers."""
+        fact = self._facts.get(self.proto.output[0])
+        return fact is not None and is_float(dtype_of(fact))
+
     def axis(self, value: int, rank: int | None = None) -> int:
         """An axis made non-negative."""
         rank = self.rank() if rank is None else rank
@@ -117,6 +128,12 @@ class View:
                 raise UnlowerableError
             return fact.small.value
         return np.asarray(self.attrs[name]) if name in self.attrs else None
+
+    def follows(self, name: str) -> list[bool]:
+        """Which entries of a parameter are computed from dynamic sizes (empty where none can be)."""
+        slot = PARAMETERS.get(self.op, {}).get(name)
+        fact = self.fact(slot) if slot is not None else None
+        return [] if fact is None or fact.small is None else [bool(f) for f in fact.small.follows.reshape(-1)]
 
     def ints(self, name: str) -> list[int] | None:
         """A parameter as a list of integers."""

@@ -127,12 +127,18 @@ class Writer:
 
 
 def _output_names(graph: Graph) -> dict[str, str]:
-    """Values to be written under the name of the model output they became."""
+    """New names, so that the values that are outputs now bear the names that the model's outputs always had."""
     wanted = [o.name for o in graph.origin.model.graph.output]
-    fixed = {v.name for v in graph.inputs} | set(graph.weights()) | set(wanted)
-    renamed: dict[str, str] = {}
-    present = {v.name for v in graph.values()}
+    computed = {v.name for node in graph.nodes for v in node.outputs}
+    final: dict[str, str] = {}
     for value, name in zip(graph.outputs, wanted, strict=True):
-        if value.name != name and value.name not in fixed and name not in present:
-            renamed.setdefault(value.name, name)
-    return renamed
+        if value.name in computed and (value.name not in final or value.name == name):
+            final[value.name] = name
+    taken = {v.name for v in graph.values()} | set(wanted)
+    for name in sorted(set(wanted) & computed - set(final)):
+        inner = f"{name}_inner"
+        while inner in taken:
+            inner += "_"
+        taken.add(inner)
+        final[name] = inner
+    return {old: new for old, new in final.items() if old != new}

@@ -21,8 +21,16 @@ from torch.export import ExportedProgram
 from ...errors import InputError
 from .tracing import first_line, quiet
 
-# Symbolic sizes are read by evaluating text: nothing but arithmetic may stand there.
-_ARITHMETIC = re.compile(r"[\w\s+\-*/%(),.<>=!&|~]*")
+# Symbolic sizes are read by evaluating text: only these names, quoted symbols, numbers and signs may stand there.
+_NAMES = frozenset(
+    """
+    Symbol Integer Rational Add Mul Pow Max Min Mod PythonMod FloorDiv CleanDiv CeilDiv IntTrueDiv ModularIndexing
+    Equality Unequality GreaterThan LessThan StrictGreaterThan StrictLessThan Eq Ne Gt Lt Ge Le And Or Not True False
+    positive negative nonnegative nonzero integer real
+    """.split()
+)
+_TOKEN = re.compile(r"'[a-z]+\d+'|[A-Za-z_]\w*|\d+|[\s+\-*/%(),<>=!&|~]")
+_SYMBOL = re.compile(r"[a-z]+\d+")
 
 
 def load_program(path: Path) -> ExportedProgram:
@@ -96,12 +104,20 @@ def _expressions_are_arithmetic(text: bytes) -> bool:
     def sound(item: Any) -> bool:
         if isinstance(item, dict):
             expression = item.get("expr_str")
-            if isinstance(expression, str) and ("__" in expression or not _ARITHMETIC.fullmatch(expression)):
+            if isinstance(expression, str) and not is_arithmetic(expression):
                 return False
             return all(sound(v) for v in item.values())
         return all(sound(v) for v in item) if isinstance(item, list) else True
 
     return sound(json.loads(text))
+
+
+def is_arithmetic(expression: str) -> bool:
+    """Whether a symbolic size is made of symbols, numbers and known functions only."""
+    if _TOKEN.sub("", expression):
+        return False
+    words = re.findall(r"(?<!')\b[A-Za-z_]\w*", expression)
+    return all(word in _NAMES or _SYMBOL.fullmatch(word) for word in words)
 
 
 def _loads_safely(data: bytes) -> bool:

@@ -26,7 +26,22 @@ def to_graph_module(graph: Graph) -> fx.GraphModule:
 
 
 class PrunedModule(fx.GraphModule):
-    """A graph module in which dropout and batch norm follow `train()` and `eval()`."""
+    """A graph module whose dropout and batch norm follow `train()` and `eval()`; weights have all their names."""
+
+    def tie(self, aliases: dict[str, tuple[str, bool]]) -> None:
+        """Give tied weights their further names (each with the first name and whether it is saved)."""
+        self._ties = aliases
+        for name, (first, persistent) in aliases.items():
+            found = lookup(self, first)
+            if found is not None:
+                place(self, name, found, persistent=persistent)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PrunedModule:
+        """A copy, which fx makes of what the graph reads only."""
+        twin = super().__deepcopy__(memo)
+        assert isinstance(twin, PrunedModule)
+        twin.tie(self._ties)
+        return twin
 
     def train(self, mode: bool = True) -> PrunedModule:
         """Switch dropout and batch norm, whose mode the exported graph holds as an argument."""
@@ -57,6 +72,7 @@ class _Writer:
 
     def write(self) -> fx.GraphModule:
         """Placeholders, calls, result."""
+        tensors = self.origin.tensors
         inputs = {value.name: value for value in self.graph.inputs}
         for name in self.origin.placeholders:
             given = self.fx.placeholder(name)
@@ -67,9 +83,9 @@ class _Writer:
         results = [self._get(value) for value in self.graph.outputs]
         self.fx.output(fill(self.origin.result, results))
         self.fx.set_codegen(self.origin.exported.graph._codegen)
-        self._aliases()
         module = PrunedModule(self.root, self.fx, self.graph.name)
         module.training = False
+        module.tie({a: (first, tensors.persistent[a]) for a, first in tensors.aliases.items()})
         return module
 
     def _node(self, node: Node) -> None:
@@ -137,13 +153,6 @@ class _Writer:
         else:
             place(self.root, name, thing, persistent=True)
         return self.fx.get_attr(name)
-
-    def _aliases(self) -> None:
-        """Keep every name of a tied weight in the `state_dict`."""
-        for name, first in self.origin.tensors.aliases.items():
-            found = lookup(self.root, first)
-            if found is not None:
-                place(self.root, name, found, persistent=self.origin.tensors.persistent[name])
 
 
 def takes(node: Node) -> list[tuple[int, Any]]:

@@ -1,0 +1,17 @@
+"""Importing this module registers every worked example."""
+
+from __future__ import annotations
+
+from . import examples_attention, examples_conv, examples_index, examples_linear, examples_norm, examples_shape
+from .registry import EXAMPLES, Example
+
+__all__ = [
+    "EXAMPLES",
+    "Example",
+    "examples_attention",
+    "examples_conv",
+    "examples_index",
+    "examples_linear",
+    "examples_norm",
+    "examples_shape",
+]

@@ -1,0 +1,97 @@
+"""Worked examples: convolutions, pools, pixel shuffles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from .registry import Net, conv, example, image
+
+
+@example()
+def two_convolutions() -> Any:
+    return nn.Sequential(conv(3, 6, 3), nn.ReLU(), conv(6, 4, 3)), image()
+
+
+@example()
+def conv_1d_and_3d() -> Any:
+    net = Net(
+        lambda m, x, y: (m.b(m.a(x)), m.d(m.c(y))),
+        a=nn.Conv1d(3, 6, 3), b=nn.Conv1d(6, 2, 3), c=nn.Conv3d(3, 4, 2), d=nn.Conv3d(4, 2, 2),
+    )  # fmt: skip
+    return net, (torch.randn(2, 3, 8), torch.randn(2, 3, 4, 4, 4))
+
+
+@example()
+def depthwise_with_multiplier() -> Any:
+    return nn.Sequential(conv(3, 6), conv(6, 12, 3, groups=6), conv(12, 4)), image()
+
+
+@example()
+def grouped_group_by_group() -> Any:
+    return nn.Sequential(conv(3, 8), conv(8, 12, 3, groups=4), conv(12, 4)), image()
+
+
+@example(grouped="whole")
+def grouped_whole() -> Any:
+    return nn.Sequential(conv(3, 8), conv(8, 12, 3, groups=4), conv(12, 4)), image()
+
+
+@example()
+def transposed() -> Any:
+    return nn.Sequential(conv(3, 6), nn.ConvTranspose2d(6, 8, 4, stride=2, padding=1), conv(8, 4)), image()
+
+
+@example()
+def transposed_grouped() -> Any:
+    net = nn.Sequential(
+        conv(3, 8),
+        nn.ConvTranspose2d(8, 6, 3, groups=2),
+        nn.ConvTranspose2d(6, 12, 3, groups=6),
+        conv(12, 4),
+    )
+    return net, image()
+
+
+@example()
+def transposed_1d() -> Any:
+    return nn.Sequential(nn.Conv1d(3, 6, 1), nn.ConvTranspose1d(6, 8, 3), nn.Conv1d(8, 2, 1)), torch.randn(2, 3, 9)
+
+
+@example()
+def pools_and_resize() -> Any:
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = F.max_pool2d(m.a(x), 3, 1, 1) + F.avg_pool2d(m.b(x), 3, 1, 1)
+        return m.c(F.interpolate(F.adaptive_avg_pool2d(y, 3), scale_factor=2, mode="bilinear"))
+
+    return Net(call, a=conv(3, 6), b=conv(3, 6), c=conv(6, 2)), image()
+
+
+@example()
+def pixel_shuffle() -> Any:
+    return nn.Sequential(conv(3, 16), nn.PixelShuffle(2), conv(4, 2)), image()
+
+
+@example()
+def pixel_unshuffle() -> Any:
+    return nn.Sequential(conv(3, 4), nn.PixelUnshuffle(2), conv(16, 2)), image()
+
+
+@example()
+def unfolded() -> Any:
+    """im2col and a matrix product: a convolution written out."""
+    net = Net(lambda m, x: m.b(F.unfold(m.a(x), 3).transpose(1, 2)), a=conv(3, 4), b=nn.Linear(36, 5))
+    return net, image()
+
+
+@example()
+def shared_over_levels() -> Any:
+    """One head on every level of a pyramid: the levels live and die together."""
+    net = Net(
+        lambda m, x: [m.head(m.tower(level)) for level in (m.a(x), m.b(F.max_pool2d(x, 2)))],
+        a=conv(3, 6), b=conv(3, 6), tower=conv(6, 8, 3), head=conv(8, 2),
+    )  # fmt: skip
+    return net, image()

@@ -1,0 +1,135 @@
+"""Worked examples: normalization, activations with parameters, channel scales."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from .registry import Net, conv, example, image, parameter
+
+
+@example()
+def batch_norms() -> Any:
+    return nn.Sequential(conv(3, 6), nn.BatchNorm2d(6), nn.ReLU(), conv(6, 2)), image()
+
+
+@example()
+def layer_norms() -> Any:
+    return nn.Sequential(nn.Linear(3, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 2)), torch.randn(4, 3)
+
+
+@example()
+def layer_norm_over_image() -> Any:
+    return nn.Sequential(conv(3, 4), nn.LayerNorm([4, 6, 6]), conv(4, 2)), image()
+
+
+@example()
+def rms_norm() -> Any:
+    return nn.Sequential(nn.Linear(3, 6), nn.RMSNorm(6), nn.Linear(6, 2)), torch.randn(4, 3)
+
+
+@example()
+def rms_norm_written_out() -> Any:
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = m.a(x)
+        return m.b(y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6) * m.weight)
+
+    return Net(call, a=nn.Linear(3, 6), b=nn.Linear(6, 2), weight=parameter(6)), torch.randn(4, 3)
+
+
+@example()
+def group_norm() -> Any:
+    return nn.Sequential(conv(3, 12), nn.GroupNorm(3, 12), conv(12, 2)), image()
+
+
+@example(grouped="whole")
+def group_norm_whole() -> Any:
+    return nn.Sequential(conv(3, 12), nn.GroupNorm(3, 12), conv(12, 2)), image()
+
+
+@example()
+def group_norm_of_one_group() -> Any:
+    return nn.Sequential(conv(3, 6), nn.GroupNorm(1, 6), conv(6, 2)), image()
+
+
+@example()
+def group_norms_of_different_counts() -> Any:
+    """A residual stream under norms of 2 and of 4 groups: equal counts in each quarter serve both."""
+    net = Net(
+        lambda m, x: m.out(m.n2(m.b(m.n1(y := m.a(x)))) + y),
+        a=conv(3, 8), b=conv(8, 8), n1=nn.GroupNorm(2, 8), n2=nn.GroupNorm(4, 8), out=conv(8, 2),
+    )  # fmt: skip
+    return net, image()
+
+
+@example()
+def instance_norm() -> Any:
+    return nn.Sequential(conv(3, 6, 3), nn.InstanceNorm2d(6, affine=True), nn.Tanh(), conv(6, 2)), image()
+
+
+@example()
+def prelu() -> Any:
+    return nn.Sequential(conv(3, 6), nn.PReLU(6), nn.PReLU(1), conv(6, 2)), image()
+
+
+@example()
+def layer_scale() -> Any:
+    net = Net(
+        lambda m, x: m.out((y := m.a(x)) + m.gamma * m.b(y)),
+        a=conv(3, 6), b=conv(6, 6), gamma=parameter(6, 1, 1), out=conv(6, 2),
+    )  # fmt: skip
+    return net, image()
+
+
+@example()
+def squeeze_excite() -> Any:
+    net = Net(
+        lambda m, x: m.out((y := m.a(x)) * torch.sigmoid(m.up(F.relu(m.down(y.mean((2, 3), keepdim=True)))))),
+        a=conv(3, 8), down=conv(8, 4), up=conv(4, 8), out=conv(8, 2),
+    )  # fmt: skip
+    return net, image()
+
+
+@example()
+def gated() -> Any:
+    return nn.Sequential(conv(3, 12), nn.GLU(1), conv(6, 2)), image()
+
+
+@example()
+def softmax_over_channels() -> Any:
+    return nn.Sequential(conv(3, 6), nn.Softmax(1), conv(6, 2)), image()
+
+
+@example()
+def reductions() -> Any:
+    """Sums are exact; a mean or a maximum over the channels renormalizes."""
+
+    def call(m: Any, x: torch.Tensor) -> Any:
+        y, z = m.a(x), m.b(x)
+        return y.sum(1), z.amax(1), z.mean(1)
+
+    return Net(call, a=conv(3, 6), b=conv(3, 5)), image()
+
+
+@example()
+def sorted_and_summed() -> Any:
+    """Cumulative sums mix the channels: they stay; those of the other branch may go."""
+    net = Net(lambda m, x: (m.c(m.a(x).cumsum(1)), m.d(m.b(x).cumsum(2))), a=conv(3, 4), b=conv(3, 6), c=conv(4, 2), d=conv(6, 2))
+    return net, image()
+
+
+@example()
+def unknown_operator() -> Any:
+    """A determinant has no rule: what it touches stays, the rest is pruned."""
+    net = Net(lambda m, x: (torch.linalg.det(m.a(x)), m.c(m.b(x))), a=conv(3, 4), b=conv(3, 6), c=conv(6, 2))
+    return net, image()
+
+
+@example()
+def filled() -> Any:
+    """Random numbers shaped like a value do not hold its channels."""
+    net = Net(lambda m, x: m.b(m.a(x) + 0 * torch.rand_like(x[:, :1])), a=conv(3, 6), b=conv(6, 2))
+    return net, image()

@@ -1,0 +1,79 @@
+"""Worked examples: reshapes, transposes, copies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from .registry import Net, conv, example, image, parameter
+
+
+@example()
+def flatten_after_conv() -> Any:
+    return nn.Sequential(conv(3, 4, 3), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(36, 5)), image()
+
+
+@example()
+def decoder() -> Any:
+    """Linear, unflatten, transposed convolution: a channel is a block of the linear layer's rows."""
+    return nn.Sequential(nn.Linear(5, 36), nn.Unflatten(1, (4, 3, 3)), nn.ConvTranspose2d(4, 2, 2)), torch.randn(2, 5)
+
+
+@example()
+def channels_last() -> Any:
+    return Net(lambda m, x: m.b(F.gelu(m.a(x).permute(0, 2, 3, 1))), a=conv(3, 6), b=nn.Linear(6, 2)), image()
+
+
+@example()
+def channel_shuffle() -> Any:
+    """Shuffled between grouped convolutions, as in ShuffleNet."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = m.b(m.a(x))
+        n, c, h, w = y.shape
+        return m.out(m.d(y.view(n, 3, c // 3, h, w).transpose(1, 2).reshape(n, c, h, w)))
+
+    return Net(call, a=conv(3, 6), b=conv(6, 12, groups=3), d=conv(12, 12, 3, groups=12), out=conv(12, 2)), image()
+
+
+@example()
+def squeezed() -> Any:
+    net = Net(lambda m, x: m.b(m.a(x).mean((2, 3), keepdim=True).squeeze(-1).squeeze(-1).unsqueeze(1)), a=conv(3, 6), b=nn.Linear(6, 2))
+    return net, image()
+
+
+@example()
+def expanded() -> Any:
+    """A single channel spread over the channels of another branch."""
+    return Net(lambda m, x: m.out(m.a(x).expand(-1, 6, -1, -1) * m.b(x)), a=conv(3, 1), b=conv(3, 6), out=conv(6, 2)), image()
+
+
+@example()
+def repeated() -> Any:
+    return Net(lambda m, x: m.out(m.a(x).repeat(1, 2, 1, 1)), a=conv(3, 4), out=conv(8, 2)), image()
+
+
+@example()
+def interleaved() -> Any:
+    net = Net(lambda m, x: m.out(torch.repeat_interleave(m.a(x), 2, dim=1)), a=conv(3, 4), out=conv(8, 2))
+    return net, image()
+
+
+@example()
+def factor_by_factor() -> Any:
+    """Twelve channels as four blocks of three, each block with its own factor: blocks go whole."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = m.a(x).unflatten(1, (4, 3)) * m.scale
+        return m.out(y.flatten(1, 2))
+
+    return Net(call, a=conv(3, 12), scale=parameter(4, 1, 1, 1), out=conv(12, 2)), image()
+
+
+@example()
+def inner_factor_free() -> Any:
+    """The outer factor is summed away: each inner index goes with all its copies."""
+    return Net(lambda m, x: m.out(m.a(x).unflatten(1, (4, 3)).sum(1)), a=conv(3, 12), out=conv(3, 2)), image()
