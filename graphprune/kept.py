@@ -141,11 +141,14 @@ class Survivors:
         if all(self.mask(b.labels).all() for b in blocks):
             return np.arange(prod(value.sizes[a] for a in axes)) if blocks else None
         full = tuple(value.sizes[a] for a in axes)
-        origin = np.arange(prod(full)).reshape(full)
-        for block in blocks:
-            origin = self._store(origin, [axes.index(a) for a in block.axes], block)
-        flat: Array = origin.reshape(-1)
-        return flat
+        return self.stored(np.arange(prod(full)).reshape(full), value, axes).reshape(-1)
+
+    def stored(self, array: Array, value: Value, axes: tuple[int, ...]) -> Array:
+        """See `Kept`."""
+        for block in self.blocks(value):
+            if set(block.axes) <= set(axes):
+                array = self._store(array, [axes.index(a) for a in block.axes], block)
+        return array
 
     def _store(self, origin: Array, at: list[int], block: Block) -> Array:
         """Replace the block's axes by their stored form."""

@@ -103,6 +103,9 @@ class Kept(Protocol):
     def shape(self, value: Value) -> tuple[int, ...]:
         """The sizes of all axes afterwards."""
 
+    def stored(self, array: Array, value: Value, axes: tuple[int, ...]) -> Array:
+        """What is kept of an array laid out over `axes` of a value, in the form in which the value is stored."""
+
     def reorder(self, source: Value, target: Value) -> list[tuple[int, Array]]:
         """Gathers that must follow a reshape because kept elements come out in another order."""
 

@@ -9,6 +9,7 @@ import numpy as np
 from ..graph import Node, Value
 from .base import Array, Block, Kept, Labeller, operator
 from .broadcast import Operand, meet
+from .shape import carry
 
 
 def _others(value: Value, axis: int, rank: int) -> Operand:
@@ -178,13 +179,13 @@ def slice_(node: Node, labeller: Labeller) -> None:
 
 
 def _rewrite_gather(node: Node, kept: Kept) -> None:
-    data, indices = node.inputs[0], node.attrs["indices"]
+    data, out, axis, indices = node.inputs[0], node.outputs[0], node.attrs["axis"], node.attrs["indices"]
     assert data is not None
-    left = kept.indices(data, node.attrs["axis"])
+    left = kept.indices(data, axis)
     if left is None or indices is None:
         return
-    alive = np.isin(indices, left)
-    node.change(indices=np.searchsorted(left, indices[alive]).astype(np.int64))
+    stored = kept.stored(np.asarray(indices), out, tuple(range(axis, axis + indices.ndim)))
+    node.change(indices=np.searchsorted(left, stored).astype(np.int64))
 
 
 @operator("gather", rewrite=_rewrite_gather)
@@ -195,7 +196,7 @@ def gather(node: Node, labeller: Labeller) -> None:
     if any(b.joint and axis in b.axes for b in labeller.blocks(data)):
         labeller.resolve(data, axis)
     labels = labeller.axis(data, axis)
-    constant = indices is not None and np.ndim(indices) == 1
+    constant = indices is not None and np.ndim(indices) > 0
     if not constant:
         labeller.freeze(labels, "rows are looked up by index")
     width = out.rank - data.rank
@@ -208,9 +209,11 @@ def gather(node: Node, labeller: Labeller) -> None:
     if ids is not None and not constant:
         for block in labeller.blocks(ids):
             labeller.freeze(block.labels, "it is an index")
+    if constant and labels is not None and indices.size > 1:
+        blocks.append(carry(labels[indices], tuple(range(axis, axis + indices.ndim)), node.name))
+    elif constant:
+        labeller.freeze(None if labels is None else labels[indices].reshape(-1), "a single index of it is picked")
     labeller.put_blocks(out, blocks)
-    if constant and labels is not None:
-        labeller.put(out, {axis: labels[indices]})
 
 
 def _rewrite_slice_scatter(node: Node, kept: Kept) -> None:

@@ -92,7 +92,7 @@ def _reshape_group(node: Node, ins: tuple[int, ...], outs: tuple[int, ...], labe
     if prod(before) > _MOST_LABELS:
         labeller.freeze(block.labels, "the reshape is too large to label")
         return []
-    return _carry(spread(block, ins, before).reshape(after), outs, block, node)
+    return [carry(spread(block, ins, before).reshape(after), outs, block.origin or node.name)]
 
 
 def _active(blocks: list[Block], labeller: Labeller) -> Block:
@@ -103,14 +103,13 @@ def _active(blocks: list[Block], labeller: Labeller) -> Block:
     return active
 
 
-def _carry(labels: Array, outs: tuple[int, ...], source: Block, node: Node) -> list[Block]:
-    """Drop the axes along which labels do not change; what is left is one block."""
+def carry(labels: Array, outs: tuple[int, ...], origin: str) -> Block:
+    """Labels of several axes as one block, without the axes along which they do not change."""
     keep = [i for i in range(len(outs)) if (labels != labels.take([0], axis=i)).any()]
     if not keep:
         keep = [int(np.argmax(labels.shape))]
     index = tuple(slice(None) if i in keep else 0 for i in range(len(outs)))
-    name = source.origin or node.name
-    return [Block(tuple(outs[i] for i in keep), np.ascontiguousarray(labels[index]), name if len(keep) > 1 else "")]
+    return Block(tuple(outs[i] for i in keep), np.ascontiguousarray(labels[index]), origin if len(keep) > 1 else "")
 
 
 @operator("transpose")

@@ -223,6 +223,33 @@ def test_changed_slice_keeps_open_bounds_of_dynamic_axes() -> None:
     np.testing.assert_array_equal(run(checked(graph), inputs)[0], run(original, inputs)[0][..., [0, 2]])
 
 
+def test_computed_zeros_are_data_of_their_own() -> None:
+    """The initial state of a recurrent layer: zeros of a computed shape can lose columns."""
+    nodes = [
+        node("MatMul", "x w", "h"),
+        node("Shape", "x", "size"),
+        node("Gather", "size i0", "batch"),
+        node("Concat", "batch twelve", "target", axis=0),
+        node("ConstantOfShape", "target", "zeros"),
+        node("Concat", "h zeros", "y", axis=1),
+    ]
+    weights = {"w": weight(6, 12), "i0": ints(0), "twelve": ints(12)}
+    graph = assert_round_trip(model(nodes, {"x": ("batch", 6)}, weights=weights), {"x": (5, 6)})
+    found = only(graph, "expand")
+    assert found.attrs["shape"] == (2, 12)
+    found.change(shape=(2, 5))
+    found.outputs[0].shape, graph.outputs[0].shape = (2, 5), (2, 17)
+    inputs = feeds(graph, {"x": (7, 6)})
+    assert run(checked(graph), inputs)[0].shape == (7, 17)
+
+
+def test_a_table_cut_at_a_dynamic_length_keeps_all_its_rows() -> None:
+    nodes = [node("Shape", "x", "size"), node("Slice", "table i0 size i0", "cut"), node("Add", "cut x")]
+    made = model(nodes, {"x": ("length",)}, weights={"table": weight(50), "i0": ints(0)})
+    graph = assert_round_trip(made, {"x": (40,)})
+    assert only(graph, "axiswise").attrs["axes"] == (0,)
+
+
 @pytest.mark.parametrize("opset", [13, 18])
 def test_resize_to_sizes_follows_its_channels(opset: int) -> None:
     nodes = [

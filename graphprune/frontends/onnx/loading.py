@@ -136,9 +136,8 @@ class _Loader:
             return []
         lowered = self._lowered(proto)
         slots, outer = lowered.slots, self._captured(proto)
-        inputs = [self._filler(proto) if slot == FILL else self._operand(proto, slot) for slot in slots] + [
-            self.values[n] for n in outer
-        ]
+        inputs = [self._filler(proto) if slot == FILL else self._operand(proto, slot) for slot in slots]
+        inputs += [self.values[name] for name in outer]
         outputs = [self._output(proto, j) for j in range(_last_output(proto))]
         attrs = dict(lowered.attrs)
         if lowered.kind == "unknown":

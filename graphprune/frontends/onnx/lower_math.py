@@ -226,6 +226,7 @@ def recurrent(view: View) -> Lowered:
         "directions": 2 if view.attr("direction", "forward") == "bidirectional" else 1,
         "batch_first": bool(view.attr("layout", 0)),
         "proj": 0,
+        "onnx": True,
     }
     slots = tuple(range(8 if view.op == "LSTM" else 6))
     attrs["order"] = order[: len(slots)]

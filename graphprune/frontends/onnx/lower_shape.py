@@ -99,6 +99,22 @@ def gather(view: View) -> Lowered:
     return Lowered("gather", (0, 1), {"axis": axis, "indices": indices})
 
 
+@lowers("GatherND")
+def gather_nd(view: View) -> Lowered | None:
+    """Index tuples of length one look up rows of the first axis, like Gather."""
+    shape = view.shape(1)
+    if int(view.attr("batch_dims", 0)) or not shape or shape[-1] != 1:
+        return None
+    fact = view.fact(1)
+    indices = None
+    if fact is not None and fact.small is not None and fact.small.static:
+        indices = fact.small.value
+    elif fact is not None and fact.weight is not None:
+        indices = fact.weight.array()
+    rows = None if indices is None else _positive(indices[..., 0], view.shape()[0])
+    return Lowered("gather", (0, 1), {"axis": 0, "indices": rows})
+
+
 def _positive(indices: np.ndarray | None, size: int) -> np.ndarray | None:
     return None if indices is None else np.where(indices < 0, indices + size, indices).astype(np.int64)
 

@@ -159,6 +159,14 @@ def gather(draft: Draft) -> None:
     draft.set_slot(1, draft.writer.constant(indices, f"{draft.out.name}_indices"))
 
 
+@raises("GatherND")
+def gather_nd(draft: Draft) -> None:
+    """New constant index tuples of length one."""
+    if draft.attrs["indices"] is not None:
+        indices = np.asarray(draft.attrs["indices"], np.int64)[..., None]
+        draft.set_slot(1, draft.writer.constant(indices, f"{draft.out.name}_indices"))
+
+
 @raises("Pad")
 def pad(draft: Draft) -> None:
     """Amounts for every axis."""
