@@ -13,12 +13,14 @@ from .counting import Counter
 from .coupling import Coupling, Group
 from .errors import InputError, TargetError
 from .ops.base import Array
-from .plans import Plan, fingerprint, plan_groups
+from .plans import Plan, plan_groups
 
 #: Kept counts are rounded up to a multiple of this where the budget is global (odd counts slow runtimes down).
 GLOBAL_ALIGN = 8
 #: No group keeps less than this part of its components unless asked to.
 FLOOR = 0.1
+#: Rounds of bringing components back where an axis would end up empty; each round only adds.
+_REVIVALS = 8
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def make_plan(coupling: Coupling, scores: Array, target: Target, options: Option
     reasons = [_reason(ladder, target) for ladder in ladders]
     return Plan(
         coupling.graph.name,
-        fingerprint(coupling.graph),
+        coupling.fingerprint,
         str(target),
         criterion,
         plan_groups(coupling, keep, reasons),
@@ -271,21 +273,27 @@ def _fill(
 
 def _keep_axes_alive(coupling: Coupling, keep: Array, scores: Array) -> None:
     """No axis of any value may end up empty: its best component comes back (in every row of its group)."""
-    arrays = {id(b.labels): b for blocks in coupling.blocks.values() for b in blocks}
-    for _ in range(8):
-        changed = False
-        for block in arrays.values():
-            components = coupling.component[block.labels.reshape(-1)]
-            if keep[components].any():
-                continue
-            best = int(components[np.argmax(scores[components])])
-            group = coupling.groups[coupling.group_of[best]]
-            for row in group.components:
-                gone = row[~keep[row]]
-                keep[best if best in row else gone[np.argmax(scores[gone])]] = True
-            changed = True
-        if not changed:
+    arrays = list({id(b.labels): b.labels.reshape(-1) for bs in coupling.blocks.values() for b in bs}.values())
+    if not arrays:
+        return
+    components = coupling.component[np.concatenate(arrays)]
+    ends = np.cumsum([a.size for a in arrays])
+    starts = np.concatenate([[0], ends[:-1]])
+    for _ in range(_REVIVALS):
+        empty = np.flatnonzero(~np.logical_or.reduceat(keep[components], starts))
+        if not len(empty):
             return
+        for i in empty:
+            axis = components[starts[i] : ends[i]]
+            if not keep[axis].any():
+                _revive(coupling, keep, scores, int(axis[np.argmax(scores[axis])]))
+
+
+def _revive(coupling: Coupling, keep: Array, scores: Array, component: int) -> None:
+    """Bring a component back, and with it the best removed one of every other row of its group."""
+    for row in coupling.groups[coupling.group_of[component]].components:
+        gone = row[~keep[row]]
+        keep[component if component in row else gone[np.argmax(scores[gone])]] = True
 
 
 def _reason(ladder: _Ladder, target: Target) -> str:

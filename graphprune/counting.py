@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 from scipy.sparse import csr_matrix
 
@@ -21,7 +23,7 @@ def macs(graph: Graph) -> int:
         rule = lookup(node.kind).cost
         if rule is not None and all(v is None or v.shape is not None for v in (*node.inputs, *node.outputs)):
             for cost in rule(node):
-                total += cost.factor * float(np.prod([v.sizes[a] for v, a in cost.axes])) / cost.groups
+                total += cost.factor * prod(v.sizes[a] for v, a in cost.axes) / cost.groups
     return round(total)
 
 
@@ -63,7 +65,7 @@ class Counter:
                 continue
             seen.add(use.value)
             rows = [self._row(b.labels) for b in use.blocks]
-            factor = weight.size / float(np.prod([b.labels.size for b in use.blocks] or [1]))
+            factor = weight.size / prod(b.labels.size for b in use.blocks)
             if use.columns is not None and coupling.grouped == "within":
                 rows.append(self._row(use.columns.labels))
                 factor /= use.columns.labels.size

@@ -7,6 +7,7 @@ importance), then normalized within each group so that one ranking can compare g
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 
 import numpy as np
 
@@ -84,6 +85,9 @@ def _axis_sums(use: Use, power: Callable[[Array], Array]) -> Iterator[tuple[Arra
     if array.dtype != np.float32:
         array = array.astype(np.float32)
     mass = power(array)
+    if mass.ndim == 1:
+        yield blocks[0].labels, mass.astype(np.float64)
+        return
     for block in blocks:
         yield block.labels, _sum_to(mass, block.axes)
     if use.columns is not None:
@@ -95,12 +99,12 @@ def _axis_sums(use: Use, power: Callable[[Array], Array]) -> Iterator[tuple[Arra
 def _sum_to(mass: Array, axes: tuple[int, ...]) -> Array:
     """Sum over all other axes; as matrix products with ones, which are much faster than sums over short axes."""
     first, last = min(axes), max(axes)
-    tail = int(np.prod(mass.shape[last + 1 :]))
+    tail = prod(mass.shape[last + 1 :])
     if tail > 1:
         mass = (mass.reshape(-1, tail) @ np.ones(tail, mass.dtype)).reshape(mass.shape[: last + 1])
     else:
         mass = mass.reshape(mass.shape[: last + 1])
-    head = int(np.prod(mass.shape[:first]))
+    head = prod(mass.shape[:first])
     if head > 1:
         mass = (np.ones(head, mass.dtype) @ mass.reshape(head, -1)).reshape(mass.shape[first:])
     mass = mass.reshape(mass.shape[-(last - first + 1) :])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -15,20 +14,9 @@ import numpy as np
 
 from .coupling import Coupling, Group
 from .errors import InputError
-from .graph import Graph
 from .ops.base import Array
 
 _FORMAT = 1
-
-
-def fingerprint(graph: Graph) -> str:
-    """A digest of the operators and weight shapes: equal for two copies of one architecture."""
-    digest = hashlib.sha256()
-    for node in graph.nodes:
-        digest.update(f"{node.kind} {node.op} {[None if v is None else v.shape for v in node.inputs]}\n".encode())
-    for name, value in graph.weights().items():
-        digest.update(f"{name} {value.shape} {value.dtype}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -91,7 +79,7 @@ class Plan:
 
     def kept(self, coupling: Coupling) -> Array:
         """Which components of a coupling stay (bool); raises InputError where the plan does not fit the model."""
-        found = fingerprint(coupling.graph)
+        found = coupling.fingerprint
         if found != self.fingerprint:
             raise InputError(f"the plan was made for another model: fingerprint {self.fingerprint}, this one is {found}")
         if len(self.groups) != len(coupling.groups):

@@ -85,15 +85,16 @@ def _freeze(component: Array, count: int, labels: list[Array], causes: list[Arra
 
 def _cells(said: Statements, component: Array) -> tuple[list[Array], list[tuple[Array, Array]]]:
     """Count constraints as disjoint clusters of equal cells; or the equalities that make the unmeetable ones hold."""
-    seen: set[bytes] = set()
+    seen: set[tuple[tuple[int, ...], bytes]] = set()
     rows: list[Array] = []
     stated: list[Array] = []
     ties: list[tuple[Array, Array]] = []
     for labels, _ in said.balance:
         parts = component[labels]
-        if parts.tobytes() in seen:
+        key = parts.shape, parts.tobytes()
+        if key in seen:
             continue
-        seen.add(parts.tobytes())
+        seen.add(key)
         ordered = np.sort(parts, axis=1)
         if (ordered == ordered[0]).all():
             continue

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 
 import numpy as np
 
@@ -89,6 +89,14 @@ class Coupling:
                 yield use, use.columns.axis, self.component[use.columns.labels.reshape(-1)]
 
     @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the operators and weight shapes: equal for two copies of one architecture."""
+        graph = self.graph
+        lines = [f"{n.kind} {n.op} {[None if v is None else v.shape for v in n.inputs]}" for n in graph.nodes]
+        lines += [f"{name} {value.shape} {value.dtype}" for name, value in graph.weights().items()]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+    @cached_property
     def group_of(self) -> Array:
         """The group of each component, -1 for those that stay."""
         owner = np.full(self.count, -1)
@@ -154,9 +162,11 @@ def _trainable(value: Value) -> bool:
     return value.weight is not None and value.weight.trainable
 
 
-def _constants_last(entry: tuple[Use, int, Array]) -> bool:
-    """Sorts the uses of one node, so that a layer's zero state does not come before its weights."""
-    return not _trainable(entry[0].value)
+def _varies(value: Value, axis: int) -> bool:
+    """Whether a constant tells the indices of an axis apart (the zero state of a recurrent layer does not)."""
+    assert value.weight is not None
+    array = value.weight.array()
+    return bool((array != array.take([0], axis=axis)).any())
 
 
 @dataclass(eq=False)
@@ -171,13 +181,13 @@ class _Births:
 
 def _births(coupling: Coupling) -> _Births:
     born = _Births(*(np.full(coupling.count, -1) for _ in range(3)), [])
-    by_node = groupby(coupling.axes(), key=lambda entry: entry[0].node)
-    for use, axis, components in (e for _, of_node in by_node for e in sorted(of_node, key=_constants_last)):
+    for use, axis, components in coupling.axes():
         new = (born.axis[components] < 0) & ~coupling.frozen[components]
         if not new.any():
             continue
         if not _trainable(use.value):
-            coupling.frozen[components[new]] = True  # what a constant brings into the model is part of its definition
+            if _varies(use.value, axis):
+                coupling.frozen[components[new]] = True  # what a constant brings into the model is part of its definition
             continue
         unique, first, counts = np.unique(components[new], return_index=True, return_counts=True)
         born.axis[unique], born.position[unique], born.width[unique] = len(born.names), first, counts

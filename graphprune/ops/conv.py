@@ -45,14 +45,22 @@ def _conv_cost(node: Node) -> list[Cost]:
     return [Cost(factor, ((x, 1), (out, 1)), groups)]
 
 
+def _channels_alone(node: Node, labeller: Labeller) -> np.ndarray | None:
+    """The labels of the channels; the axes after them are frozen, since the operator works along those."""
+    x = node.inputs[0]
+    assert x is not None
+    labels = labeller.axis(x, 1, touched=True)
+    for axis in range(2, x.rank):
+        labeller.freeze(labeller.axis(x, axis), f"{node.op} works along this axis")
+    return labels
+
+
 @operator("conv", rewrite=_rewrite_conv, cost=_conv_cost)
 def conv(node: Node, labeller: Labeller) -> None:
     """Input channels are contracted with the weight, filters make the output channels; see `docs/ir.md` for layouts."""
     x, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]
     assert x is not None and weight is not None
-    labels = labeller.axis(x, 1, touched=True)
-    for axis in range(2, x.rank):
-        labeller.freeze(labeller.axis(x, axis), "a convolution slides over this axis")
+    labels = _channels_alone(node, labeller)
     labeller.label_only(weight, (0, 1))  # kernel positions are left alone
     groups, transposed = node.attrs["groups"], node.attrs["transposed"]
     if groups == 1:
@@ -110,9 +118,7 @@ def spatial(node: Node, labeller: Labeller) -> None:
     """Pools, resizes and grid samples: batch and channel pass, the other axes are fixed."""
     x = node.inputs[0]
     assert x is not None
-    channels = labeller.axis(x, 1, touched=True)
-    for axis in range(2, x.rank):
-        labeller.freeze(labeller.axis(x, axis), f"{node.op} works over this axis")
+    channels = _channels_alone(node, labeller)
     for extra in node.inputs[1:]:
         for block in labeller.blocks(extra) if extra is not None else ():
             labeller.freeze(block.labels, f"{node.op} reads it whole")
@@ -126,7 +132,7 @@ def depth_to_space(node: Node, labeller: Labeller) -> None:
     """The block*block channels that make one output channel go together."""
     x, out = node.inputs[0], node.outputs[0]
     assert x is not None
-    labels, square = labeller.axis(x, 1, touched=True), node.attrs["block"] ** 2
+    labels, square = _channels_alone(node, labeller), node.attrs["block"] ** 2
     channels = None
     if labels is not None:
         parts = labels.reshape(-1, square) if node.attrs["mode"] == "CRD" else labels.reshape(square, -1).T
@@ -140,7 +146,7 @@ def space_to_depth(node: Node, labeller: Labeller) -> None:
     """One channel becomes block*block channels."""
     x, out = node.inputs[0], node.outputs[0]
     assert x is not None
-    labels, square = labeller.axis(x, 1, touched=True), node.attrs["block"] ** 2
+    labels, square = _channels_alone(node, labeller), node.attrs["block"] ** 2
     if labels is not None:
         labels = np.repeat(labels, square) if node.attrs["mode"] == "CRD" else np.tile(labels, square)
     labeller.put(out, {0: labeller.axis(x, 0), 1: labels})
@@ -151,5 +157,5 @@ def unfold(node: Node, labeller: Labeller) -> None:
     """Each channel becomes as many as the kernel has positions."""
     x, out = node.inputs[0], node.outputs[0]
     assert x is not None
-    labels = labeller.axis(x, 1, touched=True)
-    labeller.put(out, {1: None if labels is None else np.repeat(labels, node.attrs["kernel"])})
+    labels = _channels_alone(node, labeller)
+    labeller.put(out, {0: labeller.axis(x, 0), 1: None if labels is None else np.repeat(labels, node.attrs["kernel"])})

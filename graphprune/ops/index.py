@@ -138,7 +138,7 @@ def _rewrite_slice(node: Node, kept: Kept) -> None:
     assert x is not None
     slices, takes = [], []
     for axis, start, stop, step in node.attrs["slices"]:
-        indices = kept.indices(x, axis)
+        indices = None if kept.size(x, axis) == x.sizes[axis] else kept.indices(x, axis)
         if indices is None:
             slices.append((axis, start, stop, step))
             continue
@@ -292,8 +292,8 @@ def _rewrite_pad(node: Node, kept: Kept) -> None:
     assert x is not None
     pads = []
     for axis, before, after in node.attrs["pads"]:
-        left, right = kept.indices(x, axis), kept.indices(out, axis)
-        if left is not None or right is not None:
+        if before or after:
+            left, right = kept.indices(x, axis), kept.indices(out, axis)
             before, after = _kept_pads(right, left, x.sizes[axis], out.sizes[axis], before)
         pads.append((axis, before, after))
     if pads != [tuple(pad) for pad in node.attrs["pads"]]:

@@ -72,7 +72,7 @@ def batch_norm(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
 @block
 def group_norm(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
     n = o.shape(x)[1]
-    return o.group_norm(x, pick([d for d in divisors(n) if d < n], a), o.weight(n, scale=0.3, offset=1.0), o.weight(n))
+    return o.group_norm(x, pick([d for d in divisors(n) if d < n] or [1], a), o.weight(n, scale=0.3, offset=1.0), o.weight(n))
 
 
 @block
