@@ -65,7 +65,22 @@ def build(name: str) -> nn.Module:
     options = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     weights = {"weights_backbone": None} if name in models.list_models(module=models.segmentation) else {}
     model: nn.Module = models.get_model(name, weights=None, **weights, **options)
+    awaken(model)
     return model.eval()
+
+
+def awaken(model: nn.Module) -> None:
+    """Random weights through which signals pass.
+
+    Torchvision's initial weights let signals fade in some models (ShuffleNet, segmentation heads) and zero the head of others (ViT): their
+    outputs would not depend on their inputs, and comparing them would prove nothing.
+    """
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            elif isinstance(module, nn.Linear) and not module.weight.any():
+                nn.init.normal_(module.weight, std=0.02)
 
 
 def side(name: str) -> int:

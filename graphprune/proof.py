@@ -60,6 +60,10 @@ def treatment(coupling: Coupling, keep: Array) -> Treatment:
             compaction = _compaction(node, statistic, coupling, alive)
             if compaction.inputs:
                 found.compactions[node.name] = compaction
+    for use in coupling.uses:
+        if lookup(use.node.kind).recurs and use.value.name not in found.masks:
+            masks = [_mask(use.value, b, alive[b.labels]) for b in use.blocks]
+            found.masks[use.value.name] = [m for m in masks if not m.all()]
     return found
 
 

@@ -14,8 +14,8 @@ from graphprune.ops.base import Array
 from graphprune.passes.remove_channels import remove_channels
 from graphprune.plans import Plan
 
-#: Worked examples are a few layers of float32: rounding stays far below this.
-TIGHT = 1e-5
+#: Worked examples are a few layers of float32: in units of the outputs' variation, rounding stays below this.
+TIGHT = 5e-5
 
 
 @dataclass
@@ -76,7 +76,9 @@ def assert_equality(graph: Graph, ratio: float = 0.5, seeds: int = 3, limit: flo
         assert not pruned.keep.all(), "the plan removes nothing"
         assert pruned.proof.passed and pruned.proof.max_error <= limit, pruned.proof
         assert [v.shape for v in pruned.graph.outputs] == [v.shape for v in graph.outputs]
-        assert pruned.graph.parameter_count() == pruned.plan.notes["params"] < graph.parameter_count()
+        assert pruned.graph.parameter_count() < graph.parameter_count()
+        if pruned.graph.weights().keys() == graph.weights().keys():  # no constant had to be copied
+            assert pruned.graph.parameter_count() == pruned.plan.notes["params"]
     return pruned
 
 

@@ -142,7 +142,8 @@ class Operator:
     """One entry of the table.
 
     `rewrite` and `cost` see the node of the graph being rewritten or measured; `statistic` tells the verifier which
-    axes must be compacted rather than masked.
+    axes must be compacted rather than masked. `recurs` says that the node feeds its result back to itself, so that the
+    verifier must mask its weights too.
     """
 
     kind: str
@@ -150,6 +151,7 @@ class Operator:
     rewrite: RewriteRule | None = None
     cost: CostRule | None = None
     statistic: StatisticRule | None = None
+    recurs: bool = False
 
 
 _TABLE: dict[str, Operator] = {}
@@ -161,13 +163,14 @@ def operator(
     rewrite: RewriteRule | None = None,
     cost: CostRule | None = None,
     statistic: StatisticRule | None = None,
+    recurs: bool = False,
 ) -> Callable[[CoupleRule], CoupleRule]:
     """Register the decorated coupling rule, with its companions, as the entry of `kind`."""
 
     def register(couple: CoupleRule) -> CoupleRule:
         if kind in _TABLE:
             raise GraphPruneError(f"the operator table has two entries for '{kind}'")
-        _TABLE[kind] = Operator(kind, couple, rewrite, cost, statistic)
+        _TABLE[kind] = Operator(kind, couple, rewrite, cost, statistic, recurs)
         return couple
 
     return register

@@ -279,6 +279,13 @@ def test_input_shapes_bind() -> None:
     assert frontend.from_model(heads(), [(3, 4, 6)]).inputs[0].shape == (3, 4, 6)
 
 
+def test_a_convolution_tells_the_channels() -> None:
+    made = model([node("Conv", "x w")], {"x": ("n", "c", "h", "w")}, weights={"w": weight(4, 3, 3, 3)})
+    graph = frontend.from_model(made)
+    assert graph.inputs[0].shape == (2, 3, 224, 224)
+    assert graph.outputs[0].dynamic == {0, 2, 3}
+
+
 def test_a_symbol_has_one_size() -> None:
     made = model([node("Add", "a b")], {"a": ("n", 4), "b": ("n", 4)})
     assert [v.shape for v in frontend.from_model(made, {"b": (7, 4)}).inputs] == [(7, 4), (7, 4)]

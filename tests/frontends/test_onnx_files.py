@@ -47,6 +47,15 @@ def test_external_data_is_mapped_and_stays_external(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run(str(out), inputs)[0], run(str(path), inputs)[0])
 
 
+def test_large_models_get_a_data_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "PROTO_LIMIT", 2000)
+    graph = frontend.from_model(linear())
+    frontend.save(graph, tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx.data").stat().st_size == 16 * 32 * 4
+    inputs = feeds(graph)
+    np.testing.assert_array_equal(run(str(tmp_path / "out.onnx"), inputs)[0], run(linear(), inputs)[0])
+
+
 def test_a_file_can_be_written_over_itself(tmp_path: Path) -> None:
     path = external(tmp_path, location="big.onnx.data")
     inputs = feeds(frontend.load(path))

@@ -33,7 +33,11 @@ def linear(inside: int, outside: int) -> nn.Linear:
     return nn.Linear(inside, outside)
 
 
-@example()
+@example(
+    """
+    4 of 3 exact: q.weight[0] q.bias[0] k.weight[0] k.bias[0] v.weight[0] v.bias[0] out.weight[1]
+    """
+)
 def three_projections() -> Any:
     def call(m: Any, x: torch.Tensor) -> torch.Tensor:
         q, k, v = (split_heads(p(x)) for p in (m.q, m.k, m.v))
@@ -42,7 +46,11 @@ def three_projections() -> Any:
     return Net(call, q=linear(WIDTH, 12), k=linear(WIDTH, 12), v=linear(WIDTH, 12), out=linear(12, 2)), tokens()
 
 
-@example()
+@example(
+    """
+    4 of 3 exact: q.weight[0] q.bias[0] k.weight[0] k.bias[0] v.weight[0] v.bias[0] out.weight[1]
+    """
+)
 def three_projections_written_out() -> Any:
     def call(m: Any, x: torch.Tensor) -> torch.Tensor:
         return m.out(joined(written_out(*(split_heads(p(x)) for p in (m.q, m.k, m.v)))))
@@ -50,7 +58,11 @@ def three_projections_written_out() -> Any:
     return Net(call, q=linear(WIDTH, 12), k=linear(WIDTH, 12), v=linear(WIDTH, 12), out=linear(12, 2)), tokens()
 
 
-@example()
+@example(
+    """
+    4 of 9 exact: qkv.weight[0] qkv.bias[0] out.weight[1]
+    """
+)
 def fused_by_chunk() -> Any:
     def call(m: Any, x: torch.Tensor) -> torch.Tensor:
         q, k, v = (split_heads(p) for p in m.qkv(x).chunk(3, -1))
@@ -59,7 +71,11 @@ def fused_by_chunk() -> Any:
     return Net(call, qkv=linear(WIDTH, 36), out=linear(12, 2)), tokens()
 
 
-@example()
+@example(
+    """
+    4 of 9 exact: qkv.weight[0] qkv.bias[0] out.weight[1]
+    """
+)
 def fused_three_heads_dim() -> Any:
     """timm's order: (3, heads, dim)."""
 
@@ -70,7 +86,11 @@ def fused_three_heads_dim() -> Any:
     return Net(call, qkv=linear(WIDTH, 36), out=linear(12, 2)), tokens()
 
 
-@example()
+@example(
+    """
+    4 of 9 exact: qkv.weight[0] qkv.bias[0] out.weight[1]
+    """
+)
 def fused_heads_three_dim() -> Any:
     """The order of GPT-NeoX: (heads, 3, dim)."""
 
@@ -81,7 +101,13 @@ def fused_heads_three_dim() -> Any:
     return Net(call, qkv=linear(WIDTH, 36), out=linear(12, 2)), tokens()
 
 
-@example()
+@example(
+    """
+    8 exact: inp.weight[0] inp.bias[0] attention.in_proj_weight[1]
+    4 of 6 exact: attention.in_proj_weight[0] attention.in_proj_bias[0] attention.out_proj.weight[1]
+    8 exact: attention.out_proj.weight[0] attention.out_proj.bias[0] out.weight[1]
+    """
+)
 def module_attention() -> Any:
     net = Net(
         lambda m, x: m.out(m.attention(y := m.inp(x), y, y, need_weights=False)[0]),
@@ -90,7 +116,11 @@ def module_attention() -> Any:
     return net, tokens()
 
 
-@example()
+@example(
+    """
+    2 of 6 exact: q.weight[0] q.bias[0] k.weight[0] k.bias[0] v.weight[0] v.bias[0] out.weight[1]
+    """
+)
 def grouped_queries() -> Any:
     """Two key and value heads serve four query heads: one goes with the pair it serves."""
 
@@ -101,7 +131,11 @@ def grouped_queries() -> Any:
     return Net(call, q=linear(WIDTH, 12), k=linear(WIDTH, 6), v=linear(WIDTH, 6), out=linear(12, 2)), tokens()
 
 
-@example()
+@example(
+    """
+    2 of 6 exact: q.weight[0] q.bias[0] k.weight[0] k.bias[0] v.weight[0] v.bias[0] out.weight[1]
+    """
+)
 def grouped_queries_repeated() -> Any:
     """The same with the key and value heads repeated by hand, as LLaMA does."""
 
@@ -115,7 +149,11 @@ def grouped_queries_repeated() -> Any:
     return Net(call, q=linear(WIDTH, 12), k=linear(WIDTH, 6), v=linear(WIDTH, 6), out=linear(12, 2)), tokens()
 
 
-@example()
+@example(
+    """
+    4 of 3 exact: q.weight[0] q.bias[0] out.weight[1]
+    """
+)
 def multi_query() -> Any:
     """One key and value head for all queries."""
 
@@ -126,7 +164,11 @@ def multi_query() -> Any:
     return Net(call, q=linear(WIDTH, 12), k=linear(WIDTH, 3), v=linear(WIDTH, 3), out=linear(12, 2)), tokens()
 
 
-@example()
+@example(
+    """
+    4 of 9 exact: qkv.weight[0] qkv.bias[0] table[1] out.weight[1]
+    """
+)
 def relative_position_bias() -> Any:
     """A bias per head, looked up by constant indices: the table loses columns with the heads."""
 
@@ -139,7 +181,11 @@ def relative_position_bias() -> Any:
     return Net(call, qkv=linear(WIDTH, 36), out=linear(12, 2), table=parameter(9, HEADS), index=index), tokens()
 
 
-@example()
+@example(
+    """
+    4 of 9 exact: qkv.weight[0] qkv.bias[0] out.weight[1]
+    """
+)
 def attention_of_images() -> Any:
     """Heads split from channels, positions merged: attention on feature maps."""
 
@@ -150,7 +196,13 @@ def attention_of_images() -> Any:
     return Net(call, qkv=nn.Conv2d(3, 36, 1), out=nn.Conv2d(12, 2, 1)), torch.randn(2, 3, 4, 4)
 
 
-@example()
+@example(
+    """
+    12 renormalizing: inp.weight[0] inp.bias[0] norm.weight[0] norm.bias[0] qkv.weight[1] proj.weight[0]
+    + proj.bias[0] out.weight[1]
+    4 of 9 exact: qkv.weight[0] qkv.bias[0] table[1] proj.weight[1]
+    """
+)
 def window_attention() -> Any:
     """A Swin block: windows cut by reshape and roll, residual stream around."""
 
@@ -171,7 +223,12 @@ def window_attention() -> Any:
     return net, torch.randn(2, 4, 4, 3)
 
 
-@example()
+@example(
+    """
+    4 of 9 exact: qkv.weight[0] qkv.bias[0] up.weight[0] logit_scale[0] out.weight[1]
+    8 exact: down.weight[0] down.bias[0] up.weight[1]
+    """
+)
 def window_attention_cosine() -> Any:
     """Swin v2: normalized queries and keys, a learned factor per head, a bias made by a small network."""
 
@@ -190,7 +247,11 @@ def window_attention_cosine() -> Any:
     return net, tokens()
 
 
-@example()
+@example(
+    """
+    3 of 4 exact: q.weight[0] q.bias[0] k.weight[0] k.bias[0] v.weight[0] v.bias[0] out.weight[1]
+    """
+)
 def rotary() -> Any:
     """Rotary positions turn each head's halves into one another; heads stay free."""
 

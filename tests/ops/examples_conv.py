@@ -11,12 +11,21 @@ from torch import nn
 from .registry import Net, conv, example, image
 
 
-@example()
+@example(
+    """
+    6 exact: 0.weight[0] 0.bias[0] 2.weight[1]
+    """
+)
 def two_convolutions() -> Any:
     return nn.Sequential(conv(3, 6, 3), nn.ReLU(), conv(6, 4, 3)), image()
 
 
-@example()
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] b.weight[1]
+    4 exact: c.weight[0] c.bias[0] d.weight[1]
+    """
+)
 def conv_1d_and_3d() -> Any:
     net = Net(
         lambda m, x, y: (m.b(m.a(x)), m.d(m.c(y))),
@@ -25,27 +34,51 @@ def conv_1d_and_3d() -> Any:
     return net, (torch.randn(2, 3, 8), torch.randn(2, 3, 4, 4, 4))
 
 
-@example()
+@example(
+    """
+    6 exact: 0.weight[0] 0.bias[0] 1.weight[0] 1.bias[0] 2.weight[1]
+    """
+)
 def depthwise_with_multiplier() -> Any:
     return nn.Sequential(conv(3, 6), conv(6, 12, 3, groups=6), conv(12, 4)), image()
 
 
-@example()
+@example(
+    """
+    4x2 exact: 0.weight[0] 0.bias[0] 1.weight[1]
+    4x3 exact: 1.weight[0] 1.bias[0] 2.weight[1]
+    """
+)
 def grouped_group_by_group() -> Any:
     return nn.Sequential(conv(3, 8), conv(8, 12, 3, groups=4), conv(12, 4)), image()
 
 
-@example(grouped="whole")
+@example(
+    """
+    4 of 2 exact: 0.weight[0] 0.bias[0] 1.weight[0] 1.weight[1] 1.bias[0] 2.weight[1]
+    """,
+    grouped="whole",
+)
 def grouped_whole() -> Any:
     return nn.Sequential(conv(3, 8), conv(8, 12, 3, groups=4), conv(12, 4)), image()
 
 
-@example()
+@example(
+    """
+    6 exact: 0.weight[0] 0.bias[0] 1.weight[0]
+    8 exact: 1.weight[1] 1.bias[0] 2.weight[1]
+    """
+)
 def transposed() -> Any:
     return nn.Sequential(conv(3, 6), nn.ConvTranspose2d(6, 8, 4, stride=2, padding=1), conv(8, 4)), image()
 
 
-@example()
+@example(
+    """
+    2x4 exact: 0.weight[0] 0.bias[0] 1.weight[0]
+    2x3 exact: 1.weight[1] 1.bias[0] 2.weight[0] 2.bias[0] 3.weight[1]
+    """
+)
 def transposed_grouped() -> Any:
     net = nn.Sequential(
         conv(3, 8),
@@ -56,12 +89,21 @@ def transposed_grouped() -> Any:
     return net, image()
 
 
-@example()
+@example(
+    """
+    6 exact: 0.weight[0] 0.bias[0] 1.weight[0]
+    8 exact: 1.weight[1] 1.bias[0] 2.weight[1]
+    """
+)
 def transposed_1d() -> Any:
     return nn.Sequential(nn.Conv1d(3, 6, 1), nn.ConvTranspose1d(6, 8, 3), nn.Conv1d(8, 2, 1)), torch.randn(2, 3, 9)
 
 
-@example()
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] b.weight[0] b.bias[0] c.weight[1]
+    """
+)
 def pools_and_resize() -> Any:
     def call(m: Any, x: torch.Tensor) -> torch.Tensor:
         y = F.max_pool2d(m.a(x), 3, 1, 1) + F.avg_pool2d(m.b(x), 3, 1, 1)
@@ -70,24 +112,41 @@ def pools_and_resize() -> Any:
     return Net(call, a=conv(3, 6), b=conv(3, 6), c=conv(6, 2)), image()
 
 
-@example()
+@example(
+    """
+    4 of 4 exact: 0.weight[0] 0.bias[0] 2.weight[1]
+    """
+)
 def pixel_shuffle() -> Any:
     return nn.Sequential(conv(3, 16), nn.PixelShuffle(2), conv(4, 2)), image()
 
 
-@example()
+@example(
+    """
+    4 exact: 0.weight[0] 0.bias[0] 2.weight[1]
+    """
+)
 def pixel_unshuffle() -> Any:
     return nn.Sequential(conv(3, 4), nn.PixelUnshuffle(2), conv(16, 2)), image()
 
 
-@example()
+@example(
+    """
+    4 exact: a.weight[0] a.bias[0] b.weight[1]
+    """
+)
 def unfolded() -> Any:
     """im2col and a matrix product: a convolution written out."""
     net = Net(lambda m, x: m.b(F.unfold(m.a(x), 3).transpose(1, 2)), a=conv(3, 4), b=nn.Linear(36, 5))
     return net, image()
 
 
-@example()
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] b.weight[0] b.bias[0] tower.weight[1]
+    8 exact: tower.weight[0] tower.bias[0] head.weight[1]
+    """
+)
 def shared_over_levels() -> Any:
     """One head on every level of a pyramid: the levels live and die together."""
     net = Net(

@@ -11,13 +11,24 @@ from torch import nn
 from .registry import Net, conv, example, image
 
 
-@example()
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] b.weight[1] c.weight[0] c.bias[0] out.weight[1]
+    4 exact: b.weight[0] b.bias[0] c.weight[1]
+    """
+)
 def residual() -> Any:
     net = Net(lambda m, x: m.out(F.relu(m.c(m.b(y := m.a(x))) + y)), a=conv(3, 6), b=conv(6, 4), c=conv(4, 6), out=conv(6, 2))
     return net, image()
 
 
-@example()
+@example(
+    """
+    4 exact: a.weight[0] a.bias[0] b.weight[1] c.weight[1] out.weight[1]
+    3 exact: b.weight[0] b.bias[0] c.weight[1] out.weight[1]
+    5 exact: c.weight[0] c.bias[0] out.weight[1]
+    """
+)
 def dense() -> Any:
     """Concatenated features: each producer keeps its own group, consumers see them in order."""
 
@@ -29,19 +40,33 @@ def dense() -> Any:
     return Net(call, a=conv(3, 4), b=conv(4, 3), c=conv(7, 5), out=conv(12, 2)), image()
 
 
-@example()
+@example(
+    """
+    4 exact: a.weight[0] a.bias[0] out.weight[1]
+    """
+)
 def concat_with_itself() -> Any:
     return Net(lambda m, x: m.out(torch.cat([y := m.a(x), y], 1)), a=conv(3, 4), out=conv(8, 2)), image()
 
 
-@example()
+@example(
+    """
+    2 exact: a.weight[0] a.bias[0] c.weight[0] c.bias[0] out.weight[1]
+    4 exact: b.weight[0] b.bias[0] c.weight[0] c.bias[0] out.weight[1]
+    """
+)
 def concat_of_residuals() -> Any:
     """Added after a concat: pieces of the sum live with pieces of the parts."""
     net = Net(lambda m, x: m.out(torch.cat([m.a(x), m.b(x)], 1) + m.c(x)), a=conv(3, 2), b=conv(3, 4), c=conv(3, 6), out=conv(6, 2))
     return net, image()
 
 
-@example()
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] b.weight[1] out.weight[1]
+    3 exact: b.weight[0] b.bias[0] out.weight[1]
+    """
+)
 def split_and_work() -> Any:
     def call(m: Any, x: torch.Tensor) -> torch.Tensor:
         left, right = torch.split(m.a(x), [2, 4], 1)
@@ -50,7 +75,11 @@ def split_and_work() -> Any:
     return Net(call, a=conv(3, 6), b=conv(2, 3), out=conv(7, 2)), image()
 
 
-@example()
+@example(
+    """
+    6 of 2 exact: a.weight[0] a.bias[0] out.weight[1]
+    """
+)
 def chunk_gate() -> Any:
     def call(m: Any, x: torch.Tensor) -> torch.Tensor:
         left, right = m.a(x).chunk(2, 1)
@@ -59,7 +88,11 @@ def chunk_gate() -> Any:
     return Net(call, a=conv(3, 12), out=conv(6, 2)), image()
 
 
-@example()
+@example(
+    """
+    4 exact: a.weight[0] a.bias[0] out.weight[1]
+    """
+)
 def focus() -> Any:
     """Strided slices of the image, concatenated: one channel becomes four."""
 
@@ -70,7 +103,11 @@ def focus() -> Any:
     return Net(call, a=conv(3, 4), out=conv(16, 2)), image()
 
 
-@example()
+@example(
+    """
+    4 renormalizing: a.weight[0] a.bias[0] norm.weight[0] norm.bias[0] reduce.weight[1]
+    """
+)
 def patch_merging() -> Any:
     """As in Swin: channels last, a norm over the four neighbors."""
 
@@ -82,32 +119,53 @@ def patch_merging() -> Any:
     return Net(call, a=conv(3, 4), norm=nn.LayerNorm(16), reduce=nn.Linear(16, 5)), image()
 
 
-@example()
+@example(
+    """
+    8 exact: a.weight[0] a.bias[0] b.weight[1] c.weight[1]
+    """
+)
 def strided_channels() -> Any:
     """Even channels one way, odd ones the other."""
     net = Net(lambda m, x: (m.b((y := m.a(x))[:, ::2]), m.c(y[:, 1::2])), a=conv(3, 8), b=conv(4, 2), c=conv(4, 2))
     return net, image()
 
 
-@example()
+@example(
+    """
+    5 exact: a.weight[0] a.bias[0] out.weight[1]
+    """
+)
 def gathered() -> Any:
     """Channels by constant indices: permuted, one of them twice."""
     net = Net(lambda m, x: m.out(m.a(x)[:, [4, 0, 3, 1, 2, 0]]), a=conv(3, 5), out=conv(6, 2))
     return net, image()
 
 
-@example()
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] b.weight[0] b.bias[0] out.weight[1]
+    """
+)
 def flipped() -> Any:
     """Channel j meets channel n-1-j."""
     return Net(lambda m, x: m.out(m.a(x).flip(1) + m.b(x)), a=conv(3, 6), b=conv(3, 6), out=conv(6, 2)), image()
 
 
-@example()
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] b.weight[0] b.bias[0] out.weight[1]
+    """
+)
 def rolled() -> Any:
     return Net(lambda m, x: m.out(m.a(x).roll(2, 1) * m.b(x)), a=conv(3, 6), b=conv(3, 6), out=conv(6, 2)), image()
 
 
-@example()
+@example(
+    """
+    4 exact: a.weight[0] a.bias[0] b.weight[0] b.weight[1] b.bias[0] out.weight[1]
+    4 exact: b.weight[0] b.bias[0] out.weight[1]
+    """
+)
 def padded_shortcut() -> Any:
     """Option A of the ResNet paper: the shortcut grows by zero channels, which may go as well."""
     net = Net(
@@ -117,12 +175,20 @@ def padded_shortcut() -> Any:
     return net, image()
 
 
-@example()
+@example(
+    """
+    8 exact: a.weight[0] a.bias[0] out.weight[1]
+    """
+)
 def cropped() -> Any:
     return Net(lambda m, x: m.out(F.pad(m.a(x), (0, 0, 0, 0, -1, -2))), a=conv(3, 8), out=conv(5, 2)), image()
 
 
-@example()
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] b.weight[0] b.bias[0] out.weight[1]
+    """
+)
 def stacked() -> Any:
     """Branches on a new axis, weighed and summed."""
     net = Net(
@@ -132,7 +198,11 @@ def stacked() -> Any:
     return net, image()
 
 
-@example()
+@example(
+    """
+    4 of 3 exact: a.weight[0] a.bias[0] out.weight[1]
+    """
+)
 def unbound() -> Any:
     """Pieces along an axis that a reshape made: the other factor stays free."""
 
@@ -143,20 +213,29 @@ def unbound() -> Any:
     return Net(call, a=conv(3, 12), out=conv(4, 2)), image()
 
 
-@example()
+@example(
+    """
+    6 exact: b.weight[0] b.bias[0] c.weight[1]
+    """
+)
 def picked() -> Any:
     """A channel picked by number stays, and so do its fellows."""
     return Net(lambda m, x: (m.a(x)[:, 2], m.c(m.b(x))), a=conv(3, 4), b=conv(3, 6), c=conv(6, 2)), image()
 
 
-@example()
+@example(
+    """
+    8 renormalizing: patch.weight[0] patch.bias[0] token[2] positions[2] norm.weight[0] norm.bias[0]
+    + head.weight[1]
+    """
+)
 def class_token() -> Any:
-    """A learned token before the patches, positions added, the first token read out."""
+    """A learned token before the patches, positions added, one token read out."""
 
     def call(m: Any, x: torch.Tensor) -> torch.Tensor:
         t = m.patch(x).flatten(2).transpose(1, 2)
         t = torch.cat([m.token.expand(t.shape[0], -1, -1), t], 1) + m.positions
-        return m.head(m.norm(t)[:, 0])
+        return m.head(m.norm(t)[:, 1])
 
     net = Net(
         call,
@@ -166,7 +245,11 @@ def class_token() -> Any:
     return net, image()
 
 
-@example()
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] b.weight[0] b.bias[0] out.weight[1]
+    """
+)
 def overwritten() -> Any:
     """A slice of channels replaced by others."""
     net = Net(lambda m, x: m.out(torch.slice_scatter(m.a(x), m.b(x), 1, 1, 4)), a=conv(3, 6), b=conv(3, 3), out=conv(6, 2))

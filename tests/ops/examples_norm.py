@@ -11,27 +11,47 @@ from torch import nn
 from .registry import Net, conv, example, image, parameter
 
 
-@example()
+@example(
+    """
+    6 exact: 0.weight[0] 0.bias[0] 1.weight[0] 1.bias[0] 1.running_mean[0] 1.running_var[0] 3.weight[1]
+    """
+)
 def batch_norms() -> Any:
     return nn.Sequential(conv(3, 6), nn.BatchNorm2d(6), nn.ReLU(), conv(6, 2)), image()
 
 
-@example()
+@example(
+    """
+    6 renormalizing: 0.weight[0] 0.bias[0] 1.weight[0] 1.bias[0] 3.weight[1]
+    """
+)
 def layer_norms() -> Any:
     return nn.Sequential(nn.Linear(3, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 2)), torch.randn(4, 3)
 
 
-@example()
+@example(
+    """
+    4 renormalizing: 0.weight[0] 0.bias[0] 1.weight[0] 1.bias[0] 2.weight[1]
+    """
+)
 def layer_norm_over_image() -> Any:
     return nn.Sequential(conv(3, 4), nn.LayerNorm([4, 6, 6]), conv(4, 2)), image()
 
 
-@example()
+@example(
+    """
+    6 renormalizing: 0.weight[0] 0.bias[0] 1.weight[0] 2.weight[1]
+    """
+)
 def rms_norm() -> Any:
     return nn.Sequential(nn.Linear(3, 6), nn.RMSNorm(6), nn.Linear(6, 2)), torch.randn(4, 3)
 
 
-@example()
+@example(
+    """
+    6 renormalizing: a.weight[0] a.bias[0] weight[0] b.weight[1]
+    """
+)
 def rms_norm_written_out() -> Any:
     def call(m: Any, x: torch.Tensor) -> torch.Tensor:
         y = m.a(x)
@@ -40,22 +60,40 @@ def rms_norm_written_out() -> Any:
     return Net(call, a=nn.Linear(3, 6), b=nn.Linear(6, 2), weight=parameter(6)), torch.randn(4, 3)
 
 
-@example()
+@example(
+    """
+    3x4 renormalizing: 0.weight[0] 0.bias[0] 1.weight[0] 1.bias[0] 2.weight[1]
+    """
+)
 def group_norm() -> Any:
     return nn.Sequential(conv(3, 12), nn.GroupNorm(3, 12), conv(12, 2)), image()
 
 
-@example(grouped="whole")
+@example(
+    """
+    3 of 4 renormalizing: 0.weight[0] 0.bias[0] 1.weight[0] 1.bias[0] 2.weight[1]
+    """,
+    grouped="whole",
+)
 def group_norm_whole() -> Any:
     return nn.Sequential(conv(3, 12), nn.GroupNorm(3, 12), conv(12, 2)), image()
 
 
-@example()
+@example(
+    """
+    6 renormalizing: 0.weight[0] 0.bias[0] 1.weight[0] 1.bias[0] 2.weight[1]
+    """
+)
 def group_norm_of_one_group() -> Any:
     return nn.Sequential(conv(3, 6), nn.GroupNorm(1, 6), conv(6, 2)), image()
 
 
-@example()
+@example(
+    """
+    4x2 renormalizing: a.weight[0] a.bias[0] n1.weight[0] n1.bias[0] b.weight[0] b.weight[1] b.bias[0]
+    + n2.weight[0] n2.bias[0] out.weight[1]
+    """
+)
 def group_norms_of_different_counts() -> Any:
     """A residual stream under norms of 2 and of 4 groups: equal counts in each quarter serve both."""
     net = Net(
@@ -65,17 +103,29 @@ def group_norms_of_different_counts() -> Any:
     return net, image()
 
 
-@example()
+@example(
+    """
+    6 exact: 0.weight[0] 0.bias[0] 1.weight[0] 1.bias[0] 3.weight[1]
+    """
+)
 def instance_norm() -> Any:
     return nn.Sequential(conv(3, 6, 3), nn.InstanceNorm2d(6, affine=True), nn.Tanh(), conv(6, 2)), image()
 
 
-@example()
+@example(
+    """
+    6 exact: 0.weight[0] 0.bias[0] 1.weight[0] 3.weight[1]
+    """
+)
 def prelu() -> Any:
     return nn.Sequential(conv(3, 6), nn.PReLU(6), nn.PReLU(1), conv(6, 2)), image()
 
 
-@example()
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] b.weight[0] b.weight[1] b.bias[0] gamma[0] out.weight[1]
+    """
+)
 def layer_scale() -> Any:
     net = Net(
         lambda m, x: m.out((y := m.a(x)) + m.gamma * m.b(y)),
@@ -84,7 +134,12 @@ def layer_scale() -> Any:
     return net, image()
 
 
-@example()
+@example(
+    """
+    8 exact: a.weight[0] a.bias[0] down.weight[1] up.weight[0] up.bias[0] out.weight[1]
+    4 exact: down.weight[0] down.bias[0] up.weight[1]
+    """
+)
 def squeeze_excite() -> Any:
     net = Net(
         lambda m, x: m.out((y := m.a(x)) * torch.sigmoid(m.up(F.relu(m.down(y.mean((2, 3), keepdim=True)))))),
@@ -93,17 +148,30 @@ def squeeze_excite() -> Any:
     return net, image()
 
 
-@example()
+@example(
+    """
+    6 of 2 exact: 0.weight[0] 0.bias[0] 2.weight[1]
+    """
+)
 def gated() -> Any:
     return nn.Sequential(conv(3, 12), nn.GLU(1), conv(6, 2)), image()
 
 
-@example()
+@example(
+    """
+    6 renormalizing: 0.weight[0] 0.bias[0] 2.weight[1]
+    """
+)
 def softmax_over_channels() -> Any:
     return nn.Sequential(conv(3, 6), nn.Softmax(1), conv(6, 2)), image()
 
 
-@example()
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0]
+    5 renormalizing: b.weight[0] b.bias[0]
+    """
+)
 def reductions() -> Any:
     """Sums are exact; a mean or a maximum over the channels renormalizes."""
 
@@ -114,21 +182,33 @@ def reductions() -> Any:
     return Net(call, a=conv(3, 6), b=conv(3, 5)), image()
 
 
-@example()
+@example(
+    """
+    6 exact: b.weight[0] b.bias[0] d.weight[1]
+    """
+)
 def sorted_and_summed() -> Any:
     """Cumulative sums mix the channels: they stay; those of the other branch may go."""
     net = Net(lambda m, x: (m.c(m.a(x).cumsum(1)), m.d(m.b(x).cumsum(2))), a=conv(3, 4), b=conv(3, 6), c=conv(4, 2), d=conv(6, 2))
     return net, image()
 
 
-@example()
+@example(
+    """
+    6 exact: b.weight[0] b.bias[0] c.weight[1]
+    """
+)
 def unknown_operator() -> Any:
     """A determinant has no rule: what it touches stays, the rest is pruned."""
     net = Net(lambda m, x: (torch.linalg.det(m.a(x)), m.c(m.b(x))), a=conv(3, 4), b=conv(3, 6), c=conv(6, 2))
     return net, image()
 
 
-@example()
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] b.weight[1]
+    """
+)
 def filled() -> Any:
     """Random numbers shaped like a value do not hold its channels."""
     net = Net(lambda m, x: m.b(m.a(x) + 0 * torch.rand_like(x[:, :1])), a=conv(3, 6), b=conv(6, 2))

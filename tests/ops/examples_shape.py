@@ -11,23 +11,40 @@ from torch import nn
 from .registry import Net, conv, example, image, parameter
 
 
-@example()
+@example(
+    """
+    4 exact: 0.weight[0] 0.bias[0] 3.weight[1]
+    """
+)
 def flatten_after_conv() -> Any:
     return nn.Sequential(conv(3, 4, 3), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(36, 5)), image()
 
 
-@example()
+@example(
+    """
+    4 of 9 exact: 0.weight[0] 0.bias[0] 2.weight[0]
+    """
+)
 def decoder() -> Any:
     """Linear, unflatten, transposed convolution: a channel is a block of the linear layer's rows."""
     return nn.Sequential(nn.Linear(5, 36), nn.Unflatten(1, (4, 3, 3)), nn.ConvTranspose2d(4, 2, 2)), torch.randn(2, 5)
 
 
-@example()
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] b.weight[1]
+    """
+)
 def channels_last() -> Any:
     return Net(lambda m, x: m.b(F.gelu(m.a(x).permute(0, 2, 3, 1))), a=conv(3, 6), b=nn.Linear(6, 2)), image()
 
 
-@example()
+@example(
+    """
+    3x2 exact: a.weight[0] a.bias[0] b.weight[1]
+    3x4 exact: b.weight[0] b.bias[0] d.weight[0] d.bias[0] out.weight[1]
+    """
+)
 def channel_shuffle() -> Any:
     """Shuffled between grouped convolutions, as in ShuffleNet."""
 
@@ -39,30 +56,50 @@ def channel_shuffle() -> Any:
     return Net(call, a=conv(3, 6), b=conv(6, 12, groups=3), d=conv(12, 12, 3, groups=12), out=conv(12, 2)), image()
 
 
-@example()
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] b.weight[1]
+    """
+)
 def squeezed() -> Any:
     net = Net(lambda m, x: m.b(m.a(x).mean((2, 3), keepdim=True).squeeze(-1).squeeze(-1).unsqueeze(1)), a=conv(3, 6), b=nn.Linear(6, 2))
     return net, image()
 
 
-@example()
+@example(
+    """
+    6 exact: b.weight[0] b.bias[0] out.weight[1]
+    """
+)
 def expanded() -> Any:
     """A single channel spread over the channels of another branch."""
     return Net(lambda m, x: m.out(m.a(x).expand(-1, 6, -1, -1) * m.b(x)), a=conv(3, 1), b=conv(3, 6), out=conv(6, 2)), image()
 
 
-@example()
+@example(
+    """
+    4 exact: a.weight[0] a.bias[0] out.weight[1]
+    """
+)
 def repeated() -> Any:
     return Net(lambda m, x: m.out(m.a(x).repeat(1, 2, 1, 1)), a=conv(3, 4), out=conv(8, 2)), image()
 
 
-@example()
+@example(
+    """
+    4 exact: a.weight[0] a.bias[0] out.weight[1]
+    """
+)
 def interleaved() -> Any:
     net = Net(lambda m, x: m.out(torch.repeat_interleave(m.a(x), 2, dim=1)), a=conv(3, 4), out=conv(8, 2))
     return net, image()
 
 
-@example()
+@example(
+    """
+    4 of 3 exact: a.weight[0] a.bias[0] scale[0] out.weight[1]
+    """
+)
 def factor_by_factor() -> Any:
     """Twelve channels as four blocks of three, each block with its own factor: blocks go whole."""
 
@@ -73,7 +110,11 @@ def factor_by_factor() -> Any:
     return Net(call, a=conv(3, 12), scale=parameter(4, 1, 1, 1), out=conv(12, 2)), image()
 
 
-@example()
-def inner_factor_free() -> Any:
-    """The outer factor is summed away: each inner index goes with all its copies."""
+@example(
+    """
+    4 of 3 exact: a.weight[0] a.bias[0]
+    """
+)
+def outer_factor_summed() -> Any:
+    """Four blocks of three channels are summed: any block may go, whatever reads the sum."""
     return Net(lambda m, x: m.out(m.a(x).unflatten(1, (4, 3)).sum(1)), a=conv(3, 12), out=conv(3, 2)), image()

@@ -15,7 +15,7 @@ from tests.helpers import graph_of
 
 @dataclass(frozen=True)
 class Example:
-    """`couples` is what `str(couple(graph, grouped=grouped))` gives, line by line."""
+    """`couples` is what `str(couple(graph, grouped=grouped))` gives, line by line; a line that begins with + goes on."""
 
     build: Callable[[], Any]
     couples: str
@@ -43,7 +43,7 @@ def example(couples: str = "", *, grouped: str = "within", ratio: float = 0.5) -
     """Register a function that builds a module with its inputs, or an `onnx.ModelProto`."""
 
     def register(build: Callable[[], Any]) -> Callable[[], Any]:
-        text = "\n".join(line.strip() for line in couples.strip().splitlines())
+        text = "\n".join(line.strip() for line in couples.strip().splitlines()).replace("\n+ ", " ")
         EXAMPLES.append(Example(build, text, grouped, ratio))
         return build
 

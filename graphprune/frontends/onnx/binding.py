@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from onnx import ModelProto, ValueInfoProto
 
 from ...errors import InputError
-from .protos import dims
+from .protos import attributes, dims
 
 #: (first size, second size) by role of the axis.
 _BATCH, _SPATIAL, _OTHER = (2, 3), (224, 256), (16, 24)
@@ -42,7 +42,18 @@ def bind(model: ModelProto, input_shapes: InputShapes | None) -> dict[str, Bound
         if info.name in given:
             _check(info, given[info.name])
             _learn(info, given[info.name], symbols)
-    return {info.name: _bound(info, given.get(info.name), symbols) for info in inputs}
+    channels = _channels(model)
+    return {i.name: _bound(i, given.get(i.name), symbols, channels.get(i.name)) for i in inputs}
+
+
+def _channels(model: ModelProto) -> dict[str, int]:
+    """The channel counts that convolutions prescribe for what they read."""
+    shapes = {w.name: w.dims for w in model.graph.initializer}
+    found = {}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.input[1] in shapes:
+            found[node.input[0]] = int(shapes[node.input[1]][1]) * int(attributes(node).get("group", 1))
+    return found
 
 
 def _by_name(inputs: Sequence[ValueInfoProto], given: InputShapes) -> dict[str, Shape]:
@@ -74,7 +85,9 @@ def _learn(info: ValueInfoProto, shape: Shape, symbols: dict[str, tuple[int, int
                 raise InputError(f"the size '{dim}' of the model's inputs is given as {pair[0]} and as {size}")
 
 
-def _bound(info: ValueInfoProto, given: Shape | None, symbols: dict[str, tuple[int, int]]) -> Bound:
+def _bound(
+    info: ValueInfoProto, given: Shape | None, symbols: dict[str, tuple[int, int]], channels: int | None
+) -> Bound:
     declared = dims(info)
     if declared is None:
         if given is None:
@@ -84,6 +97,9 @@ def _bound(info: ValueInfoProto, given: Shape | None, symbols: dict[str, tuple[i
     for axis, dim in enumerate(declared):
         if isinstance(dim, int):
             pairs.append((dim, dim))
+            continue
+        if axis == 1 and channels is not None and given is None:
+            pairs.append((channels, channels))
             continue
         default = _BATCH if axis == 0 else _SPATIAL if rank >= 4 and axis >= 2 else _OTHER
         pair = default if given is None else _pair(given[axis], axis, rank)
