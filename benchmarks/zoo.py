@@ -55,14 +55,14 @@ def names() -> list[str]:
     return found
 
 
-def build(name: str) -> nn.Module:
+def build(name: str, *, auxiliary: bool = False) -> nn.Module:
     """A model in evaluation mode, weights random from a fixed seed.
 
-    Heads that serve training only are left out, as Torch-Pruning's own script over these models does.
+    Heads that serve training only are left out unless `auxiliary`, as Torch-Pruning's own script over these models does.
     """
     models = torchvision().models
     torch.manual_seed(0)
-    options = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    options = {"aux_logits": auxiliary, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     weights = {"weights_backbone": None} if name in models.list_models(module=models.segmentation) else {}
     model: nn.Module = models.get_model(name, weights=None, **weights, **options)
     awaken(model)

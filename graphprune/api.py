@@ -55,7 +55,7 @@ def load(model: str | Path, input_shapes: Any = None) -> Graph:
 
 def capture(module: Any, example_inputs: Any) -> Graph:
     """Capture a `torch.nn.Module`; `example_inputs` is a tensor, a tuple of positional or a dict of keyword arguments."""
-    return frontends.frontend("torch").capture(module, example_inputs)  # type: ignore[no-any-return]
+    return frontends.capture(module, example_inputs)
 
 
 def couple(graph: Graph, *, grouped: str = "within") -> Coupling:

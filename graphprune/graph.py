@@ -114,7 +114,11 @@ class Node:
 
 @dataclass(eq=False)
 class Graph:
-    """A model: nodes in topological order. `frontend` is "onnx" or "torch"; `origin` is that frontend's own state."""
+    """A model: nodes in topological order. `frontend` is "onnx" or "torch"; `origin` is that frontend's own state.
+
+    `training` is the same model as it runs in training, where that reads weights that inference leaves aside (auxiliary heads): it is
+    coupled and sliced along, so that the result still trains. Both graphs share the `Value`s of their weights.
+    """
 
     name: str
     nodes: list[Node]
@@ -122,11 +126,17 @@ class Graph:
     outputs: list[Value]
     frontend: str = ""
     origin: Any = None
+    training: Graph | None = None
+
+    @property
+    def all_nodes(self) -> list[Node]:
+        """The nodes, and those of `training` after them."""
+        return self.nodes if self.training is None else [*self.nodes, *self.training.nodes]
 
     def weights(self) -> dict[str, Value]:
         """Every constant that a node or an output uses, by name, in order of first use."""
         found: dict[str, Value] = {}
-        for node in self.nodes:
+        for node in self.all_nodes:
             for value in node.inputs:
                 if value is not None and value.weight is not None:
                     found.setdefault(value.name, value)
@@ -161,8 +171,9 @@ class Graph:
 
     def copy(self) -> Graph:
         """A structural copy: new nodes and values, the same (immutable) weights, sources and origin."""
-        twin: dict[Value, Value] = {}
+        return self._copy({})
 
+    def _copy(self, twin: dict[Value, Value]) -> Graph:
         def clone(value: Value) -> Value:
             if value not in twin:
                 twin[value] = Value(value.name, value.shape, value.dtype, value.dynamic, value.weight)
@@ -182,7 +193,9 @@ class Graph:
             for n in self.nodes
         ]
         inputs = [clone(v) for v in self.inputs]
-        return Graph(self.name, nodes, inputs, [clone(v) for v in self.outputs], self.frontend, self.origin)
+        training = None if self.training is None else self.training._copy(twin)
+        outputs = [clone(v) for v in self.outputs]
+        return Graph(self.name, nodes, inputs, outputs, self.frontend, self.origin, training)
 
     def check(self) -> None:
         """Raise if a name is used twice or a value is read before it is made."""

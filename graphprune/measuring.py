@@ -73,7 +73,7 @@ def _graph(model: Any, input_shapes: Any, example_inputs: Any) -> Graph:
         return frontends.frontend("onnx").from_model(model, input_shapes)  # type: ignore[no-any-return]
     if example_inputs is None:
         raise InputError("a PyTorch module needs example_inputs")
-    return frontends.frontend("torch").capture(model, example_inputs)  # type: ignore[no-any-return]
+    return frontends.capture(model, example_inputs)
 
 
 def _labels(models: Sequence[Any]) -> list[str]:

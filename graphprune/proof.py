@@ -192,11 +192,14 @@ def random_inputs(graph: Graph, seed: int) -> Any:
 
 
 def _random_array(graph: Graph, value: Value, generator: np.random.Generator) -> Array:
+    """Noise and, where there are further axes, an offset per channel: pure noise averages out in deep networks."""
     if value.dtype == np.bool_:
         return generator.random(value.sizes) < 0.5
     if np.issubdtype(value.dtype, np.integer):
         return generator.integers(0, index_bound(graph, value), value.sizes).astype(value.dtype)
-    return generator.standard_normal(value.sizes).astype(value.dtype)
+    noise = generator.standard_normal(value.sizes)
+    shared = generator.standard_normal((*value.sizes[:2], *[1] * max(0, len(value.sizes) - 2)))
+    return (noise + shared if len(value.sizes) > 2 else noise).astype(value.dtype)
 
 
 def index_bound(graph: Graph, value: Value) -> int:

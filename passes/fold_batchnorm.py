@@ -144,6 +144,8 @@ def _shift(bias: Value | None, affine: tuple[Array, Array]) -> Array:
 
 def _affine(norm: Node) -> tuple[Array, Array] | None:
     """The norm as a scale and a shift per channel (float64); None where a part of it is computed."""
+    if norm.attrs.get("training"):
+        return None
     parts = [*norm.inputs[1:], *[None] * (5 - len(norm.inputs))]
     if any(v is not None and v.weight is None for v in parts) or parts[2] is None or parts[3] is None:
         return None

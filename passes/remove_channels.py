@@ -35,7 +35,7 @@ def remove_channels(coupling: Coupling, keep: Array) -> Graph:
 
 def _rewrite_nodes(before: Graph, after: Graph, survivors: Survivors) -> None:
     """Rules read sizes of the original values and change attributes of the new nodes."""
-    for old, new in zip(before.nodes, after.nodes, strict=True):
+    for old, new in zip(before.all_nodes, after.all_nodes, strict=True):
         rule = lookup(old.kind).rewrite
         if rule is None or any(v is None or v.shape is None for v in old.outputs):
             continue
@@ -51,7 +51,7 @@ def _rewrite_nodes(before: Graph, after: Graph, survivors: Survivors) -> None:
 
 def _slice_weights(coupling: Coupling, graph: Graph, survivors: Survivors) -> None:
     """One tensor where the uses of a weight agree; a copy for each further slice where they do not."""
-    nodes = dict(zip(coupling.graph.nodes, graph.nodes, strict=True))
+    nodes = dict(zip(coupling.graph.all_nodes, graph.all_nodes, strict=True))
     made: dict[Value, dict[tuple[bytes, ...], Value]] = {}
     names = {v.name for v in graph.values()}
     for use in coupling.uses:
@@ -82,7 +82,7 @@ def _sliced(
 
 
 def _resize(before: Graph, after: Graph, survivors: Survivors) -> None:
-    for old, new in zip(before.nodes, after.nodes, strict=True):
+    for old, new in zip(before.all_nodes, after.all_nodes, strict=True):
         for was, now in zip(old.outputs, new.outputs, strict=True):
             if was.shape is not None:
                 now.shape = survivors.shape(was)

@@ -130,12 +130,13 @@ class Coupling:
         if self._cause[component] < 0:
             return "", "it is tied to an index that must stay"
         at, why = self._causes[self._cause[component]]
-        return (self.graph.nodes[at].name if at < len(self.graph.nodes) else ""), why
+        nodes = self.graph.all_nodes
+        return (nodes[at].name if at < len(nodes) else ""), why
 
     def unknown(self) -> list[Unknown]:
         """Operators without a rule, most frequent first."""
         found: dict[str, tuple[int, str]] = {}
-        for node in self.graph.nodes:
+        for node in self.graph.all_nodes:
             if not known(node.kind):
                 count, first = found.get(node.op, (0, node.name))
                 found[node.op] = (count + 1, first)

@@ -38,7 +38,8 @@ class Walk:
     """The `Labeller` handed to coupling rules. Label 0 is never given out: it stands for indices that must stay."""
 
     def __init__(self, graph: Graph, *, grouped: str = "within", flipped: frozenset[str] = frozenset()) -> None:
-        self.graph = graph
+        self.nodes = graph.all_nodes
+        self.outputs = [*graph.outputs, *(graph.training.outputs if graph.training is not None else [])]
         self.grouped = grouped
         self.flipped = flipped
         self.count = 1
@@ -50,14 +51,14 @@ class Walk:
 
     def run(self) -> None:
         """Apply every node's rule in order, then freeze the model's outputs."""
-        for at, node in enumerate(self.graph.nodes):
+        for at, node in enumerate(self.nodes):
             self._at = at
             if any(v is not None and v.shape is None for v in (*node.inputs, *node.outputs)):
                 self._freeze_node(node)
             else:
                 lookup(node.kind).couple(node, self)
-        self._at = len(self.graph.nodes)
-        for output in self.graph.outputs:
+        self._at = len(self.nodes)
+        for output in self.outputs:
             for block in self.blocks(output):
                 self.freeze(block.labels, "it is an output of the model")
 
@@ -71,7 +72,7 @@ class Walk:
     def uses(self) -> list[Use]:
         """Every labeled weight at every place it is read."""
         found = []
-        for node in self.graph.nodes:
+        for node in self.nodes:
             for slot, value in enumerate(node.inputs):
                 if value is None or value.weight is None:
                     continue
@@ -83,8 +84,8 @@ class Walk:
 
     def _key(self, value: Value) -> tuple[Value, Node] | None:
         """Where the blocks of an untied weight are kept: one set for each node that reads it."""
-        if value.weight is not None and not value.weight.tied and self._at < len(self.graph.nodes):
-            return value, self.graph.nodes[self._at]
+        if value.weight is not None and not value.weight.tied and self._at < len(self.nodes):
+            return value, self.nodes[self._at]
         return None
 
     def blocks(self, value: Value) -> tuple[Block, ...]:

@@ -36,10 +36,20 @@ def load(model: str | Path, input_shapes: Any = None) -> Graph:
         raise InputError(f"'{text}' is a pickle by its suffix, and graphprune loads no pickles; use .onnx, .pt2 or module:factory")
     factory = ":" in text and not Path(text).exists() and suffix != ".onnx"
     if suffix == ".pt2" or factory:
-        return frontend("torch").load(text, input_shapes)  # type: ignore[no-any-return]
+        return _with_training(frontend("torch").load(text, input_shapes))
     if suffix in (".onnx", ".ort", "") or Path(text).exists():
         return frontend("onnx").load(text, input_shapes)  # type: ignore[no-any-return]
     raise InputError(f"'{text}' is no model file (.onnx, .pt2) and no package.module:factory")
+
+
+def capture(module: Any, example_inputs: Any) -> Graph:
+    """Capture a `torch.nn.Module`; also as it runs in training, where that reads more weights."""
+    return _with_training(frontend("torch").capture(module, example_inputs))
+
+
+def _with_training(graph: Graph) -> Graph:
+    graph.training = frontend("torch").capture_training(graph)
+    return graph
 
 
 def emit(graph: Graph) -> Any:

@@ -78,6 +78,8 @@ def group_norm(node: Node, labeller: Labeller) -> None:
     x, out, groups = node.inputs[0], node.outputs[0], node.attrs["groups"]
     assert x is not None
     labels = labeller.axis(x, 1, touched=True)
+    for axis in range(2, x.rank):
+        labeller.freeze(labeller.axis(x, axis), "a group norm takes statistics over this axis")
     for vector in node.inputs[1:]:
         if vector is not None and vector.sizes[-1] > 1:
             labeller.equal(labels, labeller.axis(vector, vector.rank - 1))

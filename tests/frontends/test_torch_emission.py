@@ -303,7 +303,8 @@ def test_heads_of_training_are_captured_and_sliced() -> None:
         keep(each, "aux.weight", 1, [1, 4])
         for name in ("body.bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"):
             keep(each, name, 0, [1, 4])
-    emitted = emit(pruned, pruned_training)
+    pruned.training = pruned_training
+    emitted = emit(pruned)
     assert emitted.form == "module"
     trains(emitted.module, (torch.randn(8, 4),))
 

@@ -145,9 +145,8 @@ def conv(view: View) -> Lowered | None:
 @lowers("Gemm", "FusedGemm")
 def gemm(view: View) -> Lowered:
     """A matrix product with bias."""
-    return Lowered(
-        "matmul", (0, 1, 2), {"trans_a": bool(view.attr("transA", 0)), "trans_b": bool(view.attr("transB", 0))}
-    )
+    flags = {"trans_a": bool(view.attr("transA", 0)), "trans_b": bool(view.attr("transB", 0))}
+    return Lowered("matmul", (0, 1, 2), {**flags, "beta": float(view.attr("beta", 1.0))})
 
 
 @lowers("MatMul", "FusedMatMul")

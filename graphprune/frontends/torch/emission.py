@@ -35,20 +35,23 @@ class Emitted:
     inputs: Any = field(default=None, repr=False)
 
 
-def emit(graph: Graph, training: Graph | None = None) -> Emitted:
+def emit(graph: Graph) -> Emitted:
     """Write a graph back as a module, in eval mode.
 
-    The own class is chosen by running it beside the graph module, on the example inputs and on random ones.
-    `training` is the graph of train mode after the same passes, where there is one (see `capture_training`): it gives
-    the own class the weights that only training reads.
+    The own class is chosen by running it beside the graph module, on the example inputs and on random ones. It is out of the
+    question where a pass has taken a tensor out of the graph (a folded batch norm) that the class would go on reading.
     """
     origin = origin_of(graph)
     example = origin.kwargs if origin.kwargs and not origin.args else origin.args
     if origin.module is None:
         return Emitted(to_graph_module(graph), "graph", "a .pt2 file holds no class", example)
+    left = sorted(origin.read - graph.weights().keys())
+    if left:
+        reason = f"{type(origin.module).__name__} reads {left[0]}, which the rewritten graph does without"
+        return Emitted(to_graph_module(graph), "graph", reason, example)
     trial = _Trial(instrument(graph, Treatment()), [example, random_inputs(graph, 1)])
     try:
-        module = rebuild(graph, training)
+        module = rebuild(graph)
     except Exception as error:
         return Emitted(to_graph_module(graph), "graph", f"the module cannot be copied: {first_line(error)}", example)
     problem = trial(module)
@@ -91,7 +94,7 @@ def difference(got: list[np.ndarray], expected: list[np.ndarray]) -> str:
         x, y = a.astype(wide), b.astype(wide)
         finite = np.isfinite(y)
         scale = float(np.abs(y[finite]).max()) if finite.any() else 0.0
-        if not np.allclose(x, y, rtol=0.0, atol=tolerance * max(scale, 1e-6), equal_nan=True):
+        if not np.allclose(x, y, rtol=0.0, atol=tolerance * (scale or 1.0), equal_nan=True):
             return f"results differ by {float(np.nanmax(np.abs(x - y))):.2g}"
     return ""
 

@@ -49,7 +49,10 @@ def random_inputs(graph: Graph, seed: int) -> Any:
             return leaf
         if leaf.is_floating_point() or leaf.is_complex():
             kind = torch.float32 if leaf.is_floating_point() else torch.complex64
-            return torch.randn(leaf.shape, generator=generator, dtype=kind).to(leaf.device, leaf.dtype)
+            noise = torch.randn(leaf.shape, generator=generator, dtype=kind)
+            if leaf.ndim > 2:  # pure noise averages out in deep networks; an offset per channel does not
+                noise += torch.randn((*leaf.shape[:2], *[1] * (leaf.ndim - 2)), generator=generator, dtype=kind)
+            return noise.to(leaf.device, leaf.dtype)
         order = torch.randperm(leaf.numel(), generator=generator)
         return leaf.flatten()[order.to(leaf.device)].reshape(leaf.shape)
 

@@ -55,7 +55,8 @@ def dot(call: Call) -> Spec:
 @lowers("addmm")
 def addmm(call: Call) -> Spec:
     """`beta` and `alpha` scale bias and product and leave indices alone."""
-    return _matmul("mat1", "mat2", "self")
+    spec = _matmul("mat1", "mat2", "self")
+    return Spec(spec.kind, spec.inputs, {**spec.attrs, "beta": float(call["beta"])})
 
 
 @lowers("baddbmm")

@@ -11,7 +11,7 @@ from .registry import Call, Spec, lowers
 def batch_norm(call: Call) -> Spec:
     """Scale, bias and running statistics are all optional."""
     inputs = ("input", "weight", "bias", "running_mean", "running_var")
-    return Spec("batch_norm", inputs, {"epsilon": call["eps"]})
+    return Spec("batch_norm", inputs, {"epsilon": call["eps"], "training": bool(call.get("training", False))})
 
 
 @lowers("layer_norm", "native_layer_norm")

@@ -111,7 +111,7 @@ class Origin:
     """The captured module: the caller's own (None for a `.pt2` file), its exported graph, its example inputs.
 
     `result` is the exported graph's result with `Slot`s for `Graph.outputs`; `placeholders` are the names of its
-    inputs (tensors or not).
+    inputs (tensors or not). `read` names the tensors that the graph read as captured.
     """
 
     module: nn.Module | None
@@ -121,6 +121,7 @@ class Origin:
     tensors: Tensors
     result: Any = None
     placeholders: list[str] = field(default_factory=list)
+    read: frozenset[str] = frozenset()
 
 
 def origin_of(graph: Graph) -> Origin:

@@ -20,17 +20,15 @@ from .sizes import Facts, adapt
 _SIZES = ("shape", "sizes", "groups", "repeats", "slices", "pads", "index", "normalized_shape")
 
 
-def rebuild(graph: Graph, training: Graph | None = None) -> nn.Module:
+def rebuild(graph: Graph) -> nn.Module:
     """A copy of the caller's module with the graph's tensors; those it does not read are copied as they are.
-
-    `training` is the graph of train mode, which may read more (see `capture_training`).
 
     Raises whatever copying the module raises.
     """
     origin = origin_of(graph)
     assert origin.module is not None
     memo: dict[int, Any] = {}
-    weights = {**(training.weights() if training is not None else {}), **graph.weights()}
+    weights = graph.weights()
     fresh: dict[str, torch.Tensor] = {}
     for name, like in origin.tensors.tensors.items():
         value = weights.get(name)

@@ -51,11 +51,13 @@ def lower_program(
 ) -> Graph:
     """The neutral graph of an exported program; in-place writes through views are undone by torch where we cannot."""
     try:
-        return lower(_origin(program, module, args, kwargs), name)
+        graph = lower(_origin(program, module, args, kwargs), name)
     except StaleViewError:
         with quiet():
             program = program.run_decompositions({})
-        return lower(_origin(program, module, args, kwargs), name)
+        graph = lower(_origin(program, module, args, kwargs), name)
+    origin_of(graph).read = frozenset(graph.weights())
+    return graph
 
 
 def capture_training(graph: Graph) -> Graph | None:
