@@ -69,14 +69,14 @@ def prove(graph: Any, pruned: Any, plan: Any) -> None:
     import graphprune as gp
 
     proof = timed("verify", lambda: gp.verify(graph, pruned, plan))
-    common.tell(verified=bool(proof.passed), max_error=float(proof.max_error))
+    common.tell(verified=bool(proof.passed), max_error=float(proof.max_error), note=proof.detail)
 
 
 def torch_route(name: str) -> None:
     """Module in, module out."""
     import graphprune as gp
 
-    model, example = zoo.build(name), zoo.example(name)
+    model, example = zoo.build(name, auxiliary=True), zoo.example(name)
     graph = timed("load", lambda: gp.capture(model, (example,)))
     plan, pruned = compile_graph(graph)
     made = timed("emit", lambda: gp.emit(pruned))
@@ -188,14 +188,15 @@ def main() -> None:
     """All tools over the chosen models; two at a time unless told otherwise."""
     made = common.parser("reach", "Which of torchvision's models can be halved.")
     made.set_defaults(jobs=2, memory_gb=11)
+    made.add_argument("--tools", default="*", help="comma-separated globs of the tools to run")
     options = made.parse_args()
     if options.case:
         common.child(options, lambda case: run(case, options.cache))
         return
-    models = common.chosen(zoo.names(), options.models)
+    models, tools = common.chosen(zoo.names(), options.models), common.chosen(TOOLS, options.tools)
     missing = [name for name in models if not (options.cache / f"{name}.onnx").exists()]
     common.run_cases(options, [f"export/{name}" for name in missing])
-    results = common.run_cases(options, [f"{tool}/{name}" for name in models for tool in TOOLS])
+    results = common.run_cases(options, [f"{tool}/{name}" for name in models for tool in tools])
     common.publish(options, "Reach: torchvision's models at channels=0.5", tables(results, models))
 
 

@@ -58,7 +58,8 @@ def names() -> list[str]:
 def build(name: str, *, auxiliary: bool = False) -> nn.Module:
     """A model in evaluation mode, weights random from a fixed seed.
 
-    Heads that serve training only are left out unless `auxiliary`, as Torch-Pruning's own script over these models does.
+    Heads that serve training only are left out unless `auxiliary`, as Torch-Pruning's own script over these models
+    does.
     """
     models = torchvision().models
     torch.manual_seed(0)
@@ -72,8 +73,8 @@ def build(name: str, *, auxiliary: bool = False) -> nn.Module:
 def awaken(model: nn.Module) -> None:
     """Random weights through which signals pass.
 
-    Torchvision's initial weights let signals fade in some models (ShuffleNet, segmentation heads) and zero the head of others (ViT): their
-    outputs would not depend on their inputs, and comparing them would prove nothing.
+    Torchvision's initial weights let signals fade in some models (ShuffleNet, segmentation heads) and zero the head
+    of others (ViT): their outputs would not depend on their inputs, and comparing them would prove nothing.
     """
     with torch.no_grad():
         for module in model.modules():

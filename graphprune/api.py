@@ -1,4 +1,7 @@
-"""The public functions: load or capture a model, couple, plan, apply, verify, measure; and `prune`, which does it all."""
+"""The public functions:
+
+load or capture a model, couple, plan, apply, verify, measure; and `prune`, which does it all.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,10 @@ def load(model: str | Path, input_shapes: Any = None) -> Graph:
 
 
 def capture(module: Any, example_inputs: Any) -> Graph:
-    """Capture a `torch.nn.Module`; `example_inputs` is a tensor, a tuple of positional or a dict of keyword arguments."""
+    """Capture a `torch.nn.Module`;
+
+    `example_inputs` is a tensor, a tuple of positional or a dict of keyword arguments.
+    """
     return frontends.capture(module, example_inputs)
 
 
@@ -104,7 +110,9 @@ def verify_files(original: str | Path, pruned: str | Path, plan: str | Path, inp
     graph = load(original, input_shapes)
     other = load(pruned, input_shapes)
     if other.frontend != graph.frontend:
-        raise InputError(f"'{original}' and '{pruned}' are of different kinds; compare ONNX with ONNX or PyTorch with PyTorch")
+        raise InputError(
+            f"'{original}' and '{pruned}' are of different kinds; compare ONNX with ONNX or PyTorch with PyTorch"
+        )
     return verify(graph, other, made)
 
 
@@ -200,8 +208,9 @@ def prune(
 ) -> Result:
     """Prune a model to a target and prove the result.
 
-    `model` is an `nn.Module` (with `example_inputs`), a `Graph`, or anything `load` takes. Raises InputError for what cannot be used,
-    TargetError where the target is out of reach, VerificationError where the result is not what it should be.
+    `model` is an `nn.Module` (with `example_inputs`), a `Graph`, or anything `load` takes. Raises InputError for what
+    cannot be used, TargetError where the target is out of reach, VerificationError where the result is not what it
+    should be.
     """
     clock = _Clock(progress)
     with clock("reading the model"):
@@ -252,7 +261,7 @@ def _graph(model: Any, example_inputs: Any, input_shapes: Any) -> Graph:
     if isinstance(model, str | Path):
         return load(model, input_shapes)
     if hasattr(model, "SerializeToString"):
-        return frontends.frontend("onnx").from_model(model, input_shapes)  # type: ignore[no-any-return]
+        return frontends.frontend("onnx").from_model(model, input_shapes)
     if not callable(model):
         raise InputError(f"cannot prune a {type(model).__name__}; give a file, an nn.Module or an onnx.ModelProto")
     if example_inputs is None:

@@ -88,7 +88,8 @@ class _Ladder:
 def make_plan(coupling: Coupling, scores: Array, target: Target, options: Options, criterion: str) -> Plan:
     """Choose what stays.
 
-    "channels" keeps the same part of every group; "params" and "macs" rank all components together and are met from below.
+    "channels" keeps the same part of every group; "params" and "macs" rank all components together and are met from
+    below.
     Raises InputError if nothing is prunable, TargetError if the target cannot be reached.
     """
     if options.align is not None and options.align < 1:
@@ -98,7 +99,9 @@ def make_plan(coupling: Coupling, scores: Array, target: Target, options: Option
     open_groups = _selected(coupling, options)
     if not any(open_groups):
         raise InputError(_nothing_prunable(coupling, options))
-    ladders = [_ladder(coupling, g, scores, target, options, free) for g, free in zip(coupling, open_groups, strict=True)]
+    ladders = [
+        _ladder(coupling, g, scores, target, options, free) for g, free in zip(coupling, open_groups, strict=True)
+    ]
     counter = Counter(coupling)
     if target.kind != "channels":
         _meet(coupling, ladders, counter, target)
@@ -132,9 +135,7 @@ def _selected(coupling: Coupling, options: Options) -> list[bool]:
     for glob in [*options.include, *options.exclude, *options.overrides]:
         if not any(fnmatchcase(name, glob) for own in names for name in own) and not _exists(coupling, glob):
             raise InputError(f"'{glob}' matches no weight or node of '{coupling.graph.name}'")
-    return [
-        (not options.include or _any(own, options.include)) and not _any(own, options.exclude) for own in names
-    ]
+    return [(not options.include or _any(own, options.include)) and not _any(own, options.exclude) for own in names]
 
 
 def _exists(coupling: Coupling, glob: str) -> bool:
@@ -156,9 +157,7 @@ def _names(coupling: Coupling) -> list[set[str]]:
     return found
 
 
-def _ladder(
-    coupling: Coupling, group: Group, scores: Array, target: Target, options: Options, free: bool
-) -> _Ladder:
+def _ladder(coupling: Coupling, group: Group, scores: Array, target: Target, options: Options, free: bool) -> _Ladder:
     rows, size = group.components.shape
     order = np.argsort(-scores[group.components], axis=1, kind="stable")
     ranked = np.take_along_axis(group.components, order, axis=1)
@@ -214,7 +213,8 @@ def _meet(coupling: Coupling, ladders: Sequence[_Ladder], counter: Counter, targ
     least = measure(keep)
     if least > limit:
         raise TargetError(
-            f"target {target} cannot be reached: with every group at its floor {least / whole:.3f} of the {target.kind} stay"
+            f"target {target} cannot be reached: with every group at its floor {least / whole:.3f} of the "
+            f"{target.kind} stay"
         )
     steps = sorted(
         ((-value, i, level) for i, ladder in enumerate(ladders) for level, value in _step_values(ladder)),

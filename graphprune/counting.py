@@ -17,7 +17,10 @@ _Term = tuple[float, list[int]]
 
 
 def macs(graph: Graph) -> int:
-    """Multiply-accumulates of one run at the bound sizes: convolutions, matrix products, attention, recurrent layers."""
+    """Multiply-accumulates of one run at the bound sizes:
+
+    convolutions, matrix products, attention, recurrent layers.
+    """
     total = 0.0
     for node in graph.nodes:
         rule = lookup(node.kind).cost
@@ -89,7 +92,10 @@ class Counter:
         return self._coupling.blocks.get(value, ())
 
     def _cost_term(self, node: Node, cost: Cost) -> _Term:
-        """A joint block counts once, on its outermost axis; with whole groups removed, filters a group stay as they are."""
+        """A joint block counts once, on its outermost axis;
+
+        with whole groups removed, filters a group stay as they are.
+        """
         factor, rows = cost.factor / cost.groups, []
         for i, (value, axis) in enumerate(cost.axes):
             block = next((b for b in self._blocks(value, node) if axis in b.axes), None)

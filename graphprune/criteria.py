@@ -166,7 +166,11 @@ def fpgm(coupling: Coupling, reduction: str, seed: int) -> Array:
         weight = use.value.weight
         assert weight is not None
         for block in use.blocks:
-            if not block.joint and len(weight.shape) > 1 and (coupling.group_of[coupling.component[block.labels]] >= 0).any():
+            if (
+                not block.joint
+                and len(weight.shape) > 1
+                and (coupling.group_of[coupling.component[block.labels]] >= 0).any()
+            ):
                 array = np.moveaxis(weight.array(), block.axes[0], 0).astype(np.float64)
                 flat = array.reshape(len(array), -1)
                 square = (flat * flat).sum(1)

@@ -116,8 +116,9 @@ class Node:
 class Graph:
     """A model: nodes in topological order. `frontend` is "onnx" or "torch"; `origin` is that frontend's own state.
 
-    `training` is the same model as it runs in training, where that reads weights that inference leaves aside (auxiliary heads): it is
-    coupled and sliced along, so that the result still trains. Both graphs share the `Value`s of their weights.
+    `training` is the same model as it runs in training, where that reads weights that inference leaves aside
+    (auxiliary heads): it is coupled and sliced along, so that the result still trains. Both graphs share the `Value`s
+    of their weights.
     """
 
     name: str

@@ -48,7 +48,7 @@ def coordinates(mask: Array) -> Array:
 
 
 def along_one_axis(order: Array) -> tuple[int, Array] | None:
-    """Express a rearrangement of a whole grid (flat indices, in the grid's shape) as a gather along one axis, if it is one."""
+    """A rearrangement of a whole grid (flat indices, in the grid's shape) as a gather along one axis, if it is one."""
     flat = np.arange(order.size).reshape(order.shape)
     for axis in range(order.ndim):
         first = order[tuple(slice(None) if a == axis else 0 for a in range(order.ndim))]
@@ -194,4 +194,8 @@ class Survivors:
         masks = [(b.axes, self.mask(b.labels)) for b in use.blocks]
         if use.columns is not None:
             masks.append(((use.columns.axis, use.columns.by), self.mask(use.columns.labels)))
-        return tuple(repr(axes).encode() + np.packbits(m).tobytes() for axes, m in sorted(masks, key=lambda p: p[0]) if not m.all())
+        return tuple(
+            repr(axes).encode() + np.packbits(m).tobytes()
+            for axes, m in sorted(masks, key=lambda p: p[0])
+            if not m.all()
+        )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,13 +26,16 @@ def benchmark(
 ) -> Comparison:
     """Time models in turns (A B A B ...) and measure their size.
 
-    `models` are files, `package.module:factory`, graphs, `onnx.ModelProto`s or (with `example_inputs`) `nn.Module`s; on onnxruntime PyTorch
-    models are exported first. The first model is what ratios refer to. Raises InputError for a model that does not fit the runtime.
+    `models` are files, `package.module:factory`, graphs, `onnx.ModelProto`s or (with `example_inputs`) `nn.Module`s;
+    on onnxruntime PyTorch models are exported first. The first model is what ratios refer to. Raises InputError for a
+    model that does not fit the runtime.
     """
     if not models:
         raise InputError("there is nothing to time: give at least one model")
     with TemporaryDirectory(prefix="graphprune-bench-") as folder:
-        prepared = [_prepare(m, runtime, Path(folder) / f"{i}.onnx", input_shapes, example_inputs) for i, m in enumerate(models)]
+        prepared = [
+            _prepare(m, runtime, Path(folder) / f"{i}.onnx", input_shapes, example_inputs) for i, m in enumerate(models)
+        ]
         labels = _labels(models)
         found = timing.compare(
             [model for model, _ in prepared],
@@ -58,7 +60,7 @@ def _prepare(model: Any, runtime: str, path: Path, input_shapes: Any, example_in
         raise InputError(f"the runtime '{runtime}' does not run ONNX models; use onnxruntime")
     if isinstance(model, str | Path) and graph.frontend == "onnx":
         return str(model), graph
-    if isinstance(model, Graph) or isinstance(model, str | Path):
+    if isinstance(model, Graph | str | Path):
         emitted = frontends.emit(graph)
         return getattr(emitted, "module", emitted), graph
     return model, graph
@@ -70,7 +72,7 @@ def _graph(model: Any, input_shapes: Any, example_inputs: Any) -> Graph:
     if isinstance(model, str | Path):
         return frontends.load(model, input_shapes)
     if hasattr(model, "SerializeToString"):
-        return frontends.frontend("onnx").from_model(model, input_shapes)  # type: ignore[no-any-return]
+        return frontends.frontend("onnx").from_model(model, input_shapes)
     if example_inputs is None:
         raise InputError("a PyTorch module needs example_inputs")
     return frontends.capture(model, example_inputs)

@@ -1,4 +1,7 @@
-"""A plan: which components of each coupled group stay. Data, not code: it can be read, edited, saved and applied again."""
+"""A plan:
+
+which components of each coupled group stay. Data, not code: it can be read, edited, saved and applied again.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,9 @@ class Plan:
         """Which components of a coupling stay (bool); raises InputError where the plan does not fit the model."""
         found = coupling.fingerprint
         if found != self.fingerprint:
-            raise InputError(f"the plan was made for another model: fingerprint {self.fingerprint}, this one is {found}")
+            raise InputError(
+                f"the plan was made for another model: fingerprint {self.fingerprint}, this one is {found}"
+            )
         if len(self.groups) != len(coupling.groups):
             raise InputError(f"the plan has {len(self.groups)} groups, the model has {len(coupling.groups)}")
         keep = np.ones(coupling.count, bool)
@@ -99,7 +104,9 @@ def _check(group: Group, own: PlanGroup) -> None:
         raise InputError(f"plan group '{own.name}' does not match the model's group '{group.name}'")
     for row in own.keep:
         if not row or sorted(set(row)) != list(row) or row[0] < 0 or row[-1] >= size:
-            raise InputError(f"plan group '{own.name}': keep must be ascending positions from 0 to {size - 1}, not empty")
+            raise InputError(
+                f"plan group '{own.name}': keep must be ascending positions from 0 to {size - 1}, not empty"
+            )
     if len({len(row) for row in own.keep}) > 1:
         raise InputError(f"plan group '{own.name}': every row must keep the same number")
 
@@ -109,7 +116,8 @@ def plan_groups(coupling: Coupling, keep: Array, reasons: Sequence[str]) -> tupl
     return tuple(
         PlanGroup(
             group.name,
-            *group.components.shape,
+            group.components.shape[0],
+            group.components.shape[1],
             group.width,
             group.exact,
             tuple(tuple(np.flatnonzero(keep[row]).tolist()) for row in group.components),

@@ -23,7 +23,11 @@ from .ops.base import Array
 #: Largest difference allowed, in units of how much an output varies with the input, by the narrowest float type in use.
 TOLERANCES = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}
 
-#: Differences are measured in units of an output's variation over inputs, but at least this part of its spread: below lies float noise.
+#: Kinds that hand integer ids on unchanged.
+_ID_MOVES = frozenset({"reshape", "transpose", "slice", "expand", "select"})
+
+#: Differences are measured in units of an output's variation over inputs, but at least this part of its spread:
+#: below lies float noise.
 STEADY = 1e-2
 
 Runner = Callable[[Any], Sequence[np.ndarray]]
@@ -113,7 +117,7 @@ def _index(x: Value, block: Block, mask: Array, axis: int) -> Index:
 
 
 def verify(coupling: Coupling, keep: Array, pruned: Any, *, inputs: int = 3, seed: int = 0) -> Proof:
-    """Compare the pruned model (foreign: `ModelProto`, path or `nn.Module`) with the masked original on random inputs."""
+    """Compare a foreign model (`ModelProto`, path or `nn.Module`) with the masked original on random inputs."""
     graph = coupling.graph
     reference = _runner(graph, frontends.of(graph).instrument(graph, treatment(coupling, keep)))
     candidate = _runner(graph, pruned)
@@ -138,11 +142,12 @@ def _runner(graph: Graph, model: Any) -> Runner:
 
 def _largest_difference(expected: list[list[Array]], found: list[list[Array]]) -> tuple[float, str]:
     """Largest difference over all runs and outputs, each in units of how much that output varies; infinite where shapes
-    differ. An output that hardly depends on the input proves little: the returned sentence says so."""
+    differ. An output that hardly depends on the input proves little: the returned sentence says so.
+    """
     worst, detail = 0.0, ""
-    for want, have in zip(expected, found, strict=True):
-        if len(want) != len(have):
-            return float("inf"), f"{len(have)} outputs instead of {len(want)}"
+    for outputs, candidates in zip(expected, found, strict=True):
+        if len(outputs) != len(candidates):
+            return float("inf"), f"{len(candidates)} outputs instead of {len(outputs)}"
     for i in range(len(expected[0])):
         wants, haves = [run[i] for run in expected], [run[i] for run in found]
         unit, steady = _unit(wants)
@@ -208,8 +213,10 @@ def index_bound(graph: Graph, value: Value) -> int:
     for node in graph.nodes:
         if node.kind == "gather" and len(node.inputs) > 1 and node.inputs[1] in same and node.inputs[0] is not None:
             bounds.append(node.inputs[0].sizes[node.attrs["axis"]])
-        elif node.kind in ("reshape", "transpose", "slice", "expand", "select") and node.inputs[0] in same:
-            same.update(node.outputs)
-        elif node.kind == "elementwise" and node.attrs.get("fn") in ("cast", "identity") and node.inputs[0] in same:
+        elif (
+            node.inputs
+            and node.inputs[0] in same
+            and (node.kind in _ID_MOVES or node.attrs.get("fn") in ("cast", "identity"))
+        ):
             same.update(node.outputs)
     return min(bounds, default=2)

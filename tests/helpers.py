@@ -64,7 +64,9 @@ def prune_coupling(coupling: Coupling, target: budgets.Target, seed: int = 0, al
     return Pruned(coupling, plan, keep, graph, model, proof.verify(coupling, keep, model, seed=seed))
 
 
-def assert_equality(graph: Graph, ratio: float = 0.5, seeds: int = 3, limit: float = TIGHT, grouped: str = "within") -> Pruned:
+def assert_equality(
+    graph: Graph, ratio: float = 0.5, seeds: int = 3, limit: float = TIGHT, grouped: str = "within"
+) -> Pruned:
     """Executed equality for several random plans; the last one is returned.
 
     Asserts that something was removed, that the proof holds within `limit`, that outputs kept their shapes and that the

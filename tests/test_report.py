@@ -14,8 +14,8 @@ from rich.console import Console
 
 from graphprune import report as reports
 from graphprune.errors import InputError
-from graphprune.runtimes import Comparison, Environment, Timing
 from graphprune.proof import Proof
+from graphprune.runtimes import Comparison, Environment, Timing
 
 GROUPS = [
     reports.GroupRow(

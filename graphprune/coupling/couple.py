@@ -21,8 +21,8 @@ from .labeller import Use, Walk
 class Group:
     """Components that may be removed one by one, born on the same weight axis.
 
-    `components` is 2-d: the rows must keep equal numbers (one row where no operator asks for that). `width` is the number of
-    indices of the birth axis that one component covers: 1 for channels, the head width for attention heads.
+    `components` is 2-d: the rows must keep equal numbers (one row where no operator asks for that). `width` is the
+    number of indices of the birth axis that one component covers: 1 for channels, the head width for attention heads.
     """
 
     index: int
@@ -181,14 +181,17 @@ class _Births:
 
 
 def _births(coupling: Coupling) -> _Births:
-    born = _Births(*(np.full(coupling.count, -1) for _ in range(3)), [])
+    axis_of, position, width = (np.full(coupling.count, -1) for _ in range(3))
+    born = _Births(axis_of, position, width, [])
     for use, axis, components in coupling.axes():
         new = (born.axis[components] < 0) & ~coupling.frozen[components]
         if not new.any():
             continue
         if not _trainable(use.value):
             if _varies(use.value, axis):
-                coupling.frozen[components[new]] = True  # what a constant brings into the model is part of its definition
+                coupling.frozen[components[new]] = (
+                    True  # what a constant brings into the model is part of its definition
+                )
             continue
         unique, first, counts = np.unique(components[new], return_index=True, return_counts=True)
         born.axis[unique], born.position[unique], born.width[unique] = len(born.names), first, counts
@@ -197,8 +200,10 @@ def _births(coupling: Coupling) -> _Births:
 
 
 def _groups(coupling: Coupling, cells: list[Array]) -> list[Group]:
-    """Components by the axis they are born on; clusters of count constraints stay together. Members of a row are ordered
-    by position on that axis, so that indices in a plan read like channel numbers."""
+    """Components by the axis they are born on; clusters of count constraints stay together. Members of a row are
+    ordered
+    by position on that axis, so that indices in a plan read like channel numbers.
+    """
     born = _births(coupling)
     found: list[Array] = []
     for rows in cells:
@@ -230,8 +235,9 @@ def _groups(coupling: Coupling, cells: list[Array]) -> list[Group]:
 def couple(graph: Graph, *, grouped: str = "within") -> Coupling:
     """Find the coupled groups of a graph.
 
-    `grouped` says what grouped convolutions and group norms allow: "within" (equal counts in each group, chosen group by group) or
-    "whole" (whole groups only). Where a split axis ends up frozen, the other factor of the split is tried.
+    `grouped` says what grouped convolutions and group norms allow: "within" (equal counts in each group, chosen group
+    by group) or "whole" (whole groups only). Where a split axis ends up frozen, the other factor of the split is
+    tried.
     """
     if grouped not in ("within", "whole"):
         raise InputError(f"grouped must be 'within' or 'whole', not '{grouped}'")

@@ -27,18 +27,20 @@ def of(graph: Graph) -> ModuleType:
 def load(model: str | Path, input_shapes: Any = None) -> Graph:
     """Read `.onnx`, `.pt2` or `package.module:factory`.
 
-    `input_shapes` binds dynamic sizes (ONNX: name to sizes, or sizes in order) or gives the shapes of a factory's inputs
-    (in order). Raises InputError for anything that cannot be read.
+    `input_shapes` binds dynamic sizes (ONNX: name to sizes, or sizes in order) or gives the shapes of a factory's
+    inputs (in order). Raises InputError for anything that cannot be read.
     """
     text = str(model)
     suffix = Path(text).suffix.lower()
     if suffix in PICKLES:
-        raise InputError(f"'{text}' is a pickle by its suffix, and graphprune loads no pickles; use .onnx, .pt2 or module:factory")
+        raise InputError(
+            f"'{text}' is a pickle by its suffix, and graphprune loads no pickles; use .onnx, .pt2 or module:factory"
+        )
     factory = ":" in text and not Path(text).exists() and suffix != ".onnx"
     if suffix == ".pt2" or factory:
         return _with_training(frontend("torch").load(text, input_shapes))
     if suffix in (".onnx", ".ort", "") or Path(text).exists():
-        return frontend("onnx").load(text, input_shapes)  # type: ignore[no-any-return]
+        return frontend("onnx").load(text, input_shapes)
     raise InputError(f"'{text}' is no model file (.onnx, .pt2) and no package.module:factory")
 
 

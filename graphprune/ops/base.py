@@ -58,7 +58,10 @@ class Labeller(Protocol):
         """The label blocks of a value; axes in no block are fixed."""
 
     def axis(self, value: Value, axis: int, *, touched: bool = False) -> Array | None:
-        """The labels of one axis. A joint block there is resolved first (see `resolve`), towards `axis` if `touched`."""
+        """The labels of one axis.
+
+        A joint block there is resolved first (see `resolve`), towards `axis` if `touched`.
+        """
 
     def label_only(self, value: Value, axes: tuple[int, ...]) -> None:
         """Of a weight not asked about before, label only these axes; the others are never removed from."""

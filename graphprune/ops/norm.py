@@ -60,7 +60,7 @@ def layer_norm(node: Node, labeller: Labeller) -> None:
 
 
 def _group_statistic(node: Node) -> Statistic:
-    params = {i: ((0, 1),) for i, v in enumerate(node.inputs) if i and v is not None}
+    params: dict[int, tuple[tuple[int, int], ...]] = {i: ((0, 1),) for i, v in enumerate(node.inputs) if i and v}
     return Statistic((1,), params, groups=node.attrs["groups"])
 
 
@@ -103,7 +103,8 @@ def _instance_statistic(node: Node) -> Statistic:
 @operator("instance_norm", statistic=_instance_statistic)
 def instance_norm(node: Node, labeller: Labeller) -> None:
     """Per-channel statistics over the spatial axes. A group norm written as reshape, instance norm, reshape arrives as
-    a joint block (group, rest): every group must keep the same number."""
+    a joint block (group, rest): every group must keep the same number.
+    """
     x, out = node.inputs[0], node.outputs[0]
     assert x is not None
     grouped = next((b for b in labeller.blocks(x) if b.joint and b.axes[0] == 1), None)

@@ -35,7 +35,8 @@ def _rewrite(node: Node, kept: Kept) -> None:
 @operator("recurrent", cost=_cost, rewrite=_rewrite, recurs=True)
 def recurrent(node: Node, labeller: Labeller) -> None:
     """The hidden units are one set of labels for all layers and directions (they are stored in one state tensor);
-    the rows of every gate follow them."""
+    the rows of every gate follow them.
+    """
     named = _named(node)
     if node.attrs.get("proj") or "P" in named:
         _freeze_all(node, labeller)

@@ -17,9 +17,12 @@ _MOST_LABELS = 1 << 24
 
 def reshape_groups(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Pair the smallest runs of input axes with runs of output axes of the same size; axes of size 1 are left out."""
-    groups, i, j = [], 0, 0
+    groups: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    i = j = 0
     while i < len(before) or j < len(after):
-        left, right, a, b = 1, 1, [], []
+        left, right = 1, 1
+        a: list[int] = []
+        b: list[int] = []
         while True:
             while i < len(before) and before[i] == 1:
                 i += 1
@@ -99,8 +102,10 @@ def _reshape_group(node: Node, ins: tuple[int, ...], outs: tuple[int, ...], labe
 
 
 def _interleaved(blocks: list[Block], ins: tuple[int, ...], x: Value, out: Value) -> bool:
-    """Whether the axes of a joint block, in the order in which it is stored, jump to and fro between reshape groups: then
-    what a ragged plan keeps could not be brought into the order of the output."""
+    """Whether the axes of a joint block, in the order in which it is stored, jump to and fro between reshape groups:
+    then
+    what a ragged plan keeps could not be brought into the order of the output.
+    """
     groups = reshape_groups(x.sizes, out.sizes)
     for block in blocks:
         home = [next(i for i, g in enumerate(groups) if axis in g[0]) for axis in block.axes if x.sizes[axis] > 1]
@@ -172,7 +177,9 @@ def tile(node: Node, labeller: Labeller) -> None:
     blocks = []
     for b in labeller.blocks(x):
         count = 1 if b.joint else repeats[b.axes[0] + missing]
-        blocks.append(Block(tuple(a + missing for a in b.axes), np.tile(b.labels, count) if count > 1 else b.labels, b.origin))
+        blocks.append(
+            Block(tuple(a + missing for a in b.axes), np.tile(b.labels, count) if count > 1 else b.labels, b.origin)
+        )
     labeller.put_blocks(out, blocks)
 
 
@@ -185,5 +192,8 @@ def repeat_interleave(node: Node, labeller: Labeller) -> None:
         labeller.resolve(x)
     labeller.put_blocks(
         node.outputs[0],
-        [Block(b.axes, np.repeat(b.labels, count) if b.axes == (axis,) else b.labels, b.origin) for b in labeller.blocks(x)],
+        [
+            Block(b.axes, np.repeat(b.labels, count) if b.axes == (axis,) else b.labels, b.origin)
+            for b in labeller.blocks(x)
+        ],
     )

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from . import examples_attention, examples_conv, examples_index, examples_linear, examples_norm, examples_onnx, examples_shape
+from . import (
+    examples_attention,
+    examples_conv,
+    examples_index,
+    examples_linear,
+    examples_norm,
+    examples_onnx,
+    examples_shape,
+)
 from .registry import EXAMPLES, Example
 
 __all__ = [

@@ -265,4 +265,6 @@ def rotary() -> Any:
 
     angles = torch.randn(5, 2).repeat(1, 2)
     parts = {"cos": angles.cos(), "sin": angles.sin()}
-    return Net(call, q=linear(WIDTH, 12), k=linear(WIDTH, 12), v=linear(WIDTH, 12), out=linear(12, 2), **parts), tokens()
+    return Net(
+        call, q=linear(WIDTH, 12), k=linear(WIDTH, 12), v=linear(WIDTH, 12), out=linear(12, 2), **parts
+    ), tokens()

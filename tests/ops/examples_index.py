@@ -18,7 +18,9 @@ from .registry import Net, conv, example, image
     """
 )
 def residual() -> Any:
-    net = Net(lambda m, x: m.out(F.relu(m.c(m.b(y := m.a(x))) + y)), a=conv(3, 6), b=conv(6, 4), c=conv(4, 6), out=conv(6, 2))
+    net = Net(
+        lambda m, x: m.out(F.relu(m.c(m.b(y := m.a(x))) + y)), a=conv(3, 6), b=conv(6, 4), c=conv(4, 6), out=conv(6, 2)
+    )
     return net, image()
 
 
@@ -57,7 +59,13 @@ def concat_with_itself() -> Any:
 )
 def concat_of_residuals() -> Any:
     """Added after a concat: pieces of the sum live with pieces of the parts."""
-    net = Net(lambda m, x: m.out(torch.cat([m.a(x), m.b(x)], 1) + m.c(x)), a=conv(3, 2), b=conv(3, 4), c=conv(3, 6), out=conv(6, 2))
+    net = Net(
+        lambda m, x: m.out(torch.cat([m.a(x), m.b(x)], 1) + m.c(x)),
+        a=conv(3, 2),
+        b=conv(3, 4),
+        c=conv(3, 6),
+        out=conv(6, 2),
+    )
     return net, image()
 
 
@@ -252,5 +260,7 @@ def class_token() -> Any:
 )
 def overwritten() -> Any:
     """A slice of channels replaced by others."""
-    net = Net(lambda m, x: m.out(torch.slice_scatter(m.a(x), m.b(x), 1, 1, 4)), a=conv(3, 6), b=conv(3, 3), out=conv(6, 2))
+    net = Net(
+        lambda m, x: m.out(torch.slice_scatter(m.a(x), m.b(x), 1, 1, 4)), a=conv(3, 6), b=conv(3, 3), out=conv(6, 2)
+    )
     return net, image()

@@ -27,7 +27,13 @@ def mlp() -> Any:
 )
 def matrix_from_either_side() -> Any:
     """Token mixing: the weight stands left of the data, then right."""
-    net = Net(lambda m, x: m.down @ torch.relu(m.up @ x) @ m.right @ m.last, up=parameter(8, 5), down=parameter(5, 8), right=parameter(3, 6), last=parameter(6, 2))
+    net = Net(
+        lambda m, x: m.down @ torch.relu(m.up @ x) @ m.right @ m.last,
+        up=parameter(8, 5),
+        down=parameter(5, 8),
+        right=parameter(3, 6),
+        last=parameter(6, 2),
+    )
     return net, torch.randn(2, 5, 3)
 
 
@@ -47,7 +53,11 @@ def transposed_weights() -> Any:
     """
 )
 def einsums() -> Any:
-    net = Net(lambda m, x: torch.einsum("nlh,hd->nld", torch.einsum("nlc,hc->nlh", x, m.a), m.b), a=parameter(6, 3), b=parameter(6, 2))
+    net = Net(
+        lambda m, x: torch.einsum("nlh,hd->nld", torch.einsum("nlc,hc->nlh", x, m.a), m.b),
+        a=parameter(6, 3),
+        b=parameter(6, 2),
+    )
     return net, torch.randn(2, 4, 3)
 
 
@@ -66,7 +76,14 @@ def tied_embedding() -> Any:
         x = x + m.down(torch.relu(m.up(m.norm(x))))
         return nn.functional.linear(x, m.table.weight)
 
-    net = Net(call, table=nn.Embedding(11, 8), positions=nn.Embedding(5, 8), norm=nn.LayerNorm(8), up=nn.Linear(8, 6), down=nn.Linear(6, 8))
+    net = Net(
+        call,
+        table=nn.Embedding(11, 8),
+        positions=nn.Embedding(5, 8),
+        norm=nn.LayerNorm(8),
+        up=nn.Linear(8, 6),
+        down=nn.Linear(6, 8),
+    )
     return net, torch.randint(0, 11, (2, 5))
 
 
@@ -81,7 +98,9 @@ def several_heads_and_outputs() -> Any:
         y = torch.relu(m.trunk(x))
         return {"boxes": m.boxes(y), "others": [m.scores(torch.relu(m.tower(y)))]}
 
-    return Net(call, trunk=nn.Linear(3, 8), tower=nn.Linear(8, 6), boxes=nn.Linear(8, 4), scores=nn.Linear(6, 2)), torch.randn(4, 3)
+    return Net(
+        call, trunk=nn.Linear(3, 8), tower=nn.Linear(8, 6), boxes=nn.Linear(8, 4), scores=nn.Linear(6, 2)
+    ), torch.randn(4, 3)
 
 
 @example(
@@ -92,7 +111,12 @@ def several_heads_and_outputs() -> Any:
     """
 )
 def lstm() -> Any:
-    net = Net(lambda m, x: m.out(m.lstm(m.inp(x))[0]), inp=nn.Linear(3, 5), lstm=nn.LSTM(5, 8, batch_first=True), out=nn.Linear(8, 2))
+    net = Net(
+        lambda m, x: m.out(m.lstm(m.inp(x))[0]),
+        inp=nn.Linear(3, 5),
+        lstm=nn.LSTM(5, 8, batch_first=True),
+        out=nn.Linear(8, 2),
+    )
     return net, torch.randn(2, 4, 3)
 
 

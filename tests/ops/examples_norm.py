@@ -189,7 +189,13 @@ def reductions() -> Any:
 )
 def sorted_and_summed() -> Any:
     """Cumulative sums mix the channels: they stay; those of the other branch may go."""
-    net = Net(lambda m, x: (m.c(m.a(x).cumsum(1)), m.d(m.b(x).cumsum(2))), a=conv(3, 4), b=conv(3, 6), c=conv(4, 2), d=conv(6, 2))
+    net = Net(
+        lambda m, x: (m.c(m.a(x).cumsum(1)), m.d(m.b(x).cumsum(2))),
+        a=conv(3, 4),
+        b=conv(3, 6),
+        c=conv(4, 2),
+        d=conv(6, 2),
+    )
     return net, image()
 
 

@@ -44,7 +44,7 @@ def positive(*shape: int, seed: int = 0) -> np.ndarray:
 def node(op: str, inputs: str, outputs: str, **attrs: Any) -> onnx.NodeProto:
     """Inputs and outputs separated by blanks; "-" leaves an input out."""
     names = ["" if n == "-" else n for n in inputs.split()]
-    return helper.make_node(op, names, outputs.split(), name=outputs.split()[0], **attrs)
+    return helper.make_node(op, names, outputs.split(), name=outputs.split(maxsplit=1)[0], **attrs)
 
 
 @example(
@@ -114,7 +114,8 @@ def channel_shuffle_in_onnx() -> Any:
         node("Conv", "d e", "y"),
     ]
     weights: dict[str, Any] = {
-        "a": normal(8, 3, 1, 1), "split": [0, 2, 4, 5, 5], "full": [0, -1, 5, 5], "b": normal(6, 4, 1, 1), "e": normal(2, 6, 1, 1),
+        "a": normal(8, 3, 1, 1), "split": [0, 2, 4, 5, 5], "full": [0, -1, 5, 5],
+        "b": normal(6, 4, 1, 1), "e": normal(2, 6, 1, 1),
     }  # fmt: skip
     return model(nodes, weights, [2, 3, 5, 5], [2, 2, 5, 5])
 
@@ -159,7 +160,8 @@ def shared_constants() -> Any:
         node("Conv", "h o", "y"),
     ]
     weights = {
-        "a": normal(8, 3, 1, 1), "scale": positive(8), "shift": normal(8), "mean": normal(8, seed=1), "var": positive(8, seed=1),
+        "a": normal(8, 3, 1, 1),
+        "scale": positive(8), "shift": normal(8), "mean": normal(8, seed=1), "var": positive(8, seed=1),
         "b": normal(8, 8, 1, 1), "o": normal(2, 8, 1, 1),
     }  # fmt: skip
     return model(nodes, weights, [2, 3, 5, 5], [2, 2, 5, 5])

@@ -62,7 +62,11 @@ def channel_shuffle() -> Any:
     """
 )
 def squeezed() -> Any:
-    net = Net(lambda m, x: m.b(m.a(x).mean((2, 3), keepdim=True).squeeze(-1).squeeze(-1).unsqueeze(1)), a=conv(3, 6), b=nn.Linear(6, 2))
+    net = Net(
+        lambda m, x: m.b(m.a(x).mean((2, 3), keepdim=True).squeeze(-1).squeeze(-1).unsqueeze(1)),
+        a=conv(3, 6),
+        b=nn.Linear(6, 2),
+    )
     return net, image()
 
 
@@ -73,7 +77,9 @@ def squeezed() -> Any:
 )
 def expanded() -> Any:
     """A single channel spread over the channels of another branch."""
-    return Net(lambda m, x: m.out(m.a(x).expand(-1, 6, -1, -1) * m.b(x)), a=conv(3, 1), b=conv(3, 6), out=conv(6, 2)), image()
+    return Net(
+        lambda m, x: m.out(m.a(x).expand(-1, 6, -1, -1) * m.b(x)), a=conv(3, 1), b=conv(3, 6), out=conv(6, 2)
+    ), image()
 
 
 @example(

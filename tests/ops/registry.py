@@ -15,7 +15,10 @@ from tests.helpers import graph_of
 
 @dataclass(frozen=True)
 class Example:
-    """`couples` is what `str(couple(graph, grouped=grouped))` gives, line by line; a line that begins with + goes on."""
+    """`couples` is what `str(couple(graph, grouped=grouped))` gives, line by line;
+
+    a line that begins with + goes on.
+    """
 
     build: Callable[[], Any]
     couples: str

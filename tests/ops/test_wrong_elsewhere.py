@@ -1,8 +1,8 @@
 """Structures that the best-known tools get silently wrong, each against an oracle of its own (not the verifier).
 
-Torch-Pruning 1.6.1 removes the wrong inputs behind a channel shuffle, keeps the same columns in every group of a grouped
-convolution, unties tied embeddings, and fails on pixel shuffle, `nn.RMSNorm` and LSTM; onnxsim 0.8.1 writes an invalid
-model when constants are shared.
+Torch-Pruning 1.6.1 removes the wrong inputs behind a channel shuffle, keeps the same columns in every group of a
+grouped convolution, unties tied embeddings, and fails on pixel shuffle, `nn.RMSNorm` and LSTM; onnxsim 0.8.1 writes
+an invalid model when constants are shared.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from tests.ops.registry import Net, conv, image, stirred
 
 def pruned_at_random(module: nn.Module, inputs: Any, ratio: float = 0.5, **options: Any) -> Any:
     torch.manual_seed(0)
-    return gp.prune(stirred(module).eval(), inputs, target=gp.channels(ratio), criterion="random", verify=False, **options)
+    return gp.prune(
+        stirred(module).eval(), inputs, target=gp.channels(ratio), criterion="random", verify=False, **options
+    )
 
 
 def kept_rows(result: Any, weight: str, axis: int = 0) -> list[int]:

@@ -1,7 +1,7 @@
 """Building blocks of random networks. Each takes feature maps `[N, C, H, W]` and gives one.
 
-A block sees the operators `o`, the current map `x`, all earlier maps `past` and two small integers that choose variants.
-It must work for any channel count and any size of at least 2.
+A block sees the operators `o`, the current map `x`, all earlier maps `past` and two small integers that choose
+variants. It must work for any channel count and any size of at least 2.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def batch_norm(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
 @block
 def group_norm(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
     n = o.shape(x)[1]
-    return o.group_norm(x, pick([d for d in divisors(n) if d < n] or [1], a), o.weight(n, scale=0.3, offset=1.0), o.weight(n))
+    return o.group_norm(
+        x, pick([d for d in divisors(n) if d < n] or [1], a), o.weight(n, scale=0.3, offset=1.0), o.weight(n)
+    )
 
 
 @block
@@ -83,7 +85,7 @@ def instance_norm(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
 
 @block
 def layer_norm(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
-    n, c, h, w = o.shape(x)
+    _, c, h, w = o.shape(x)
     if a % 3 == 0:
         return o.layer_norm(x, o.weight(c, h, w, scale=0.3, offset=1.0), o.weight(c, h, w))
     last = o.transpose(x, (0, 2, 3, 1))
@@ -138,8 +140,7 @@ def split(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
 @block
 def slices(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
     """A strided slice of the channels, or a focus layer."""
-    n, _, h, w = o.shape(x)
-    n = o.shape(x)[1]
+    _, n, h, w = o.shape(x)
     if b % 2 and h % 2 == 0 and w % 2 == 0 and h > 2 and n <= 8:
         rows = [o.slice(x, 2, i, h, 2) for i in (0, 1)]
         return o.concat([o.slice(r, 3, j, w, 2) for r in rows for j in (0, 1)], 1)
@@ -185,7 +186,7 @@ def shuffle(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
 
 @block
 def pixels(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
-    n, c, h, w = o.shape(x)
+    _, c, h, w = o.shape(x)
     if b % 2 == 0 and h % 2 == 0 and w % 2 == 0 and c <= 8:
         return o.pixel_unshuffle(x, 2)
     if h > 4:

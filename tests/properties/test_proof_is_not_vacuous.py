@@ -140,7 +140,12 @@ def test_a_wrong_rule_is_noticed(
 
 @pytest.mark.parametrize(
     "build",
-    [examples_shape.channel_shuffle, examples_attention.three_projections, examples_linear.lstm, examples_norm.group_norm],
+    [
+        examples_shape.channel_shuffle,
+        examples_attention.three_projections,
+        examples_linear.lstm,
+        examples_norm.group_norm,
+    ],
     ids=lambda b: b.__name__,
 )
 def test_another_plan_is_noticed(build: Callable[[], Any]) -> None:

@@ -1,7 +1,7 @@
 """Random networks, random plans: the pruned model must compute what the masked original computes.
 
-`make test` runs a fixed 200 networks; `GRAPHPRUNE_FUZZ=10000` runs that many others (set `GRAPHPRUNE_SEED` to repeat a run).
-A failure prints the program that failed; hypothesis shrinks it first.
+`make test` runs a fixed 200 networks; `GRAPHPRUNE_FUZZ=10000` runs that many others (set `GRAPHPRUNE_SEED` to repeat
+a run). A failure prints the program that failed; hypothesis shrinks it first.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.properties.programs import Program
 MORE = int(os.environ.get("GRAPHPRUNE_FUZZ", "0"))
 SEED = int(os.environ.get("GRAPHPRUNE_SEED", str(int(time.time()) if MORE else 0)))
 PROFILE = settings(
-    max_examples=max(1, MORE // 2) if MORE else 100,
+    max_examples=max(1, MORE // 2) if MORE else 150,
     deadline=None,
     database=None,
     derandomize=False,
@@ -35,7 +35,9 @@ PROFILE = settings(
 
 steps = st.tuples(st.sampled_from(sorted(BLOCKS)), st.integers(0, 11), st.integers(0, 11))
 programs = st.lists(steps, min_size=1, max_size=7)
-targets = st.builds(budgets.Target, st.sampled_from(["channels", "channels", "params", "macs"]), st.sampled_from([0.25, 0.5, 0.7]))
+targets = st.builds(
+    budgets.Target, st.sampled_from(["channels", "channels", "params", "macs"]), st.sampled_from([0.25, 0.5, 0.7])
+)
 modes = st.sampled_from(["within", "whole"])
 aligns = st.sampled_from([1, 1, 2, 4])
 

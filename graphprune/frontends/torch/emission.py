@@ -38,8 +38,9 @@ class Emitted:
 def emit(graph: Graph) -> Emitted:
     """Write a graph back as a module, in eval mode.
 
-    The own class is chosen by running it beside the graph module, on the example inputs and on random ones. It is out of the
-    question where a pass has taken a tensor out of the graph (a folded batch norm) that the class would go on reading.
+    The own class is chosen by running it beside the graph module, on the example inputs and on random ones. It is out
+    of the question where a pass has taken a tensor out of the graph (a folded batch norm) that the class would go on
+    reading.
     """
     origin = origin_of(graph)
     example = origin.kwargs if origin.kwargs and not origin.args else origin.args

@@ -166,7 +166,7 @@ def mode_of(module: nn.Module, *, training: bool) -> Iterator[None]:
 def quiet() -> Iterator[None]:
     """Silence the warnings and log lines of exporters."""
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

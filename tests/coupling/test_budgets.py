@@ -1,0 +1,159 @@
+"""Budgets: met from below, rounded, floored, selected; and what is said where they cannot be."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from graphprune import budgets, counting, criteria
+from graphprune.coupling import Coupling, couple
+from graphprune.errors import InputError, TargetError
+from graphprune.graph import Graph
+from graphprune.passes.remove_channels import remove_channels
+from graphprune.plans import Plan
+from tests.helpers import graph_of
+from tests.ops.registry import Net, conv
+
+
+def residual_stage(inside: int, outside: int) -> nn.Module:
+    return Net(
+        lambda m, x: torch.relu(m.b(torch.relu(m.n(m.a(y := m.skip(x))))) + y),
+        skip=conv(inside, outside, 3), a=conv(outside, outside, 3), n=nn.BatchNorm2d(outside), b=conv(outside,
+        outside, 3), )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    torch.manual_seed(0)
+    stages = [residual_stage(3, 32), residual_stage(32, 64), residual_stage(64, 128), residual_stage(128, 160)]
+    return graph_of(
+        nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(160, 10)), torch.randn(1, 3, 8, 8)
+    )
+
+
+@pytest.fixture(scope="module")
+def coupling(graph: Graph) -> Coupling:
+    return couple(graph)
+
+
+def plan(coupling: Coupling, target: budgets.Target, **options: object) -> Plan:
+    return budgets.make_plan(coupling, criteria.score(coupling), target, budgets.Options(**options), "l2")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.75])
+@pytest.mark.parametrize("align", [1, 8])
+@pytest.mark.parametrize("kind", ["params", "macs"])
+def test_a_total_is_met_within_one_percent_from_below(coupling: Coupling, kind: str, align: int, ratio: float) -> None:
+    made = plan(coupling, budgets.Target(kind, ratio), align=align)
+    pruned = remove_channels(coupling, made.kept(coupling))
+    before, after = ((g.parameter_count() if kind == "params" else counting.macs(g)) for g in (coupling.graph, pruned))
+    assert made.notes[kind] == after
+    assert ratio - 0.01 <= after / before <= ratio
+    for group in made.groups:
+        assert group.kept % align == 0
+
+
+def test_alignment_defaults_to_eight_for_totals_and_one_for_channels(coupling: Coupling) -> None:
+    assert all(g.kept % 8 == 0 for g in plan(coupling, budgets.macs(0.4)).groups)
+    assert [g.kept for g in plan(coupling, budgets.channels(0.3)).groups] == [
+        budgets._share(0.3, g.size) for g in coupling
+    ]
+    assert all(g.kept % 4 == 0 for g in plan(coupling, budgets.channels(0.3), align=4).groups)
+
+
+def test_the_best_components_stay(coupling: Coupling) -> None:
+    scores = criteria.score(coupling)
+    made = plan(coupling, budgets.params(0.5))
+    keep = made.kept(coupling)
+    for group in coupling:
+        row = group.components[0]
+        if not keep[row].all():
+            assert scores[row][keep[row]].min() >= scores[row][~keep[row]].max()
+
+
+def test_a_floor_holds_in_every_group(coupling: Coupling) -> None:
+    made = plan(coupling, budgets.params(0.45), floor=0.6, align=1)
+    assert all(g.kept >= 0.6 * g.size for g in made.groups)
+
+
+def test_an_unreachable_target_says_how_far_it_can_go(coupling: Coupling) -> None:
+    message = r"target params=0.2 cannot be reached: with every group at its floor 0\.\d+ of the params stay"
+    with pytest.raises(TargetError, match=message) as caught:
+        plan(coupling, budgets.params(0.2), floor=0.6)
+    least = float(re.findall(r"0\.\d{3}", str(caught.value))[-1])
+    assert plan(coupling, budgets.params(least + 0.002), floor=0.6)
+
+
+def test_include_and_exclude_choose_by_weight_and_node(coupling: Coupling) -> None:
+    whole = [g.size for g in coupling]
+    only = plan(coupling, budgets.channels(0.5), include=["1.n.*"])
+    assert [g.kept < n for g, n in zip(only.groups, whole, strict=True)] == ["1.a." in g.name for g in only.groups]
+    assert {g.reason for g in only.groups if "1.a." not in g.name} == {"left alone"}
+    without = plan(coupling, budgets.channels(0.5), exclude=["*.skip.weight"])
+    untouched = [g.kept == n for g, n in zip(without.groups, whole, strict=True)]
+    assert untouched == ["skip" in g.name for g in without.groups]
+    node = next(n.name for n in coupling.graph.nodes if any(v and v.name == "1.a.weight" for v in n.inputs))
+    named = plan(coupling, budgets.channels(0.5), include=[node])
+    assert any(g.kept < n for g, n in zip(named.groups, whole, strict=True))
+
+
+def test_a_glob_that_matches_nothing_is_an_error(coupling: Coupling) -> None:
+    with pytest.raises(InputError, match="'layer9.*' matches no weight or node of"):
+        plan(coupling, budgets.channels(0.5), include=["layer9.*"])
+
+
+def test_overrides_set_single_groups(coupling: Coupling) -> None:
+    made = plan(coupling, budgets.channels(0.5), overrides={"2.n.weight": 0.25, "2.b.bias": 0.75})
+    kept = {g.name: g.kept / g.size for g in made.groups}
+    assert kept["2.a.weight[0]"] == 0.25 and kept["2.skip.weight[0]"] == 0.75 and kept["1.a.weight[0]"] == 0.5
+    total = plan(coupling, budgets.params(0.5), overrides={"3.n.weight": 1.0})
+    assert next(g for g in total.groups if g.name == "3.a.weight[0]").kept == 160
+    assert total.notes["params"] <= 0.5 * coupling.graph.parameter_count()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"align": 0}, "align must be at least 1, not 0"),
+        ({"floor": 1.5}, "floor must be between 0 and 1, not 1.5"),
+        ({"overrides": {"1.a.*": 0}}, "the ratio must be greater than 0 and at most 1"),
+        ({"include": ["4.*"]}, "no coupled group matches|matches no weight"),
+    ],
+)
+def test_bad_options(coupling: Coupling, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        plan(coupling, budgets.channels(0.5), **options)
+
+
+@pytest.mark.parametrize("ratio", [0, -0.5, 1.5, float("nan")])
+def test_a_ratio_outside_its_range(ratio: float) -> None:
+    with pytest.raises(InputError, match="the ratio must be greater than 0 and at most 1"):
+        budgets.channels(ratio)
+
+
+def test_an_unknown_target() -> None:
+    with pytest.raises(InputError, match="unknown target 'depth'; known are channels, macs, params"):
+        budgets.Target("depth", 0.5)
+
+
+def test_nothing_prunable_says_why() -> None:
+    coupling = couple(graph_of(nn.Linear(3, 2), torch.randn(4, 3)))
+    with pytest.raises(
+        InputError, match=r"nothing prunable: every weight axis of .* must stay; for example weight axis"
+    ):
+        plan(coupling, budgets.channels(0.5))
+
+
+def test_no_axis_is_left_empty() -> None:
+    """A slice that would lose all its channels keeps its best."""
+    torch.manual_seed(0)
+    net = Net(lambda m, x: m.c((y := m.a(x))[:, :2]) + m.d(y[:, 2:]), a=conv(3, 16), c=conv(2, 2), d=conv(14, 2))
+    with torch.no_grad():
+        net.a.weight[:2] *= 1e-6
+        net.c.weight *= 1e-6
+    coupling = couple(graph_of(net, torch.randn(1, 3, 4, 4)))
+    pruned = remove_channels(coupling, plan(coupling, budgets.channels(0.25)).kept(coupling))
+    assert pruned.weights()["c.weight"].shape == (2, 1, 1, 1)
