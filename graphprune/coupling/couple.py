@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..graph import Graph, Value
-from ..ops import Block, known
+from ..ops import Block, known, lookup
 from ..ops.base import Array
 from .components import Solution, solve
 from .labeller import Use, Walk
@@ -172,7 +172,9 @@ def _varies(value: Value, axis: int) -> bool:
 
 @dataclass(eq=False)
 class _Births:
-    """Where each component is born: the first trainable weight axis it lies on, its first index there, and how many."""
+    """Where each component is born: the first axis of a trainable weight that bears it, its first index there, and how
+    many.
+    """
 
     axis: Array
     position: Array
@@ -180,18 +182,28 @@ class _Births:
     names: list[str]
 
 
+def _freeze_constants(coupling: Coupling, axes: list[tuple[Use, int, Array]]) -> None:
+    """What a constant brings into the model is part of its definition: components met on a constant first must stay."""
+    seen = np.zeros(coupling.count, bool)
+    for use, axis, components in axes:
+        if not _trainable(use.value) and not seen[components].all() and _varies(use.value, axis):
+            coupling.frozen[components[~seen[components]]] = True
+        seen[components] = True
+
+
+def _bears(use: Use) -> bool:
+    """Whether a weight makes or takes channels here; a table looked into by constant indices is merely added."""
+    return lookup(use.node.kind).bears and use.node.attrs.get("indices") is None
+
+
 def _births(coupling: Coupling) -> _Births:
     axis_of, position, width = (np.full(coupling.count, -1) for _ in range(3))
     born = _Births(axis_of, position, width, [])
-    for use, axis, components in coupling.axes():
+    axes = list(coupling.axes())
+    _freeze_constants(coupling, axes)
+    for use, axis, components in sorted(axes, key=lambda item: not _bears(item[0])):
         new = (born.axis[components] < 0) & ~coupling.frozen[components]
-        if not new.any():
-            continue
-        if not _trainable(use.value):
-            if _varies(use.value, axis):
-                coupling.frozen[components[new]] = (
-                    True  # what a constant brings into the model is part of its definition
-                )
+        if not new.any() or not _trainable(use.value):
             continue
         unique, first, counts = np.unique(components[new], return_index=True, return_counts=True)
         born.axis[unique], born.position[unique], born.width[unique] = len(born.names), first, counts
@@ -200,9 +212,9 @@ def _births(coupling: Coupling) -> _Births:
 
 
 def _groups(coupling: Coupling, cells: list[Array]) -> list[Group]:
-    """Components by the axis they are born on; clusters of count constraints stay together. Members of a row are
-    ordered
-    by position on that axis, so that indices in a plan read like channel numbers.
+    """Components by the axis they are born on; clusters of count constraints stay together.
+
+    Members of a row are ordered by position on that axis, so that indices in a plan read like channel numbers.
     """
     born = _births(coupling)
     found: list[Array] = []

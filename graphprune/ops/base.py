@@ -146,7 +146,8 @@ class Operator:
 
     `rewrite` and `cost` see the node of the graph being rewritten or measured; `statistic` tells the verifier which
     axes must be compacted rather than masked. `recurs` says that the node feeds its result back to itself, so that the
-    verifier must mask its weights too.
+    verifier must mask its weights too. `bears` says that the operator's weights make or take channels: a group is named
+    after, and its width counted on, such a weight rather than a bias or a table that is merely added.
     """
 
     kind: str
@@ -155,6 +156,7 @@ class Operator:
     cost: CostRule | None = None
     statistic: StatisticRule | None = None
     recurs: bool = False
+    bears: bool = False
 
 
 _TABLE: dict[str, Operator] = {}
@@ -167,13 +169,14 @@ def operator(
     cost: CostRule | None = None,
     statistic: StatisticRule | None = None,
     recurs: bool = False,
+    bears: bool = False,
 ) -> Callable[[CoupleRule], CoupleRule]:
     """Register the decorated coupling rule, with its companions, as the entry of `kind`."""
 
     def register(couple: CoupleRule) -> CoupleRule:
         if kind in _TABLE:
             raise GraphPruneError(f"the operator table has two entries for '{kind}'")
-        _TABLE[kind] = Operator(kind, couple, rewrite, cost, statistic, recurs)
+        _TABLE[kind] = Operator(kind, couple, rewrite, cost, statistic, recurs, bears)
         return couple
 
     return register

@@ -55,7 +55,7 @@ def _channels_alone(node: Node, labeller: Labeller) -> np.ndarray | None:
     return labels
 
 
-@operator("conv", rewrite=_rewrite_conv, cost=_conv_cost)
+@operator("conv", rewrite=_rewrite_conv, cost=_conv_cost, bears=True)
 def conv(node: Node, labeller: Labeller) -> None:
     """Input channels are contracted with the weight, filters make the output channels; see `docs/ir.md` for layouts."""
     x, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]

@@ -188,7 +188,7 @@ def _rewrite_gather(node: Node, kept: Kept) -> None:
     node.change(indices=np.searchsorted(left, stored).astype(np.int64))
 
 
-@operator("gather", rewrite=_rewrite_gather)
+@operator("gather", rewrite=_rewrite_gather, bears=True)
 def gather(node: Node, labeller: Labeller) -> None:
     """Constant indices rearrange labels; indices computed from the input freeze the axis they look into."""
     data, out, axis, indices = node.inputs[0], node.outputs[0], node.attrs["axis"], node.attrs["indices"]

@@ -31,7 +31,7 @@ def _matmul_cost(node: Node) -> list[Cost]:
     return [Cost(1.0, ((a, inner), *((out, axis) for axis in range(out.rank))))]
 
 
-@operator("matmul", cost=_matmul_cost)
+@operator("matmul", bears=True, cost=_matmul_cost)
 def matmul(node: Node, labeller: Labeller) -> None:
     """The inner axes are equal; rows, columns and batch axes pass to the result."""
     a, b, out = node.inputs[0], node.inputs[1], node.outputs[0]
@@ -84,7 +84,7 @@ def _einsum_cost(node: Node) -> list[Cost]:
     return [Cost(1.0, tuple(seen.values()))] if len(terms) > 1 else []
 
 
-@operator("einsum", cost=_einsum_cost)
+@operator("einsum", bears=True, cost=_einsum_cost)
 def einsum(node: Node, labeller: Labeller) -> None:
     """Every letter is one axis, whichever operands it occurs in."""
     terms, result = _einsum_terms(node)

@@ -32,7 +32,7 @@ def _rewrite(node: Node, kept: Kept) -> None:
         node.change(hidden=size)
 
 
-@operator("recurrent", cost=_cost, rewrite=_rewrite, recurs=True)
+@operator("recurrent", cost=_cost, rewrite=_rewrite, recurs=True, bears=True)
 def recurrent(node: Node, labeller: Labeller) -> None:
     """The hidden units are one set of labels for all layers and directions (they are stored in one state tensor);
     the rows of every gate follow them.

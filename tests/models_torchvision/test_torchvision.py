@@ -90,7 +90,7 @@ def assert_trains(model: nn.Module, x: torch.Tensor) -> None:
     grads = [p.grad for p in model.parameters() if p.requires_grad]
     assert all(g is not None and torch.isfinite(g).all() for g in grads)
     norm = torch.sqrt(sum(g.square().sum() for g in grads))
-    rate = float(first) * 1e-3 / float(norm) ** 2  # lowers the loss by a thousandth, to first order
+    rate = float(first.detach()) * 1e-3 / float(norm) ** 2  # lowers the loss by a thousandth, to first order
     with torch.no_grad():
         for p in model.parameters():
             if p.grad is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class Example:
     def name(self) -> str:
         return self.build.__name__
 
+    @cache  # noqa: B019  (examples live as long as the tests do)
     def graph(self) -> Graph:
         """The network as a graph, the same each time."""
         torch.manual_seed(0)

@@ -10,7 +10,7 @@ import os
 import time
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, event, given, note, seed, settings
+from hypothesis import HealthCheck, Phase, currently_in_test_context, event, given, note, seed, settings
 from hypothesis import strategies as st
 
 from graphprune import budgets
@@ -42,6 +42,11 @@ modes = st.sampled_from(["within", "whole"])
 aligns = st.sampled_from([1, 1, 2, 4])
 
 
+def _event(name: str) -> None:
+    if currently_in_test_context():
+        event(name)
+
+
 def prune(graph: Graph, target: budgets.Target, grouped: str, align: int, number: int) -> None:
     """Couple, prune by random scores, write back, prove; small networks may have nothing that can go."""
     coupling = couple(graph, grouped=grouped)
@@ -49,12 +54,12 @@ def prune(graph: Graph, target: budgets.Target, grouped: str, align: int, number
     try:
         pruned = prune_coupling(coupling, target, number, align)
     except InputError as error:  # nothing prunable, or a budget out of reach: both say so
-        event(type(error).__name__)
+        _event(type(error).__name__)
         return
     assert pruned.proof.passed, pruned.proof
     assert [v.shape for v in pruned.graph.outputs] == [v.shape for v in graph.outputs]
     assert pruned.graph.parameter_count() <= graph.parameter_count()
-    event("pruned")
+    _event("pruned")
 
 
 @PROFILE

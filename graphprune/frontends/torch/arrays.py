@@ -61,3 +61,11 @@ def to_torch(array: np.ndarray) -> torch.Tensor:
         raw = array.view(np.dtype(str(carrier).removeprefix("torch.")))
         return torch.tensor(raw).view(target)
     return torch.tensor(array)
+
+
+_TORCH = {target: source for source, target in _NUMPY.items()}
+
+
+def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    """The torch type of a numpy type; raises KeyError for types without one."""
+    return _TORCH[dtype]

@@ -17,6 +17,7 @@ from ...errors import InputError
 from ...graph import Graph
 from .aliasing import StaleViewError
 from .decompose import decompose
+from .dynamic import mark_batch
 from .lower import lower
 from .origin import Origin, Tensors, origin_of
 
@@ -57,6 +58,7 @@ def lower_program(
             program = program.run_decompositions({})
         graph = lower(_origin(program, module, args, kwargs), name)
     origin_of(graph).read = frozenset(graph.weights())
+    mark_batch(graph)
     return graph
 
 

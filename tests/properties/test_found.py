@@ -1,0 +1,43 @@
+"""Networks that random search found wanting once; each failed before the fix that its name tells of."""
+
+from __future__ import annotations
+
+import pytest
+
+from graphprune import budgets
+from tests.helpers import graph_of
+from tests.properties.programs import Program
+from tests.properties.test_random_networks import prune
+
+Found = tuple[list[tuple[str, int, int]], str, float, str, int, int, int]
+FOUND: dict[str, Found] = {
+    "ragged_rows_shuffled": ([("flattened", 3, 4), ("shuffle", 10, 10)], "params", 0.25, "whole", 1, 2, 351),
+    "ragged_rows_copied": (
+        [("flattened", 0, 9), ("copies", 0, 5), ("flattened", 10, 4)],
+        *("params", 0.5, "whole", 4, 1, 1325),
+    ),
+    "interleaved_axes_merged": ([("flattened", 6, 1), ("pixels", 9, 2)], "channels", 0.8, "within", 4, 1, 5313),
+    "counts_of_the_same_bytes": (
+        [("grouped_conv", 5, 5), ("grouped_conv", 3, 1)],
+        *("channels", 0.5, "within", 4, 2, 5258),
+    ),
+    "counts_of_repeated_labels": (
+        [("copies", 8, 8), ("shuffle", 0, 9), ("group_norm", 1, 7), ("group_norm", 10, 7)],
+        *("macs", 0.5, "within", 4, 2, 6795),
+    ),
+    "positions_before_pixel_shuffle": ([("mixer", 9, 9), ("pixels", 3, 5)], "channels", 0.5, "within", 1, 1, 6052),
+    "positions_under_group_norm": ([("mixer", 9, 5), ("group_norm", 9, 10)], "channels", 0.25, "within", 4, 2, 40470),
+    "pad_of_nothing_on_a_joint_axis": (
+        [("factor_reduce", 3, 0), ("residual", 10, 7), ("conv", 6, 2), ("mixer", 0, 5), ("pad", 10, 0)],
+        *("macs", 0.6, "whole", 2, 1, 20163),
+    ),
+}
+
+
+@pytest.mark.parametrize("frontend", ["torch", "onnx"])
+@pytest.mark.parametrize("name", list(FOUND))
+def test_found(name: str, frontend: str) -> None:
+    program, kind, ratio, grouped, align, batch, number = FOUND[name]
+    module = Program(program, number, batch)
+    graph = graph_of(module, module.example) if frontend == "torch" else graph_of(module.onnx())
+    prune(graph, budgets.Target(kind, ratio), grouped, align, number)
