@@ -100,8 +100,16 @@ def apply(graph: Graph | Coupling, plan: Plan) -> Graph:
 def verify(graph: Graph | Coupling, pruned: Any, plan: Plan, *, inputs: int = 3, seed: int = 0) -> proving.Proof:
     """Compare a pruned model (a `Graph` or a foreign model) with the masked original."""
     coupled = graph if isinstance(graph, Coupling) else _coupled(graph, plan.grouped)
-    model = _foreign(pruned) if isinstance(pruned, Graph) else pruned
-    return proving.verify(coupled, plan.kept(coupled), model, inputs=inputs, seed=seed)
+    keep = plan.kept(coupled)
+    proof = proving.verify(
+        coupled, keep, _foreign(pruned) if isinstance(pruned, Graph) else pruned, inputs=inputs, seed=seed
+    )
+    if proof.detail and isinstance(pruned, Graph):
+        with proving.livened(coupled.graph) as changed:
+            if changed:
+                model = _foreign(remove_channels(coupled, keep))
+                proof = proving.verify(coupled, keep, model, inputs=inputs, seed=seed)
+    return proof
 
 
 def verify_files(original: str | Path, pruned: str | Path, plan: str | Path, input_shapes: Any = None) -> proving.Proof:
@@ -229,7 +237,7 @@ def prune(
     proof = None
     if verify:
         with clock("verifying"):
-            proof = proving.verify(coupled, keep, _model(emitted), seed=seed)
+            emitted, proof = _prove(coupled, keep, pruned, emitted, seed)
     report = _report(coupled, made, pruned, emitted, proof, clock.seconds)
     if proof is not None and not proof.passed:
         raise VerificationError(
@@ -237,6 +245,25 @@ def prune(
             f"(allowed: {proof.tolerance:.2g}){': ' + proof.detail if proof.detail else ''}"
         )
     return Result(_model(emitted), made, report, pruned, coupled)
+
+
+def _prove(coupled: Coupling, keep: np.ndarray, pruned: Graph, emitted: Any, seed: int) -> tuple[Any, proving.Proof]:
+    """The model and its proof.
+
+    Where outputs do not depend on inputs because a weight is all zero, it is the proof of a model without such weights,
+    which also decides whether the own class will do.
+    """
+    proof = proving.verify(coupled, keep, _model(emitted), seed=seed)
+    if not proof.detail:
+        return emitted, proof
+    with proving.livened(coupled.graph) as changed:
+        if not changed:
+            return emitted, proof
+        again = frontends.emit(remove_channels(coupled, keep))
+        proof = proving.verify(coupled, keep, _model(again), seed=seed)
+    if getattr(again, "form", None) != getattr(emitted, "form", None):
+        emitted = frontends.of(pruned).emit(pruned, own_class=False)
+    return emitted, proof
 
 
 class _Clock:

@@ -7,7 +7,8 @@ wrong label shows as a difference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from . import frontends
 from .coupling import Coupling
 from .frontends.treatment import Compaction, Index, Treatment
-from .graph import Graph, Node, Value
+from .graph import Graph, Node, Value, Weight
 from .ops import Block, Statistic, lookup
 from .ops.base import Array
 
@@ -129,6 +130,28 @@ def verify(coupling: Coupling, keep: Array, pruned: Any, *, inputs: int = 3, see
     touched = [g for g in coupling.groups if not keep[g.components].all()]
     exact = sum(g.exact for g in touched)
     return Proof(worst <= tolerance, worst, tolerance, inputs, exact, len(touched) - exact, detail)
+
+
+@contextmanager
+def livened(graph: Graph) -> Iterator[bool]:
+    """Fill matrices that are all zero (fresh heads, adapters) at random while this lasts; yield whether there are any.
+
+    A zero matrix hides everything before it: whatever was done there, the outputs agree.
+    """
+    generator = np.random.default_rng(0)
+    before = {v: v.weight for v in graph.weights().values() if v.weight is not None and _is_zero_matrix(v.weight)}
+    for value, weight in before.items():
+        filled = (0.02 * generator.standard_normal(weight.shape)).astype(weight.dtype)
+        value.weight = Weight.of(filled, trainable=weight.trainable, tied=weight.tied)
+    try:
+        yield bool(before)
+    finally:
+        for value, weight in before.items():
+            value.weight = weight
+
+
+def _is_zero_matrix(weight: Weight) -> bool:
+    return weight.trainable and len(weight.shape) > 1 and not weight.array().any()
 
 
 def _runner(graph: Graph, model: Any) -> Runner:

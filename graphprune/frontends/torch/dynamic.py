@@ -23,9 +23,6 @@ aten = torch.ops.aten
 #: How much larger the other batch is, and how often a guess may be taken back.
 _GROWTH, _PATIENCE = 3, 200
 
-# Operators that call themselves by the bound sizes of their result.
-_BAKED = (aten.reshape.default, aten.expand.default, aten.repeat.default)
-
 
 class Batch(NamedTuple):
     """The axis that grows, and how many of its indices belong to one sample where these lie next to each other."""
@@ -123,7 +120,7 @@ class _Search:
     def _options(self, node: Node) -> Sequence[Outcome]:
         source = node.source
         assert isinstance(source, Source)
-        if source.target in _BAKED:
+        if source.target in _GUESSES:
             return _GUESSES[source.target](node, self)
         if not any(v in self._where for v in node.inputs if v is not None):
             return [(None,) * len(node.outputs)]

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from ...graph import Graph
 from ..treatment import Treatment
@@ -15,7 +17,7 @@ from .execute import instrument, random_inputs, run
 from .graph_module import to_graph_module
 from .origin import origin_of
 from .own_class import Setting, apply_setting, rebuild, settings, size_changes
-from .tracing import first_line
+from .tracing import first_line, split_inputs
 
 # Largest difference, relative to the largest magnitude, at which two runs of the same operators agree.
 _TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1}
@@ -26,16 +28,17 @@ class Emitted:
     """A module written back.
 
     `form` is "module" for the caller's own class and "graph" for an `fx.GraphModule`; `reason` says what was adapted
-    or why the own class does not do. `inputs` are example inputs it takes.
+    or why the own class does not do. `inputs` are example inputs it takes; `dynamic` says that other batch sizes may do too.
     """
 
     module: nn.Module
     form: Literal["module", "graph"]
     reason: str
     inputs: Any = field(default=None, repr=False)
+    dynamic: bool = True
 
 
-def emit(graph: Graph) -> Emitted:
+def emit(graph: Graph, *, own_class: bool = True) -> Emitted:
     """Write a graph back as a module, in eval mode.
 
     The own class is chosen by running it beside the graph module, on the example inputs and on random ones. It is out
@@ -43,18 +46,20 @@ def emit(graph: Graph) -> Emitted:
     reading.
     """
     origin = origin_of(graph)
-    example = origin.kwargs if origin.kwargs and not origin.args else origin.args
+    example = _call((origin.args, origin.kwargs))
     if origin.module is None:
-        return Emitted(to_graph_module(graph), "graph", "a .pt2 file holds no class", example)
+        return _as_graph(graph, "a .pt2 file holds no class", example)
+    if not own_class:
+        return Emitted(to_graph_module(graph), "graph", "its own class was found to compute something else", example)
     left = sorted(origin.read - graph.weights().keys())
     if left:
         reason = f"{type(origin.module).__name__} reads {left[0]}, which the rewritten graph does without"
-        return Emitted(to_graph_module(graph), "graph", reason, example)
+        return _as_graph(graph, reason, example)
     trial = _Trial(instrument(graph, Treatment()), [example, random_inputs(graph, 1)])
     try:
         module = rebuild(graph)
     except Exception as error:
-        return Emitted(to_graph_module(graph), "graph", f"the module cannot be copied: {first_line(error)}", example)
+        return _as_graph(graph, f"the module cannot be copied: {first_line(error)}", example)
     problem = trial(module)
     if not problem:
         return Emitted(module, "module", "", example)
@@ -62,7 +67,43 @@ def emit(graph: Graph) -> Emitted:
     if adapted is not None:
         return Emitted(module, "module", f"adapted {adapted}", example)
     reason = f"{type(origin.module).__name__} as it stands does not do: {problem}"
-    return Emitted(to_graph_module(graph), "graph", reason, example)
+    return _as_graph(graph, reason, example)
+
+
+def _as_graph(graph: Graph, reason: str, example: Any) -> Emitted:
+    """The graph module for any size of the batch where that can be shown, else for that of the example."""
+    if any(v.dynamic for v in graph.inputs):
+        module = to_graph_module(graph, dynamic=True)
+        if _follows_batch(graph, module):
+            return Emitted(module, "graph", reason, example)
+    return Emitted(
+        to_graph_module(graph), "graph", f"{reason}; it takes the example's sizes only", example, dynamic=False
+    )
+
+
+def _follows_batch(graph: Graph, module: nn.Module) -> bool:
+    """Whether two batches run together give what each gives alone (where all sizes are those of the example)."""
+    origin = origin_of(graph)
+    moving = {v.name for v in graph.inputs if v.dynamic}
+    moves = [name in moving for name in origin.placeholders]
+    axes = [next(iter(v.dynamic), None) for v in graph.outputs]
+    try:
+        leaves, spec = pytree.tree_flatten((origin.args, origin.kwargs))
+        fresh = pytree.tree_leaves(split_inputs(random_inputs(graph, 1)))
+        other = [b if m else a for a, b, m in zip(leaves, fresh, moves, strict=True)]
+        both = [torch.cat([a, b]) if m else a for a, b, m in zip(leaves, other, moves, strict=True)]
+        first, second, joined = (run(module, _call(pytree.tree_unflatten(x, spec))) for x in (leaves, other, both))
+        pairs = zip(first, second, axes, strict=True)
+        expected = [a if axis is None else np.concatenate([a, b], axis) for a, b, axis in pairs]
+        return not difference(joined, expected)
+    except Exception:
+        return False
+
+
+def _call(given: tuple[Any, Any]) -> Any:
+    """Arguments as `run` takes them."""
+    args, kwargs = given
+    return kwargs if kwargs and not args else args
 
 
 class _Trial:

@@ -9,18 +9,20 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.export import ExportedProgram
 
 from ...errors import GraphPruneError, InputError
 from ...graph import Graph
 from .archive import load_program
 from .emission import Emitted, emit
-from .tracing import capture, export, first_line, lower_program, quiet, split_inputs
+from .tracing import batch_shapes, capture, export, first_line, lower_program, quiet, split_inputs, twice
 
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 
@@ -74,7 +76,7 @@ def _load_archive(path: Path, inputs: Any) -> Graph:
     return lower_program(program, None, tuple(args), dict(kwargs), path.stem)
 
 
-def _training_module(program: torch.export.ExportedProgram) -> nn.Module:
+def _training_module(program: ExportedProgram) -> nn.Module:
     with quiet():
         module = program.module(check_guards=False)
     assert isinstance(module, nn.Module)
@@ -141,20 +143,45 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def _save_archive(emitted: Emitted, path: Path) -> None:
-    args, kwargs = split_inputs(emitted.inputs)
-    torch.export.save(export(emitted.module, args, kwargs), path)
+    program, _ = _exported(emitted)
+    program.example_inputs = split_inputs(emitted.inputs)
+    torch.export.save(program, path)
 
 
 def _save_onnx(emitted: Emitted, path: Path) -> None:
+    program, shapes = _exported(emitted)
+    try:
+        _export_onnx(program, shapes, path)
+    except Exception:
+        if shapes is None:
+            raise
+        program, _ = _exported(replace(emitted, dynamic=False))
+        _export_onnx(program, None, path)
+
+
+def _export_onnx(program: ExportedProgram, shapes: Any, path: Path) -> None:
+    """Write the file; raises where the checker refuses it."""
     from ..onnx.reading import read_model
 
-    args, kwargs = split_inputs(emitted.inputs)
-    emitted.module.eval()
-    size = sum(t.numel() * t.element_size() for t in emitted.module.state_dict().values())
-    torch.onnx.export(
-        emitted.module, args, str(path), kwargs=kwargs, dynamo=True, verbose=False, external_data=size > 1.8e9
-    )
+    size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
+    large = size > 1.8e9
+    torch.onnx.export(program, (), str(path), dynamo=True, verbose=False, external_data=large, dynamic_shapes=shapes)
     read_model(path)  # runs the checker
+
+
+def _exported(emitted: Emitted) -> tuple[ExportedProgram, Any]:
+    """The exported module and which sizes are dynamic in it: the batch where the model lets it be, else nothing (None).
+
+    Exporters take a size of one for a constant, so that they get the example twice.
+    """
+    args, kwargs = split_inputs(emitted.inputs)
+    if emitted.dynamic:
+        try:
+            shapes = batch_shapes(emitted.module, args, kwargs)
+            return export(emitted.module, *twice((args, kwargs)), shapes=shapes), shapes
+        except InputError:
+            pass
+    return export(emitted.module, args, kwargs), None
 
 
 def _save_weights(emitted: Emitted, path: Path) -> None:

@@ -17,12 +17,13 @@ from .write import call_of
 aten = torch.ops.aten
 
 
-def to_graph_module(graph: Graph) -> fx.GraphModule:
+def to_graph_module(graph: Graph, *, dynamic: bool = False) -> fx.GraphModule:
     """Write a graph as an `fx.GraphModule` that owns copies of its weights under their original names.
 
-    It takes and returns what the captured module did. Dropout and batch norm follow `train()` and `eval()`.
+    It takes and returns what the captured module did. Dropout and batch norm follow `train()` and `eval()`. With
+    `dynamic`, axes that follow the batch (as `dynamic.py` believes) do; else all sizes are those of the example.
     """
-    return _Writer(graph).write()
+    return _Writer(graph, dynamic).write()
 
 
 class PrunedModule(fx.GraphModule):
@@ -62,8 +63,10 @@ _MODE: dict[Any, int] = {aten.batch_norm.default: 5, aten.dropout.default: 2, at
 
 
 class _Writer:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, dynamic: bool) -> None:
         self.graph = graph
+        self._dynamic = dynamic
+        self._size: fx.Node | None = None
         self.origin: Origin = origin_of(graph)
         self.root = nn.Module()
         self.fx = fx.Graph()
@@ -91,7 +94,7 @@ class _Writer:
     def _node(self, node: Node) -> None:
         source = node.source if isinstance(node.source, Source) else None
         inputs = [None if v is None else self._get(v) for v in node.inputs]
-        calls = call_of(node, self.constant)
+        calls = call_of(node, self.constant, self._batch if self._dynamic else None)
         made: fx.Node | None = None
         for target, args, kwargs in calls:
             given = [made, *inputs[1:]] if made is not None else inputs
@@ -125,8 +128,23 @@ class _Writer:
         if value not in self._env:
             if value.weight is None:
                 raise GraphPruneError(f"'{value.name}' is read before it is made")
-            self._env[value] = self._weight(value)
+            found = self._weight(value)
+            self._env[value] = self._grown(value, found) if self._dynamic and value.dynamic else found
         return self._env[value]
+
+    def _batch(self) -> fx.Node:
+        """The size of the batch."""
+        if self._size is None:
+            given = next(v for v in self.graph.inputs if v.dynamic)
+            self._size = self.fx.call_function(aten.sym_size.int, (self._env[given], 0))
+        return self._size
+
+    def _grown(self, value: Value, made: fx.Node) -> fx.Node:
+        """A constant that is the same for every sample, for as many as there are."""
+        (axis,) = value.dynamic
+        one = self.fx.call_function(aten.slice.Tensor, (made, axis, 0, 1))
+        sizes = [self._batch() if a == axis else -1 for a in range(value.rank)]
+        return self.fx.call_function(aten.expand.default, (one, sizes))
 
     def _weight(self, value: Value) -> fx.Node:
         assert value.weight is not None

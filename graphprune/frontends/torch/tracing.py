@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from ...errors import InputError
@@ -87,9 +88,33 @@ def capture_training(graph: Graph) -> Graph | None:
     return None
 
 
+def batch_of(inputs: Any) -> int:
+    """The size of axis 0 of the first tensor that has one; 0 if none has."""
+    sizes = (t.shape[0] for t in pytree.tree_leaves(inputs) if isinstance(t, torch.Tensor) and t.ndim)
+    return next(sizes, 0)
+
+
 def twice(inputs: Any) -> Any:
-    """Inputs with every tensor's first axis doubled."""
-    return pytree.tree_map(lambda t: torch.cat([t, t]) if isinstance(t, torch.Tensor) and t.ndim else t, inputs)
+    """Inputs with the batch doubled: axis 0 of every tensor where it has the batch's size."""
+    size = batch_of(inputs)
+
+    def double(leaf: Any) -> Any:
+        batched = isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == size
+        return torch.cat([leaf, leaf]) if batched else leaf
+
+    return pytree.tree_map(double, inputs)
+
+
+def batch_shapes(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """For `torch.export`: axis 0 of every tensor that `twice` doubles is dynamic, by argument of the module's `forward`."""
+    size, batch = batch_of((args, kwargs)), Dim("batch")
+
+    def shape(leaf: Any) -> Any:
+        batched = isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == size
+        return {0: batch} if batched else None
+
+    args, kwargs = pytree.tree_map(shape, (args, kwargs))
+    return dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
 
 
 def _origin(
@@ -104,20 +129,21 @@ def _origin(
 
 
 def export(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool = False
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool = False, shapes: Any = None
 ) -> ExportedProgram:
     """Run `torch.export` in eval (or train) mode, without fused inference kernels.
 
-    Gradients are on, as in training; a module that only runs without them is exported without.
+    Gradients are on, as in training; a module that only runs without them is exported without. `shapes` says which sizes
+    are dynamic.
     """
     with mode_of(module, training=training), quiet(), _plain_attention():
         try:
             with torch.enable_grad():
-                return torch.export.export(module, args, kwargs, strict=False)
+                return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
         except Exception as error:
             try:
                 with torch.no_grad():
-                    return torch.export.export(module, args, kwargs, strict=False)
+                    return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
             except Exception:
                 raise InputError(_why(module, args, kwargs, error)) from error
 

@@ -16,16 +16,30 @@ from .registry import schema_of
 aten = torch.ops.aten
 
 # Calls to make in order, each on the result of the one before; `Slot`s stand for the node's inputs.
-Calls = list[tuple[Any, tuple[Any, ...], dict[str, Any]]]
+Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
+Calls = list[Call]
 Constant = Callable[[np.ndarray], Any]
 Writer = Callable[[Node, Constant], Calls]
 
 _WRITERS: dict[str, Writer] = {}
 _X = Slot(0)
 
+#: Operators whose second argument holds the sizes (or counts) of the result, one for each axis.
+BAKED = (aten.reshape.default, aten.expand.default, aten.repeat.default)
 
-def call_of(node: Node, constant: Constant) -> Calls:
-    """The calls that compute a node; `constant` registers an array and returns what stands for it in arguments."""
+
+def call_of(node: Node, constant: Constant, batch: Callable[[], Any] | None = None) -> Calls:
+    """The calls that compute a node; `constant` registers an array and returns what stands for it in arguments.
+
+    With `batch`, which gives what stands for the size of the batch, dynamic axes take the size they have when run.
+    """
+    calls = _call_of(node, constant)
+    if batch is None or not any(v.dynamic for v in node.outputs):
+        return calls
+    return [_dynamic(node, call, batch) if call[0] in BAKED else call for call in calls]
+
+
+def _call_of(node: Node, constant: Constant) -> Calls:
     source = node.source
     writer = _WRITERS.get(node.kind)
     if isinstance(source, Source) and (not node.changed or writer is None):
@@ -33,6 +47,22 @@ def call_of(node: Node, constant: Constant) -> Calls:
     if writer is None:
         raise GraphPruneError(f"a '{node.kind}' node ('{node.name}') that was not captured cannot be written")
     return writer(node, constant)
+
+
+def _dynamic(node: Node, call: Call, batch: Callable[[], Any]) -> Call:
+    """A reshape, expansion or repetition whose result has a dynamic axis."""
+    target, (x, sizes, *rest), kwargs = call
+    source, out = node.inputs[0], node.outputs[0]
+    assert source is not None
+    sizes, missing = list(sizes), out.rank - source.rank
+    for axis in out.dynamic:
+        if target is aten.reshape.default:
+            sizes[axis] = -1
+        elif axis - missing not in source.dynamic:
+            sizes[axis] = batch()
+        elif target is aten.expand.default:
+            sizes[axis] = -1
+    return target, (x, sizes, *rest), kwargs
 
 
 def _sized(node: Node, source: Source) -> tuple[tuple[Any, ...], dict[str, Any]]:
