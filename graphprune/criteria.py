@@ -88,6 +88,8 @@ def _axis_sums(use: Use, power: Callable[[Array], Array]) -> Iterator[tuple[Arra
     if mass.ndim == 1:
         yield blocks[0].labels, mass.astype(np.float64)
         return
+    columns = (use.columns.axis, use.columns.by) if use.columns is not None else ()
+    mass = _without_tail(mass, max([*columns, *(b.axes[0] for b in blocks)]))
     for block in blocks:
         yield block.labels, _sum_to(mass, block.axes)
     if use.columns is not None:
@@ -99,17 +101,20 @@ def _axis_sums(use: Use, power: Callable[[Array], Array]) -> Iterator[tuple[Arra
 def _sum_to(mass: Array, axes: tuple[int, ...]) -> Array:
     """Sum over all other axes; as matrix products with ones, which are much faster than sums over short axes."""
     first, last = min(axes), max(axes)
-    tail = prod(mass.shape[last + 1 :])
-    if tail > 1:
-        mass = (mass.reshape(-1, tail) @ np.ones(tail, mass.dtype)).reshape(mass.shape[: last + 1])
-    else:
-        mass = mass.reshape(mass.shape[: last + 1])
+    mass = _without_tail(mass, last)
     head = prod(mass.shape[:first])
     if head > 1:
         mass = (np.ones(head, mass.dtype) @ mass.reshape(head, -1)).reshape(mass.shape[first:])
     mass = mass.reshape(mass.shape[-(last - first + 1) :])
     middle = tuple(a for a in range(1, last - first))
     return mass.sum(axis=middle, dtype=np.float64) if middle else mass.astype(np.float64)
+
+
+def _without_tail(mass: Array, last: int) -> Array:
+    """Sum over the axes after `last`."""
+    tail = prod(mass.shape[last + 1 :])
+    flat = mass.reshape(-1, tail) @ np.ones(tail, mass.dtype) if tail > 1 else mass
+    return flat.reshape(mass.shape[: last + 1])
 
 
 def _accumulate(coupling: Coupling, parts: Iterator[tuple[Array, Array]], reduction: str) -> Array:

@@ -17,7 +17,7 @@ from .origin import Origin, Source, copy_notes
 from .protos import attributes, captured, domain, subgraphs
 from .reading import check_model, check_structure, external_tensors, read_model
 from .registry import FILL, Lowered, View, lower
-from .tensors import external_reader, inline_array, is_external, is_float, numpy_dtype
+from .tensors import external_file, external_reader, inline_array, is_external, is_float, numpy_dtype
 
 
 def load(path: str | Path, input_shapes: InputShapes | None = None) -> Graph:
@@ -39,7 +39,8 @@ def _graph(model: ModelProto, input_shapes: InputShapes | None, folder: Path | N
     weights = {t.name: _weight(t, folder, file) for t in model.graph.initializer}
     weights.update({s.values.name: _sparse(s) for s in model.graph.sparse_initializer})
     skeleton, nodes = _skeleton(model)
-    origin = Origin(skeleton, file, bool(external_tensors(model)), weights=weights)
+    data_files = frozenset(external_file(t, folder, file)[0] for t in external_tensors(model))
+    origin = Origin(skeleton, file, data_files, weights=weights)
     origin.headers = {t.name: t for t in skeleton.graph.initializer}
     propagation = Propagation(skeleton, bind(skeleton, input_shapes), weights)
     origin.facts = propagation.facts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from onnx import ModelProto, NodeProto, TensorProto
 
@@ -33,15 +34,16 @@ class Source:
 class Origin:
     """Behind `Graph.origin`.
 
-    `model` is the model without nodes and without the data of its initializers; `weights` all constants it had or that
-    were folded while loading; `headers` the initializers' tensors without data; `constant_nodes` the nodes that made
-    constants; `first` the graph as loaded and `producers` its nodes by the names they make, so that shape arithmetic
-    that a pass took for dead can be written again where a computed parameter still needs it.
+    `model` is the model without nodes and without the data of its initializers; `data_files` the files that hold external
+    data; `weights` all constants it had or that were folded while loading; `headers` the initializers' tensors without
+    data; `constant_nodes` the nodes that made constants; `first` the graph as loaded and `producers` its nodes by the
+    names they make, so that shape arithmetic that a pass took for dead can be written again where a computed parameter
+    still needs it.
     """
 
     model: ModelProto
     file: str
-    external: bool
+    data_files: frozenset[Path]
     facts: dict[str, Fact] = field(default_factory=dict)
     weights: dict[str, Weight] = field(default_factory=dict)
     headers: dict[str, TensorProto] = field(default_factory=dict)
@@ -53,6 +55,11 @@ class Origin:
         """Keep the graph as it was loaded (a copy that nobody else has)."""
         self.first = graph
         self.producers = {value.name: node for node in graph.nodes for value in node.outputs}
+
+    @property
+    def external(self) -> bool:
+        """Whether the model came with external data."""
+        return bool(self.data_files)
 
     @property
     def opset(self) -> int:

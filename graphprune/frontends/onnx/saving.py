@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,7 +31,8 @@ _ALIGN = 4096
 def save(graph: Graph, path: str | Path) -> None:
     """Write the graph to an ONNX file, checked and then renamed into place.
 
-    Weights go to `<name>.data` beside it if the model came with external data or is too large for one file. Raises
+    Weights go to `<name>.data` beside it if the model came with external data or is too large for one file (to another
+    name where that file holds the weights of the model that was read). Raises
     InputError where the path cannot be written, GraphPruneError where the model fails the checker.
     """
     target = Path(os.path.realpath(path))
@@ -40,15 +42,15 @@ def save(graph: Graph, path: str | Path) -> None:
         raise InputError(f"the output '{path}' cannot be written: {error.strerror}") from error
     model, weights = build(graph)
     total = sum(w.size * w.dtype.itemsize for w in weights.values())
-    external = graph.origin.external or total > PROTO_LIMIT
+    data = _data_name(target, graph.origin) if graph.origin.external or total > PROTO_LIMIT else None
     try:
         folder = Path(tempfile.mkdtemp(prefix=".graphprune-", suffix=".partial", dir=target.parent))
     except OSError as error:
         raise InputError(f"the output '{path}' cannot be written: {error.strerror}") from error
     try:
-        _write(model, weights, folder, target.name, external)
+        _write(model, weights, folder, data)
         check_file(folder / _PARTIAL, graph.origin)
-        _move(folder, target)
+        _move(folder, target, data)
     except OSError as error:
         raise InputError(f"the output '{path}' cannot be written: {error.strerror or error}") from error
     finally:
@@ -64,15 +66,17 @@ def _check_target(target: Path, path: Path) -> None:
         raise InputError(f"the output '{path}' cannot be written: permission denied")
 
 
-def _data_name(name: str) -> str:
-    return f"{name}.data"
+def _data_name(target: Path, origin: Origin) -> str:
+    """The data file's name: one that holds no data of the model that was read, which must stay whole."""
+    names = (f"{target.name}{number}.data" for number in ("", *(f".{n}" for n in count(2))))
+    return next(name for name in names if target.parent / name not in origin.data_files)
 
 
-def _write(model: ModelProto, weights: dict[str, Weight], folder: Path, name: str, external: bool) -> None:
-    if external:
-        with (folder / _data_name(name)).open("wb") as file:
+def _write(model: ModelProto, weights: dict[str, Weight], folder: Path, data: str | None) -> None:
+    if data is not None:
+        with (folder / data).open("wb") as file:
             for tensor in model.graph.initializer:
-                _write_tensor(tensor, weights[tensor.name], file, _data_name(name))
+                _write_tensor(tensor, weights[tensor.name], file, data)
             _sync(file)
     else:
         fill(model, weights)
@@ -131,17 +135,16 @@ def _was_inferable(origin: Origin) -> bool:
     return True
 
 
-def _move(folder: Path, target: Path) -> None:
+def _move(folder: Path, target: Path, data: str | None) -> None:
     """Rename the data file, then the model; an old model must not be left beside new data, so it goes first."""
-    data = folder / _data_name(target.name)
     mode = target.stat().st_mode & 0o777 if target.exists() else None
-    for path in (folder / _PARTIAL, data):
-        if mode is not None and path.exists():
-            path.chmod(mode)
-    if data.exists():
-        if (target.parent / data.name).exists():
+    for name in (_PARTIAL, data):
+        if mode is not None and name is not None:
+            (folder / name).chmod(mode)
+    if data is not None:
+        if (target.parent / data).exists():
             target.unlink(missing_ok=True)
-        data.replace(target.parent / data.name)
+        (folder / data).replace(target.parent / data)
     (folder / _PARTIAL).replace(target)
     _sync_folder(target.parent)
 
