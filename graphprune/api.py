@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import budgets, counting, coupling, criteria, frontends
+from . import budgets, coupling, criteria, frontends
 from . import proof as proving
 from .budgets import FLOOR, Options, Target, channels, macs, params
 from .coupling import Coupling
@@ -25,7 +25,8 @@ from .passes.base import Pass
 from .passes.pipeline import PassTiming, parse_pipeline, run_pipeline
 from .passes.remove_channels import RemoveChannels, remove_channels
 from .plans import Plan
-from .report import FrozenRow, GroupRow, InspectReport, Measure, PassRow, Report, UnknownRow
+from .report import InspectReport, PassRow, Report
+from .report.build import inspection, pruning_report
 
 __all__ = [
     "Plan",
@@ -165,19 +166,7 @@ def _pass_row(timing: PassTiming) -> PassRow:
 
 def inspect(graph: Graph, *, grouped: str = "within") -> InspectReport:
     """What can be pruned in a model, and what cannot and why."""
-    coupled = _coupled(graph, grouped)
-    rows = _group_rows(coupled, None)
-    touched = sum(row.parameters for row in rows)
-    return InspectReport(
-        graph.name,
-        len(graph.nodes),
-        graph.parameter_count(),
-        counting.macs(graph),
-        rows,
-        _frozen_rows(coupled),
-        _unknown_rows(coupled),
-        min(touched, graph.parameter_count()),
-    )
+    return inspection(_coupled(graph, grouped))
 
 
 @dataclass
@@ -189,10 +178,11 @@ class Result:
     report: Report
     graph: Graph
     coupling: Coupling = field(repr=False)
+    emitted: Any = field(repr=False)
 
     def save(self, path: str | Path) -> None:
         """Write the model: `.onnx`, or for PyTorch also `.pt2` and `.safetensors`."""
-        frontends.save(self.graph, path)
+        frontends.save(self.graph, path, self.emitted)
 
 
 def prune(
@@ -238,13 +228,13 @@ def prune(
     if verify:
         with clock("verifying"):
             emitted, proof = _prove(coupled, keep, pruned, emitted, seed)
-    report = _report(coupled, made, pruned, emitted, proof, clock.seconds)
+    report = pruning_report(coupled, made, pruned, emitted, proof, clock.seconds)
     if proof is not None and not proof.passed:
         raise VerificationError(
             f"the pruned '{graph.name}' differs from the masked original by {proof.max_error:.2g} "
             f"(allowed: {proof.tolerance:.2g}){': ' + proof.detail if proof.detail else ''}"
         )
-    return Result(_model(emitted), made, report, pruned, coupled)
+    return Result(_model(emitted), made, report, pruned, coupled, emitted)
 
 
 def _prove(coupled: Coupling, keep: np.ndarray, pruned: Graph, emitted: Any, seed: int) -> tuple[Any, proving.Proof]:
@@ -311,73 +301,3 @@ def _foreign(graph: Graph) -> Any:
 def _model(emitted: Any) -> Any:
     """The model itself: the torch frontend also says which form it took."""
     return getattr(emitted, "module", emitted)
-
-
-def _report(
-    coupled: Coupling, made: Plan, pruned: Graph, emitted: Any, proof: proving.Proof | None, seconds: dict[str, float]
-) -> Report:
-    graph = coupled.graph
-    form = {"module": "own class", "graph": "fx GraphModule"}.get(getattr(emitted, "form", ""), "ONNX")
-    return Report(
-        model=graph.name,
-        target=made.target,
-        criterion=made.criterion,
-        before=_measure(graph),
-        after=_measure(pruned),
-        groups=_group_rows(coupled, made),
-        frozen=_frozen_rows(coupled),
-        unknown=_unknown_rows(coupled),
-        proof=proof,
-        output_form=form,
-        output_reason=getattr(emitted, "reason", ""),
-        notes=[proof.detail] if proof is not None and proof.detail else [],
-        seconds=seconds,
-    )
-
-
-def _measure(graph: Graph) -> Measure:
-    size = sum(v.weight.size * v.weight.dtype.itemsize for v in graph.weights().values() if v.weight is not None)
-    return Measure(graph.parameter_count(), counting.macs(graph), size)
-
-
-def _group_rows(coupled: Coupling, made: Plan | None) -> list[GroupRow]:
-    covered = _covered(coupled)
-    rows = []
-    for group, members in zip(coupled.groups, coupled.members, strict=True):
-        own = None if made is None else made.groups[group.index]
-        rows.append(
-            GroupRow(
-                group.name,
-                group.size,
-                group.size if own is None else own.kept,
-                group.exact,
-                members,
-                "" if own is None else own.reason,
-                "channels" if group.width == 1 else "heads or blocks",
-                group.width,
-                covered[group.index],
-            )
-        )
-    return rows
-
-
-def _covered(coupled: Coupling) -> list[int]:
-    """Elements of trainable weights that lie on an index of each group; an element may lie on two groups."""
-    covered = np.zeros(len(coupled.groups))
-    seen = set()
-    for use, axis, components in coupled.axes():
-        weight = use.value.weight
-        if weight is None or not weight.trainable or (use.value, axis) in seen:
-            continue
-        seen.add((use.value, axis))
-        owner = coupled.group_of[components]
-        np.add.at(covered, owner[owner >= 0], weight.size / len(components))
-    return [round(count) for count in covered]
-
-
-def _frozen_rows(coupled: Coupling) -> list[FrozenRow]:
-    return [FrozenRow(f.weight, f.axis, f.indices, f.node, f.reason) for f in coupled.frozen_axes()]
-
-
-def _unknown_rows(coupled: Coupling) -> list[UnknownRow]:
-    return [UnknownRow(u.op, u.count, u.first) for u in coupled.unknown()]

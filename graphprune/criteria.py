@@ -88,8 +88,8 @@ def _axis_sums(use: Use, power: Callable[[Array], Array]) -> Iterator[tuple[Arra
     if mass.ndim == 1:
         yield blocks[0].labels, mass.astype(np.float64)
         return
-    columns = (use.columns.axis, use.columns.by) if use.columns is not None else ()
-    mass = _without_tail(mass, max([*columns, *(b.axes[0] for b in blocks)]))
+    grouped = [use.columns.axis, use.columns.by] if use.columns is not None else []
+    mass = _without_tail(mass, max([*grouped, *(b.axes[0] for b in blocks)]))
     for block in blocks:
         yield block.labels, _sum_to(mass, block.axes)
     if use.columns is not None:

@@ -59,6 +59,6 @@ def emit(graph: Graph) -> Any:
     return of(graph).emit(graph)
 
 
-def save(graph: Graph, path: str | Path) -> None:
-    """Write the model of a graph; the file appears whole or not at all."""
-    of(graph).save(graph, path)
+def save(graph: Graph, path: str | Path, emitted: Any = None) -> None:
+    """Write the model of a graph, or what `emit` made of it; the file appears whole or not at all."""
+    of(graph).save(emitted if emitted is not None and graph.frontend == "torch" else graph, path)

@@ -31,9 +31,9 @@ _ALIGN = 4096
 def save(graph: Graph, path: str | Path) -> None:
     """Write the graph to an ONNX file, checked and then renamed into place.
 
-    Weights go to `<name>.data` beside it if the model came with external data or is too large for one file (to another
-    name where that file holds the weights of the model that was read). Raises
-    InputError where the path cannot be written, GraphPruneError where the model fails the checker.
+    Weights go to `<name>.data` beside it if the model came with external data or is too large for one file; to another
+    name where that file holds the weights of the model that was read. Raises InputError where the path cannot be
+    written, GraphPruneError where the model fails the checker.
     """
     target = Path(os.path.realpath(path))
     try:

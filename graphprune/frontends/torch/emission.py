@@ -28,7 +28,8 @@ class Emitted:
     """A module written back.
 
     `form` is "module" for the caller's own class and "graph" for an `fx.GraphModule`; `reason` says what was adapted
-    or why the own class does not do. `inputs` are example inputs it takes; `dynamic` says that other batch sizes may do too.
+    or why the own class does not do. `inputs` are example inputs it takes; `dynamic` is False where no other batch size
+    than theirs will do.
     """
 
     module: nn.Module

@@ -106,7 +106,7 @@ def twice(inputs: Any) -> Any:
 
 
 def batch_shapes(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """For `torch.export`: axis 0 of every tensor that `twice` doubles is dynamic, by argument of the module's `forward`."""
+    """For `torch.export`: axis 0 of every tensor that `twice` doubles is dynamic, by argument of `forward`."""
     size, batch = batch_of((args, kwargs)), Dim("batch")
 
     def shape(leaf: Any) -> Any:
@@ -133,8 +133,8 @@ def export(
 ) -> ExportedProgram:
     """Run `torch.export` in eval (or train) mode, without fused inference kernels.
 
-    Gradients are on, as in training; a module that only runs without them is exported without. `shapes` says which sizes
-    are dynamic.
+    Gradients are on, as in training; a module that only runs without them is exported without. `shapes` says
+    which sizes are dynamic.
     """
     with mode_of(module, training=training), quiet(), _plain_attention():
         try:

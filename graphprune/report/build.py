@@ -1,0 +1,102 @@
+"""Reports from the compiler's own objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import counting
+from ..coupling import Coupling
+from ..graph import Graph
+from ..plans import Plan
+from ..proof import Proof
+from .data import FrozenRow, GroupRow, InspectReport, Measure, Report, UnknownRow
+
+
+def inspection(coupled: Coupling) -> InspectReport:
+    """What can be pruned in a model, and what cannot and why."""
+    graph, rows = coupled.graph, _group_rows(coupled, None)
+    touched = sum(row.parameters for row in rows)
+    return InspectReport(
+        graph.name,
+        len(graph.nodes),
+        graph.parameter_count(),
+        counting.macs(graph),
+        rows,
+        _frozen_rows(coupled),
+        _unknown_rows(coupled),
+        min(touched, graph.parameter_count()),
+    )
+
+
+def pruning_report(
+    coupled: Coupling, made: Plan, pruned: Graph, emitted: Any, proof: Proof | None, seconds: dict[str, float]
+) -> Report:
+    """What one pruning did; `emitted` is what the frontend wrote."""
+    graph = coupled.graph
+    form = {"module": "own class", "graph": "fx GraphModule"}.get(getattr(emitted, "form", ""), "ONNX")
+    return Report(
+        model=graph.name,
+        target=made.target,
+        criterion=made.criterion,
+        before=measure(graph),
+        after=measure(pruned),
+        groups=_group_rows(coupled, made),
+        frozen=_frozen_rows(coupled),
+        unknown=_unknown_rows(coupled),
+        proof=proof,
+        output_form=form,
+        output_reason=getattr(emitted, "reason", ""),
+        notes=[proof.detail] if proof is not None and proof.detail else [],
+        seconds=seconds,
+    )
+
+
+def measure(graph: Graph) -> Measure:
+    """Size and cost of a graph's model."""
+    size = sum(v.weight.size * v.weight.dtype.itemsize for v in graph.weights().values() if v.weight is not None)
+    return Measure(graph.parameter_count(), counting.macs(graph), size)
+
+
+def _group_rows(coupled: Coupling, made: Plan | None) -> list[GroupRow]:
+    covered = _covered(coupled)
+    rows = []
+    for group, members in zip(coupled.groups, coupled.members, strict=True):
+        own = None if made is None else made.groups[group.index]
+        rows.append(
+            GroupRow(
+                group.name,
+                group.size,
+                group.size if own is None else own.kept,
+                group.exact,
+                members,
+                "" if own is None else own.reason,
+                "channels" if group.width == 1 else "heads or blocks",
+                group.width,
+                covered[group.index],
+            )
+        )
+    return rows
+
+
+def _covered(coupled: Coupling) -> list[int]:
+    """Elements of trainable weights that lie on an index of each group; an element may lie on two groups."""
+    covered = np.zeros(len(coupled.groups))
+    seen = set()
+    for use, axis, components in coupled.axes():
+        weight = use.value.weight
+        if weight is None or not weight.trainable or (use.value, axis) in seen:
+            continue
+        seen.add((use.value, axis))
+        owner = coupled.group_of[components]
+        np.add.at(covered, owner[owner >= 0], weight.size / len(components))
+    return [round(count) for count in covered]
+
+
+def _frozen_rows(coupled: Coupling) -> list[FrozenRow]:
+    return [FrozenRow(f.weight, f.axis, f.indices, f.node, f.reason) for f in coupled.frozen_axes()]
+
+
+def _unknown_rows(coupled: Coupling) -> list[UnknownRow]:
+    return [UnknownRow(u.op, u.count, u.first) for u in coupled.unknown()]
