@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -67,9 +67,10 @@ def _check_target(target: Path, path: Path) -> None:
 
 
 def _data_name(target: Path, origin: Origin) -> str:
-    """The data file's name: one that holds no data of the model that was read, which must stay whole."""
-    names = (f"{target.name}{number}.data" for number in ("", *(f".{n}" for n in count(2))))
-    return next(name for name in names if target.parent / name not in origin.data_files)
+    """The data file's name: one that holds no data of the model that was read, unless it is that model that is replaced."""
+    taken = frozenset() if Path(os.path.realpath(origin.file)) == target else origin.data_files
+    names = chain([f"{target.name}.data"], (f"{target.name}.{number}.data" for number in count(2)))
+    return next(name for name in names if target.parent / name not in taken)
 
 
 def _write(model: ModelProto, weights: dict[str, Weight], folder: Path, data: str | None) -> None:

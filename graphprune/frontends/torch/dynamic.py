@@ -1,9 +1,9 @@
 """Which axes follow the batch: found at capture, so that what is written back also takes other batch sizes.
 
 The exported graph holds the example's batch size wherever the model asked for it. Each value has at most one axis that
-grows with the batch, and `growth.py` knows for each operator where it goes. Where there are several answers the likeliest
-comes first, and one that leads to a contradiction is taken back. What results is a claim: `emission.py` runs it before
-it is used.
+grows with the batch, and `growth.py` knows for each operator where it goes. Where there are several answers the
+likeliest comes first, and one that leads to a contradiction is taken back. What results is a claim: `emission.py` runs
+it before it is used.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ...graph import Graph, Value
 from .growth import Batch, Known, Outcome, options
 from .origin import origin_of
 
-#: How many contradictions are put up with.
-_PATIENCE = 200
+#: How often the walk may visit each node (on average) and how many visits it has beside that, so that it stays short.
+_ROUNDS, _SPARE = 4, 400
 
 
 def mark_batch(graph: Graph) -> None:
@@ -48,13 +48,13 @@ def _search(graph: Graph, known: Known, start: dict[Value, Batch]) -> dict[Value
     """Where the batch is in each value that has it; empty where that cannot be told."""
     known.where = dict(start)
     guesses: list[tuple[int, Iterator[Outcome]]] = []
-    at = contradictions = 0
+    at, visits = 0, _ROUNDS * len(graph.nodes) + _SPARE
     while at < len(graph.nodes):
+        visits -= 1
         left = iter(options(graph.nodes[at], known))
         chosen = next(left, None)
-        contradictions += chosen is None
         while chosen is None:
-            if not guesses or contradictions > _PATIENCE:
+            if not guesses or visits < 0:
                 return {}
             at, left = guesses.pop()
             chosen = next(left, None)

@@ -1,7 +1,7 @@
 """Where the batch goes in one operator: the axis of each output that grows with the batch, given those of the inputs.
 
-Most operators are asked by running them on shapes alone (the meta device) with a batch three times as large. Where sizes
-are written out (reshapes, expansions) there may be several answers.
+Most operators are asked by running them on shapes alone (the meta device) with a batch three times as large. Where
+sizes are written out (reshapes, expansions) there may be several answers.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ def _expand(node: Node, known: Known) -> list[Outcome]:
         axis = batch.axis + missing
         return [(Batch(axis, batch.inner),)] if out.sizes[axis] == x.sizes[batch.axis] else []
     made = [a for a in range(out.rank) if out.sizes[a] == known.size and (a < missing or x.sizes[a - missing] == 1)]
-    options: list[Outcome] = [(Batch(axis, 1),) for axis in made]
-    options.insert(1 if 0 in made else 0, (None,))
-    return options
+    answers: list[Outcome] = [(Batch(axis, 1),) for axis in made]
+    answers.insert(1 if 0 in made else 0, (None,))
+    return answers
 
 
 def _reshape(node: Node, known: Known) -> list[Outcome]:
