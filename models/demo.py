@@ -6,6 +6,7 @@ python -m models.demo [--criterion bn-scale] [--macs 0.5]
 from __future__ import annotations
 
 import argparse
+import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -116,6 +117,7 @@ def show(routes: list[Route], title: str) -> Table:
 
 def main() -> None:
     """Both routes, one table."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not installed
     parser = argparse.ArgumentParser(prog="python -m models.demo", description="Prune the digits network.")
     parser.add_argument("--macs", type=float, default=0.5, help="share of the MACs to keep")
     parser.add_argument("--criterion", default="bn-scale")

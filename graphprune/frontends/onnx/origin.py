@@ -34,7 +34,7 @@ class Source:
 class Origin:
     """Behind `Graph.origin`.
 
-    `model` is the model without nodes and without the data of its initializers; `data_files` the files that hold external
+    `model` is the model without nodes and without the data of its initializers; `data_files` the files of its external
     data; `weights` all constants it had or that were folded while loading; `headers` the initializers' tensors without
     data; `constant_nodes` the nodes that made constants; `first` the graph as loaded and `producers` its nodes by the
     names they make, so that shape arithmetic that a pass took for dead can be written again where a computed parameter

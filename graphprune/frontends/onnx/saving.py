@@ -67,7 +67,7 @@ def _check_target(target: Path, path: Path) -> None:
 
 
 def _data_name(target: Path, origin: Origin) -> str:
-    """The data file's name: one that holds no data of the model that was read, unless it is that model that is replaced."""
+    """The data file's name: not one that holds data of the model that was read, unless that model is replaced."""
     taken = frozenset() if Path(os.path.realpath(origin.file)) == target else origin.data_files
     names = chain([f"{target.name}.data"], (f"{target.name}.{number}.data" for number in count(2)))
     return next(name for name in names if target.parent / name not in taken)

@@ -24,6 +24,8 @@ from .archive import load_program
 from .emission import Emitted, emit
 from .tracing import batch_shapes, capture, export, first_line, lower_program, quiet, split_inputs, twice
 
+aten = torch.ops.aten
+
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 
 
@@ -163,10 +165,21 @@ def _export_onnx(program: ExportedProgram, shapes: Any, path: Path) -> None:
     """Write the file; raises where the checker refuses it."""
     from ..onnx.reading import read_model
 
+    _plain_pools(program)
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
     large = size > 1.8e9
     torch.onnx.export(program, (), str(path), dynamo=True, verbose=False, external_data=large, dynamic_shapes=shapes)
     read_model(path)  # runs the checker
+
+
+def _plain_pools(program: ExportedProgram) -> None:
+    """Write global average pools of permuted images as means: the exporter would mend their strides by a gather."""
+    for node in program.graph.nodes:
+        if node.target is not aten.adaptive_avg_pool2d.default or list(node.args[1]) != [1, 1]:
+            continue
+        if not node.args[0].meta["val"].is_contiguous():
+            node.target, node.args = aten.mean.dim, (node.args[0], [-2, -1], True)
+    program.graph_module.recompile()
 
 
 def _exported(emitted: Emitted) -> tuple[ExportedProgram, Any]:
