@@ -72,7 +72,7 @@ def couple(graph: Graph, *, grouped: str = "within") -> Coupling:
 
 def plan(
     graph: Graph | Coupling,
-    target: Target,
+    target: Target | str,
     criterion: str = "l2",
     *,
     include: Sequence[str] = (),
@@ -89,7 +89,7 @@ def plan(
     coupled = graph if isinstance(graph, Coupling) else _coupled(graph, grouped)
     scores = criteria.score(coupled, criterion, reduction=reduction, normalization=normalization, seed=seed)
     options = Options(include, exclude, overrides or {}, align, floor)
-    return budgets.make_plan(coupled, scores, target, options, criterion)
+    return budgets.make_plan(coupled, scores, Target.of(target), options, criterion)
 
 
 def apply(graph: Graph | Coupling, plan: Plan) -> Graph:
@@ -189,7 +189,7 @@ def prune(
     model: Any,
     example_inputs: Any = None,
     *,
-    target: Target,
+    target: Target | str,
     criterion: str = "l2",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -210,7 +210,7 @@ def prune(
     cannot be used, TargetError where the target is out of reach, VerificationError where the result is not what it
     should be.
     """
-    clock = _Clock(progress)
+    clock, goal = _Clock(progress), Target.of(target)
     with clock("reading the model"):
         graph = _graph(model, example_inputs, input_shapes)
     with clock("coupling"):
@@ -218,7 +218,7 @@ def prune(
     with clock("planning"):
         scores = criteria.score(coupled, criterion, reduction=reduction, normalization=normalization, seed=seed)
         options = Options(include, exclude, overrides or {}, align, floor)
-        made = budgets.make_plan(coupled, scores, target, options, criterion)
+        made = budgets.make_plan(coupled, scores, goal, options, criterion)
         keep = made.kept(coupled)
     with clock("rewriting"):
         pruned = remove_channels(coupled, keep)

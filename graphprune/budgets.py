@@ -19,6 +19,10 @@ from .plans import Plan, plan_groups
 GLOBAL_ALIGN = 8
 #: No group keeps less than this part of its components unless asked to.
 FLOOR = 0.1
+#: A global budget is met within this part from below.
+SLACK = 0.01
+#: Rounds of swapping levels between two groups to get there, and pairs tried in each.
+_SWAPS, _TRIES = 12, 8
 #: Rounds of bringing components back where an axis would end up empty; each round only adds.
 _REVIVALS = 8
 
@@ -35,6 +39,17 @@ class Target:
             raise InputError(f"unknown target '{self.kind}'; known are channels, macs, params")
         if not 0 < self.ratio <= 1:
             raise InputError(f"target {self.kind}={self.ratio}: the ratio must be greater than 0 and at most 1")
+
+    @classmethod
+    def of(cls, target: Target | str) -> Target:
+        """A target, or one written as "macs=0.5"."""
+        if isinstance(target, Target):
+            return target
+        kind, _, ratio = str(target).partition("=")
+        try:
+            return cls(kind, float(ratio))
+        except ValueError:
+            raise InputError(f"target '{target}': write for instance macs=0.5") from None
 
     def __str__(self) -> str:
         return f"{self.kind}={self.ratio:g}"
@@ -103,10 +118,7 @@ def make_plan(coupling: Coupling, scores: Array, target: Target, options: Option
         _ladder(coupling, g, scores, target, options, free) for g, free in zip(coupling, open_groups, strict=True)
     ]
     counter = Counter(coupling)
-    if target.kind != "channels":
-        _meet(coupling, ladders, counter, target)
-    keep = _mask(coupling, ladders)
-    _keep_axes_alive(coupling, keep, scores)
+    keep = _chosen(coupling, ladders, counter, target, scores)
     reasons = [_reason(ladder, target) for ladder in ladders]
     return Plan(
         coupling.graph.name,
@@ -117,6 +129,25 @@ def make_plan(coupling: Coupling, scores: Array, target: Target, options: Option
         coupling.grouped,
         {"params": counter.parameters(keep), "macs": counter.macs(keep)},
     )
+
+
+def _chosen(coupling: Coupling, ladders: Sequence[_Ladder], counter: Counter, target: Target, scores: Array) -> Array:
+    """The kept components; what must come back to keep axes alive is taken off the budget and the rest met again."""
+    if target.kind == "channels":
+        keep = _mask(coupling, ladders)
+        _keep_axes_alive(coupling, keep, scores)
+        return keep
+    measure = counter.parameters if target.kind == "params" else counter.macs
+    limit = target.ratio * measure(np.ones(coupling.count, bool))
+    spare = 0.0
+    for _ in range(_REVIVALS):
+        _meet(coupling, ladders, measure, target, spare)
+        keep = _mask(coupling, ladders)
+        _keep_axes_alive(coupling, keep, scores)
+        if measure(keep) <= limit:
+            return keep
+        spare = max(spare, float(measure(keep) - measure(_mask(coupling, ladders))))
+    raise TargetError(f"target {target} cannot be reached without emptying an axis")
 
 
 def _nothing_prunable(coupling: Coupling, options: Options) -> str:
@@ -133,7 +164,7 @@ def _selected(coupling: Coupling, options: Options) -> list[bool]:
         return [True] * len(coupling.groups)
     names = _names(coupling)
     for glob in [*options.include, *options.exclude, *options.overrides]:
-        if not any(fnmatchcase(name, glob) for own in names for name in own) and not _exists(coupling, glob):
+        if not any(_any(own, [glob]) for own in names) and not _exists(coupling, glob):
             raise InputError(f"'{glob}' matches no weight or node of '{coupling.graph.name}'")
     return [(not options.include or _any(own, options.include)) and not _any(own, options.exclude) for own in names]
 
@@ -144,16 +175,17 @@ def _exists(coupling: Coupling, glob: str) -> bool:
 
 
 def _any(names: set[str], globs: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, glob) for name in names for glob in globs)
+    """Whether a name is one of these, or matches one as a glob (`w[0]` is both a name and a glob)."""
+    return any(name == glob or fnmatchcase(name, glob) for name in names for glob in globs)
 
 
 def _names(coupling: Coupling) -> list[set[str]]:
-    """For each group the names of the weights it lives on and of the nodes that read them."""
+    """For each group its weights, their axes (as `name[axis]`) and the nodes that read them."""
     found: list[set[str]] = [set() for _ in coupling.groups]
-    for use, _, components in coupling.axes():
+    for use, axis, components in coupling.axes():
         for index in np.unique(coupling.group_of[components]).tolist():
             if index >= 0:
-                found[index] |= {use.value.name, use.node.name}
+                found[index] |= {use.value.name, f"{use.value.name}[{axis}]", use.node.name}
     return found
 
 
@@ -204,11 +236,14 @@ def _mask(coupling: Coupling, ladders: Sequence[_Ladder]) -> Array:
     return keep
 
 
-def _meet(coupling: Coupling, ladders: Sequence[_Ladder], counter: Counter, target: Target) -> None:
-    """Raise the levels of the ladders, most important step first, while the cost stays within the target."""
-    measure = counter.parameters if target.kind == "params" else counter.macs
+def _meet(
+    coupling: Coupling, ladders: Sequence[_Ladder], measure: Callable[[Array], int], target: Target, spare: float
+) -> None:
+    """Raise the levels of the ladders, most important step first, while the cost is within the target less `spare`."""
+    for ladder in ladders:
+        ladder.level = 0
     whole = measure(np.ones(coupling.count, bool))
-    limit = target.ratio * whole
+    limit = target.ratio * whole - spare
     keep = _mask(coupling, ladders)
     least = measure(keep)
     if least > limit:
@@ -228,6 +263,31 @@ def _meet(coupling: Coupling, ladders: Sequence[_Ladder], counter: Counter, targ
             high = middle - 1
     keep = _climb(coupling, ladders, steps[:low])
     _fill(ladders, keep, steps[low:], measure, limit)
+    for _ in range(_SWAPS):
+        if measure(_mask(coupling, ladders)) >= (1 - SLACK) * limit or not _swap(coupling, ladders, measure, limit):
+            return
+
+
+def _swap(coupling: Coupling, ladders: Sequence[_Ladder], measure: Callable[[Array], int], limit: float) -> bool:
+    """Raise one group by a level and lower another where that uses more of the limit; the best of all pairs."""
+
+    def cost(changes: Sequence[tuple[_Ladder, int]]) -> int:
+        for ladder, by in changes:
+            ladder.level += by
+        found = measure(_mask(coupling, ladders))
+        for ladder, by in changes:
+            ladder.level -= by
+        return found
+
+    now = cost([])
+    up = [(cost([(x, 1)]) - now, x) for x in ladders if x.level + 1 < len(x.counts)]
+    down = [(now - cost([(x, -1)]), x) for x in ladders if x.level > 0]
+    gains = ((more - less, rise, fall) for more, rise in up for less, fall in down if rise is not fall)
+    for _, rise, fall in sorted((g for g in gains if 0 < g[0] <= limit - now), key=lambda g: -g[0])[:_TRIES]:
+        if now < cost([(rise, 1), (fall, -1)]) <= limit:
+            rise.level, fall.level = rise.level + 1, fall.level - 1
+            return True
+    return False
 
 
 def _step_values(ladder: _Ladder) -> list[tuple[int, float]]:

@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class Plan:
         if data["format"] != _FORMAT:
             raise ValueError(f"format {data['format']} is not {_FORMAT}")
         groups = tuple(
-            PlanGroup(**{**g, "keep": tuple(tuple(int(i) for i in row) for row in g["keep"])}) for g in data["groups"]
+            PlanGroup(**{**g, "keep": tuple(tuple(map(index, row)) for row in g["keep"])}) for g in data["groups"]
         )
         return cls(**{k: v for k, v in data.items() if k not in ("format", "groups")}, groups=groups)
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import frontends
 from .coupling import Coupling
+from .errors import BackendError
 from .frontends.treatment import Compaction, Index, Treatment
 from .graph import Graph, Node, Value, Weight
 from .ops import Block, Statistic, lookup
@@ -170,7 +172,19 @@ def _runner(graph: Graph, model: Any) -> Runner:
         return lambda feed: frontend.run(model, feed)
     from .runtimes import get
 
-    return get("onnxruntime").compile(model).run
+    runtime = get("onnxruntime")
+    try:
+        return runtime.compile(model).run
+    except BackendError:
+        wide = model if isinstance(model, str | Path) else frontends.of(graph).widened(model)
+        if wide is model:
+            raise
+        run = runtime.compile(wide).run
+        return lambda feed: run({name: _in_float32(array) for name, array in feed.items()})
+
+
+def _in_float32(array: Array) -> Array:
+    return array.astype(np.float32) if array.dtype.name in ("bfloat16", "float64") else array
 
 
 def _largest_difference(expected: list[list[Array]], found: list[list[Array]]) -> tuple[float, str]:

@@ -85,7 +85,7 @@ def test_the_inspection_has_a_line_per_group() -> None:
     lines = shown(INSPECTION).splitlines()
     rows = [line.split() for line in lines if line.startswith(("  g0", "  g1"))]
     assert rows[0] == ["g0", "64", "channels", "exact", "9,408", "conv1.weight[0]", "+", "2", "more"]
-    assert rows[1][:5] == ["g1", "12", "heads", "x64", "renormalizing"]
+    assert rows[1][:6] == ["g1", "12", "heads", "of", "64", "renormalizing"]
     assert any(line.startswith("Each row is a set of weight axes") for line in lines)
     assert any(line.startswith("Total: 2 groups (1 exact, 1 renormalizing) with 76 components") for line in lines)
 

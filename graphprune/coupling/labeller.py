@@ -39,6 +39,7 @@ class Walk:
 
     def __init__(self, graph: Graph, *, grouped: str = "within", flipped: frozenset[str] = frozenset()) -> None:
         self.nodes = graph.all_nodes
+        self.inputs = {*graph.inputs, *(graph.training.inputs if graph.training is not None else [])}
         self.outputs = [*graph.outputs, *(graph.training.outputs if graph.training is not None else [])]
         self.grouped = grouped
         self.flipped = flipped
@@ -173,11 +174,18 @@ class Walk:
         if a is b:
             return
         if a is None or b is None:
-            self.freeze(a if b is None else b, "it meets an axis that is fixed")
+            self.freeze(a if b is None else b, self._fixed())
             return
         if a.shape != b.shape:
             a, b = np.broadcast_arrays(a, b)
         self.said.equal.append((a.reshape(-1), b.reshape(-1), self._at))
+
+    def _fixed(self) -> str:
+        """Why an axis that the current node meets carries no labels."""
+        read = [v for v in self.nodes[self._at].inputs if v in self.inputs]
+        if read:
+            return f"it meets the model's input '{read[0].name}'"
+        return "it meets an axis that is fixed (a position, or a size the operator needs)"
 
     def freeze(self, labels: Array | None, why: str) -> None:
         """See `Labeller`."""

@@ -82,12 +82,12 @@ def _group_table(report: InspectReport) -> Table:
     table = _table(f"Coupled groups of {report.model}")
     table.add_column("group", no_wrap=True)
     table.add_column("components", justify="right")
-    table.add_column("of", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
     table.add_column("removal", no_wrap=True)
     table.add_column("parameters", justify="right")
     table.add_column("members", overflow="fold")
     for group in report.groups:
-        kind = group.kind if group.width == 1 else f"{group.kind} x{group.width}"
+        kind = group.kind if group.width == 1 else f"{group.kind} of {group.width}"
         removal = "exact" if group.exact else "renormalizing"
         cells = [group.name, f"{group.size:,}", kind, removal, f"{group.parameters:,}", _members(group.members)]
         table.add_row(*map(Text, cells))

@@ -6,5 +6,6 @@ from .emit import emit
 from .instrument import instrument
 from .loading import from_model, load
 from .saving import save
+from .widen import widened
 
-__all__ = ["emit", "from_model", "instrument", "load", "save"]
+__all__ = ["emit", "from_model", "instrument", "load", "save", "widened"]

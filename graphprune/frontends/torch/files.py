@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,16 +26,18 @@ from .tracing import batch_shapes, capture, export, first_line, lower_program, q
 
 aten = torch.ops.aten
 
+Shapes = Sequence[Sequence[int]] | Mapping[str, Sequence[int]]
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 
 
-def load(spec: str | Path, input_shapes: Sequence[Sequence[int]] | None = None, inputs: Any = None) -> Graph:
+def load(spec: str | Path, input_shapes: Shapes | None = None, inputs: Any = None) -> Graph:
     """Capture a model given as a `.pt2` file or as `package.module:factory`.
 
     Args:
         spec: the file, or an importable callable that takes no arguments and returns a module, or a pair of a module
             and its example inputs.
-        input_shapes: shapes of the module's positional inputs, batch included; they are filled with random floats.
+        input_shapes: shapes of the module's positional inputs in order, or of its keyword inputs by name, batch
+            included; they are filled with random floats.
         inputs: example inputs as for `capture`, instead of shapes.
 
     Raises:
@@ -60,8 +62,10 @@ def load(spec: str | Path, input_shapes: Sequence[Sequence[int]] | None = None, 
     return capture(module, inputs)
 
 
-def _random(shapes: Sequence[Sequence[int]]) -> tuple[torch.Tensor, ...]:
+def _random(shapes: Shapes) -> Any:
     generator = torch.Generator().manual_seed(0)
+    if isinstance(shapes, Mapping):
+        return {name: torch.randn(tuple(shape), generator=generator) for name, shape in shapes.items()}
     return tuple(torch.randn(tuple(int(n) for n in shape), generator=generator) for shape in shapes)
 
 
@@ -102,7 +106,7 @@ def _make(spec: str) -> tuple[nn.Module, Any]:
         made = found() if callable(found) and not isinstance(found, nn.Module) else found
     except GraphPruneError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"'{spec}' raised {type(error).__name__}: {first_line(error)}") from error
     module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):

@@ -159,9 +159,9 @@ class _Writer:
 
     def constant(self, array: Any) -> fx.Node:
         """A new buffer that no captured tensor stands behind."""
-        return self._own(to_torch(array), "indices")
+        return self._own(to_torch(array), "indices", persistent=False)
 
-    def _own(self, thing: torch.Tensor | nn.Module, name: str) -> fx.Node:
+    def _own(self, thing: torch.Tensor | nn.Module, name: str, *, persistent: bool = True) -> fx.Node:
         name = name.replace(".", "_").replace("/", "_")
         while hasattr(self.root, name):
             self._count += 1
@@ -169,7 +169,7 @@ class _Writer:
         if isinstance(thing, nn.Module):
             self.root.add_module(name, thing)
         else:
-            place(self.root, name, thing, persistent=True)
+            place(self.root, name, thing, persistent=persistent)
         return self.fx.get_attr(name)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -43,6 +45,8 @@ def capture(module: nn.Module, example_inputs: Any) -> Graph:
     Raises:
         InputError: the module cannot be run or exported with these inputs.
     """
+    if not isinstance(module, nn.Module):
+        raise InputError(f"cannot capture a {type(module).__name__}: it is no torch.nn.Module")
     args, kwargs = split_inputs(example_inputs)
     program = export(module, args, kwargs)
     return lower_program(program, module, args, kwargs, type(module).__name__)
@@ -120,8 +124,12 @@ def batch_shapes(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
 def _origin(
     program: ExportedProgram, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Origin:
-    with quiet():
-        exported = program.module(check_guards=False)
+    try:
+        with quiet():
+            exported = program.module(check_guards=False)
+    except Exception as error:  # a child called `graph` or `meta`, say
+        name = type(module).__name__
+        raise InputError(f"torch.export cannot make a graph module of {name}: {first_line(error)}") from error
     assert isinstance(exported, fx.GraphModule)
     decompose(exported)
     tensors = Tensors.of(exported if module is None else module)
@@ -134,8 +142,40 @@ def export(
     """Run `torch.export` in eval (or train) mode, without fused inference kernels.
 
     Gradients are on, as in training; a module that only runs without them is exported without. `shapes` says
-    which sizes are dynamic.
+    which sizes are dynamic. Dataclasses in the result are made known to torch where they are not yet.
     """
+    try:
+        return _export(module, args, kwargs, training, shapes)
+    except InputError:
+        if not _register_dataclasses(module, args, kwargs, training):
+            raise
+        return _export(module, args, kwargs, training, shapes)
+
+
+def _register_dataclasses(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> bool:
+    """Register the dataclasses of the module's inputs and result with torch's pytrees; whether there were any."""
+    known: list[type] = []
+
+    def look(item: Any) -> None:
+        if is_dataclass(item) and not isinstance(item, type):
+            if type(item) not in pytree.SUPPORTED_NODES:
+                torch.export.register_dataclass(type(item))
+                known.append(type(item))
+            item = [getattr(item, f.name) for f in fields(item)]
+        for part in item.values() if isinstance(item, Mapping) else item if isinstance(item, (list, tuple)) else ():
+            look(part)
+
+    try:
+        with mode_of(module, training=training), quiet(), torch.no_grad():
+            look((args, kwargs, module(*args, **kwargs)))
+    except Exception:
+        return False
+    return bool(known)
+
+
+def _export(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool, shapes: Any
+) -> ExportedProgram:
     with mode_of(module, training=training), quiet(), _plain_attention():
         try:
             with torch.enable_grad():
@@ -196,7 +236,7 @@ def quiet() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
