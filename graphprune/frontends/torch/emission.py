@@ -42,9 +42,9 @@ class Emitted:
 def emit(graph: Graph, *, own_class: bool = True) -> Emitted:
     """Write a graph back as a module, in eval mode.
 
-    The own class is chosen by running it beside the graph module, on the example inputs and on random ones. It is out
-    of the question where a pass has taken a tensor out of the graph (a folded batch norm) that the class would go on
-    reading.
+    The own class is chosen by running it beside the graph on random inputs (on the example as well where size
+    attributes had to be adapted). It is out of the question where a pass has taken a tensor out of the graph (a folded
+    batch norm) that the class would go on reading.
     """
     origin = origin_of(graph)
     example = _call((origin.args, origin.kwargs))
@@ -56,15 +56,15 @@ def emit(graph: Graph, *, own_class: bool = True) -> Emitted:
     if left:
         reason = f"{type(origin.module).__name__} reads {left[0]}, which the rewritten graph does without"
         return _as_graph(graph, reason, example)
-    trial = _Trial(instrument(graph, Treatment()), [example, random_inputs(graph, 1)])
+    reference, random = instrument(graph, Treatment()), random_inputs(graph, 1)
     try:
         module = rebuild(graph)
     except Exception as error:
         return _as_graph(graph, f"the module cannot be copied: {first_line(error)}", example)
-    problem = trial(module)
+    problem = _Trial(reference, [random])(module)
     if not problem:
         return Emitted(module, "module", "", example)
-    adapted = _adapt(module, settings(module, size_changes(graph)), trial)
+    adapted = _adapt(module, settings(module, size_changes(graph)), _Trial(reference, [example, random]))
     if adapted is not None:
         return Emitted(module, "module", f"adapted {adapted}", example)
     reason = f"{type(origin.module).__name__} as it stands does not do: {problem}"
