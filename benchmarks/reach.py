@@ -127,8 +127,10 @@ def counts(results: Results, models: list[str]) -> str:
         proven = [r for r in valid if r.get("verified")] if own else valid
         small = sum(r["params_ratio"] <= GOAL for r in proven)
         slowest = max((whole(r) for r in valid), default=0.0)
-        rows.append([tool, len(models), len(valid), len(proven) if own else None, small, common.number(slowest, 1)])
-    head = ["tool", "models", "valid", "verified", f"of these at <= {GOAL} of parameters", "slowest s"]
+        rows.append(
+            [tool, sum(map(bool, found)), len(valid), len(proven) if own else None, small, common.number(slowest, 1)]
+        )
+    head = ["tool", f"tried of {len(models)}", "valid", "verified", f"of these at <= {GOAL} of parameters", "slowest s"]
     return common.table(head, rows)
 
 
