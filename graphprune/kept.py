@@ -41,12 +41,6 @@ def _grid(mask: Array) -> tuple[int, ...] | None:
     return None if inner is None else (len(alive), *inner)
 
 
-def coordinates(mask: Array) -> Array:
-    """Where each kept element of a joint block is stored, `[elements, axes]`, elements in the order of the mask."""
-    sizes, _ = layout(mask)
-    return np.stack(np.unravel_index(np.arange(prod(sizes)), sizes), axis=1)
-
-
 def along_one_axis(order: Array) -> tuple[int, Array] | None:
     """A rearrangement of a whole grid (flat indices, in the grid's shape) as a gather along one axis, if it is one."""
     flat = np.arange(order.size).reshape(order.shape)

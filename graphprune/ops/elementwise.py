@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..graph import Node
-from .base import Cost, Labeller, operator
+from .base import Labeller, operator
 from .broadcast import aligned, meet
 
 
@@ -65,8 +65,3 @@ def unknown(node: Node, labeller: Labeller) -> None:
                 labeller.freeze(block.labels, f"unknown operator {node.op}")
     for output in node.outputs:
         labeller.put(output, {})
-
-
-def no_cost(node: Node) -> list[Cost]:
-    """Operators whose multiply-accumulates are not counted."""
-    return []

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import numpy as np
 
 from ..graph import Node, Value
-from .base import Block, Cost, Kept, Labeller, operator
+from .base import Cost, Kept, Labeller, operator
 from .broadcast import Operand, meet
 
 
@@ -169,8 +167,3 @@ def _attention_heads(node: Node, labeller: Labeller) -> np.ndarray | None:
             else:
                 labeller.freeze(theirs, "attention runs over this axis")
     return heads
-
-
-def block_sizes(block: Block) -> int:
-    """Number of index tuples a block covers."""
-    return prod(block.labels.shape)
