@@ -223,7 +223,8 @@ def prune(
     with clock("rewriting"):
         pruned = remove_channels(coupled, keep)
     with clock("writing the model"):
-        emitted = frontends.emit(pruned)
+        # The proof, where there is one, is also the trial of the caller's own class.
+        emitted = frontends.emit(pruned, (lambda _: "") if verify else None)
     proof = None
     if verify:
         with clock("verifying"):
@@ -238,22 +239,34 @@ def prune(
 
 
 def _prove(coupled: Coupling, keep: np.ndarray, pruned: Graph, emitted: Any, seed: int) -> tuple[Any, proving.Proof]:
-    """The model and its proof.
+    """The model and its proof, which also decides whether the caller's own class will do.
 
-    Where outputs do not depend on inputs because a weight is all zero, it is the proof of a model without such weights,
-    which also decides whether the own class will do.
+    Where outputs do not depend on inputs because a weight is all zero, it is the proof of a model without such weights.
     """
-    proof = proving.verify(coupled, keep, _model(emitted), seed=seed)
+    emitted, proof = _tried(proving.Reference(coupled, keep, seed=seed), pruned, emitted)
     if not proof.detail:
         return emitted, proof
     with proving.livened(coupled.graph) as changed:
         if not changed:
             return emitted, proof
-        again = frontends.emit(remove_channels(coupled, keep))
-        proof = proving.verify(coupled, keep, _model(again), seed=seed)
+        live = remove_channels(coupled, keep)
+        again, proof = _tried(proving.Reference(coupled, keep, seed=seed), live, frontends.emit(live))
     if getattr(again, "form", None) != getattr(emitted, "form", None):
         emitted = frontends.of(pruned).emit(pruned, own_class=False)
     return emitted, proof
+
+
+def _tried(reference: proving.Reference, pruned: Graph, emitted: Any) -> tuple[Any, proving.Proof]:
+    """What was emitted, where it computes what it should, else the best that the frontend can make; and its proof."""
+    if getattr(emitted, "form", None) == "module":
+        try:
+            proof = reference.compare(emitted.module)
+        except Exception:  # the class cannot run with these sizes
+            proof = None
+        if proof is not None and proof.passed:
+            return emitted, proof
+        emitted = frontends.emit(pruned, reference.problem)
+    return emitted, reference.compare(_model(emitted))
 
 
 class _Clock:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -123,25 +124,49 @@ def _index(x: Value, block: Block, mask: Array, axis: int) -> Index:
     return Index(axis, order.transpose(np.argsort(block.axes)).reshape(shape))
 
 
+class Reference:
+    """What the masked original computes on random inputs, for comparing any number of candidates with it."""
+
+    def __init__(self, coupling: Coupling, keep: Array, *, inputs: int = 3, seed: int = 0) -> None:
+        graph = self._graph = coupling.graph
+        self._run = _runner(graph, frontends.of(graph).instrument(graph, treatment(coupling, keep)))
+        self._feeds = [random_inputs(graph, seed + i) for i in range(inputs)]
+        self._expected = [list(self._run(feed)) for feed in self._feeds]
+        touched = [g for g in coupling.groups if not keep[g.components].all()]
+        self._exact = sum(g.exact for g in touched)
+        self._renormalizing = len(touched) - self._exact
+
+    def compare(self, pruned: Any) -> Proof:
+        """Run a foreign model (`ModelProto`, path or `nn.Module`) on the same inputs; raises what running it raises."""
+        tolerance = _tolerance(self._graph)
+        candidate = _runner(self._graph, pruned)
+        found = [list(candidate(feed)) for feed in self._feeds]
+        worst, detail = _largest_difference(self._expected, found)
+        if tolerance < worst < float("inf"):
+            rounding, _ = _largest_difference(self._expected, self._shaken)
+            if worst <= ROUNDING * rounding:
+                tolerance = ROUNDING * rounding
+                shift = f"rounding its inputs alone changes its outputs by {rounding:.2g}"
+                detail = f"the model is ill-conditioned: {shift}"
+        passed = worst <= tolerance
+        return Proof(passed, worst, tolerance, len(self._feeds), self._exact, self._renormalizing, detail)
+
+    @cached_property
+    def _shaken(self) -> list[list[Array]]:
+        return [list(self._run(_shaken(feed))) for feed in self._feeds]
+
+    def problem(self, pruned: Any) -> str:
+        """What is wrong with a foreign model; empty if nothing is."""
+        try:
+            proof = self.compare(pruned)
+        except Exception as error:
+            return str(error).partition("\n")[0] or type(error).__name__
+        return "" if proof.passed else proof.detail or f"results differ by {proof.max_error:.2g}"
+
+
 def verify(coupling: Coupling, keep: Array, pruned: Any, *, inputs: int = 3, seed: int = 0) -> Proof:
     """Compare a foreign model (`ModelProto`, path or `nn.Module`) with the masked original on random inputs."""
-    graph = coupling.graph
-    reference = _runner(graph, frontends.of(graph).instrument(graph, treatment(coupling, keep)))
-    candidate = _runner(graph, pruned)
-    tolerance = _tolerance(graph)
-    feeds = [random_inputs(graph, seed + i) for i in range(inputs)]
-    expected = [list(reference(feed)) for feed in feeds]
-    found = [list(candidate(feed)) for feed in feeds]
-    worst, detail = _largest_difference(expected, found)
-    if tolerance < worst < float("inf"):
-        shaken = [list(reference(_shaken(feed))) for feed in feeds]
-        rounding, _ = _largest_difference(expected, shaken)
-        if worst <= ROUNDING * rounding:
-            tolerance = ROUNDING * rounding
-            detail = f"the model is ill-conditioned: rounding its inputs alone changes its outputs by {rounding:.2g}"
-    touched = [g for g in coupling.groups if not keep[g.components].all()]
-    exact = sum(g.exact for g in touched)
-    return Proof(worst <= tolerance, worst, tolerance, inputs, exact, len(touched) - exact, detail)
+    return Reference(coupling, keep, inputs=inputs, seed=seed).compare(pruned)
 
 
 @contextmanager

@@ -108,13 +108,15 @@ def parse_pipeline(text: str) -> list[Pass]:
             rest = text[position:].strip()
             what = f"'{rest}'" if rest else "nothing"
             raise InputError(f"pipeline '{text}': expected the name of a pass at position {position}, found {what}")
-        found.append(_make(step[1], step[2] or ""))
         position = step.end()
-        if position == len(text):
-            return found
-        if text[position] != ",":
+        if text[position : position + 1] == "{":
+            raise InputError(f"pipeline '{text}': the '{{' after '{step[1]}' is not closed")
+        if position < len(text) and text[position] != ",":
             rest = text[position:]
             raise InputError(f"pipeline '{text}': expected ',' after '{step[0].strip()}', found '{rest}'")
+        found.append(_make(step[1], step[2] or ""))
+        if position == len(text):
+            return found
         position += 1
 
 
@@ -145,7 +147,8 @@ def _options(name: str, text: str) -> list[tuple[str, str]]:
     while text[position:].strip():
         option = _OPTION.match(text, position)
         if option is None:
-            raise InputError(f"pass '{name}': expected option=value, found '{text[position:].strip()}'")
+            rest = text[position:].strip()
+            raise InputError(f"pass '{name}': expected option=value (options are separated by spaces), found '{rest}'")
         found.append((option[1], re.sub("[\"']", "", option[2])))
         position = option.end()
     return found

@@ -134,12 +134,14 @@ class Coupling:
         return (nodes[at].name if at < len(nodes) else ""), why
 
     def unknown(self) -> list[Unknown]:
-        """Operators without a rule, most frequent first."""
+        """Operators without a rule, or with one that needs a shape nobody knows; most frequent first."""
         found: dict[str, tuple[int, str]] = {}
         for node in self.graph.all_nodes:
             if not known(node.kind):
-                count, first = found.get(node.op, (0, node.name))
-                found[node.op] = (count + 1, first)
+                shapeless = any(v is not None and v.shape is None for v in (*node.inputs, *node.outputs))
+                op = f"{node.op} of unknown shape" if shapeless else node.op
+                count, first = found.get(op, (0, node.name))
+                found[op] = (count + 1, first)
         rows = [Unknown(op, count, first) for op, (count, first) in found.items()]
         return sorted(rows, key=lambda row: -row.count)
 

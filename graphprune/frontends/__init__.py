@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -54,9 +55,12 @@ def _with_training(graph: Graph) -> Graph:
     return graph
 
 
-def emit(graph: Graph) -> Any:
-    """The foreign model: an `onnx.ModelProto`, or the torch frontend's `Emitted`."""
-    return of(graph).emit(graph)
+def emit(graph: Graph, trial: Callable[[Any], str] | None = None) -> Any:
+    """The foreign model: an `onnx.ModelProto`, or the torch frontend's `Emitted`.
+
+    `trial` says what is wrong with a module, where the torch frontend has several to choose from.
+    """
+    return of(graph).emit(graph) if graph.frontend == "onnx" else of(graph).emit(graph, trial=trial)
 
 
 def save(graph: Graph, path: str | Path, emitted: Any = None) -> None:

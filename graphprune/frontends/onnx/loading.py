@@ -19,6 +19,9 @@ from .reading import check_model, check_structure, external_tensors, read_model
 from .registry import FILL, Lowered, View, lower
 from .tensors import external_file, external_reader, inline_array, is_external, is_float, numpy_dtype
 
+#: Where a batch norm reads its mean and variance.
+_STATISTICS = (3, 4)
+
 
 def load(path: str | Path, input_shapes: InputShapes | None = None) -> Graph:
     """Read an ONNX file. `input_shapes` binds dynamic inputs to representative sizes. Raises InputError."""
@@ -123,6 +126,7 @@ class _Loader:
         self.values.update({v.name: v for v in inputs})
         nodes = [node for index, proto in enumerate(protos) for node in self._node(proto, index)]
         nodes = _read_ones(nodes, self.outputs)
+        _set_statistics_apart(nodes)
         outputs = [self._read(o.name, "the graph's outputs") for o in graph.output]
         made = Graph(graph.name, nodes, inputs, outputs, "onnx", self.origin)
         self.origin.remember(made.copy())
@@ -257,6 +261,18 @@ def _read_ones(nodes: list[Node], outputs: set[str]) -> list[Node]:
             read.update(node.source.proto.input)
             read.update(node.source.captured)
     return kept[::-1]
+
+
+def _set_statistics_apart(nodes: list[Node]) -> None:
+    """Running statistics count as parameters as little as they do in PyTorch, unless something else reads them too."""
+    roles: dict[Value, set[bool]] = {}
+    for node in nodes:
+        for slot, value in enumerate(node.inputs):
+            if value is not None and value.weight is not None:
+                roles.setdefault(value, set()).add(node.kind == "batch_norm" and slot in _STATISTICS)
+    for value, found in roles.items():
+        if value.weight is not None and found == {True}:
+            value.weight.trainable = False
 
 
 def _last_output(proto: NodeProto) -> int:

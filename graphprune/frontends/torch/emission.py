@@ -22,6 +22,9 @@ from .tracing import first_line, split_inputs
 # Largest difference, relative to the largest magnitude, at which two runs of the same operators agree.
 _TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1}
 
+#: Says what is wrong with a module; nothing if it will do.
+Trial = Callable[[nn.Module], str]
+
 
 @dataclass(frozen=True)
 class Emitted:
@@ -39,12 +42,12 @@ class Emitted:
     dynamic: bool = True
 
 
-def emit(graph: Graph, *, own_class: bool = True) -> Emitted:
+def emit(graph: Graph, *, own_class: bool = True, trial: Trial | None = None) -> Emitted:
     """Write a graph back as a module, in eval mode.
 
-    The own class is chosen by running it beside the graph on random inputs (on the example as well where size
-    attributes had to be adapted). It is out of the question where a pass has taken a tensor out of the graph (a folded
-    batch norm) that the class would go on reading.
+    The own class is taken where `trial` finds nothing wrong with it: first as rebuilt, then with size attributes
+    adapted. Without one, it is run beside the graph on the example and on random inputs. It is out of the question
+    where a pass has taken a tensor out of the graph (a folded batch norm) that the class would go on reading.
     """
     origin = origin_of(graph)
     example = _call((origin.args, origin.kwargs))
@@ -56,15 +59,15 @@ def emit(graph: Graph, *, own_class: bool = True) -> Emitted:
     if left:
         reason = f"{type(origin.module).__name__} reads {left[0]}, which the rewritten graph does without"
         return _as_graph(graph, reason, example)
-    reference, random = instrument(graph, Treatment()), random_inputs(graph, 1)
     try:
         module = rebuild(graph)
     except Exception as error:
         return _as_graph(graph, f"the module cannot be copied: {first_line(error)}", example)
-    problem = _Trial(reference, [random])(module)
+    trial = trial or _Beside(instrument(graph, Treatment()), [random_inputs(graph, 1), example])
+    problem = trial(module)
     if not problem:
         return Emitted(module, "module", "", example)
-    adapted = _adapt(module, settings(module, size_changes(graph)), _Trial(reference, [example, random]))
+    adapted = _adapt(module, settings(module, size_changes(graph)), trial)
     if adapted is not None:
         return Emitted(module, "module", f"adapted {adapted}", example)
     reason = f"{type(origin.module).__name__} as it stands does not do: {problem}"
@@ -107,8 +110,8 @@ def _call(given: tuple[Any, Any]) -> Any:
     return kwargs if kwargs and not args else args
 
 
-class _Trial:
-    """Compares modules with the reference; the answer is what is wrong, or nothing."""
+class _Beside:
+    """Runs modules beside a reference; the answer is what is wrong, or nothing."""
 
     def __init__(self, reference: nn.Module, inputs: list[Any]) -> None:
         self._inputs = inputs
@@ -142,7 +145,7 @@ def difference(got: list[np.ndarray], expected: list[np.ndarray]) -> str:
     return ""
 
 
-def _adapt(module: nn.Module, found: list[Setting], trial: Callable[[nn.Module], str]) -> str | None:
+def _adapt(module: nn.Module, found: list[Setting], trial: Trial) -> str | None:
     """Try size attributes at their new values: all, then those with several candidates one by one."""
     if not found:
         return None
