@@ -188,7 +188,7 @@ def missed(case: str, result: dict[str, Any]) -> bool:
 
 def main() -> None:
     """All tools over the chosen models; two at a time unless told otherwise."""
-    made = common.parser("reach", "Which of torchvision's models can be halved.")
+    made = common.parser("reach", "Which of torchvision's models can be halved.", limit=900)
     made.set_defaults(jobs=2, memory_gb=11)
     made.add_argument("--tools", default="*", help="comma-separated globs of the tools to run")
     options = made.parse_args()
