@@ -27,7 +27,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("graphprune", "torch", "torchvision", "onnx", "onnxruntime", "torch-pruning", "onnxsim", "numpy", "scipy")
+PACKAGES = (
+    *("graphprune", "torch", "torchvision", "timm", "transformers", "onnx", "onnxruntime", "onnxscript"),
+    *("torch-pruning", "onnxsim", "numpy", "scipy"),
+)
 _MARK = "@@tell "
 
 
@@ -92,13 +95,20 @@ def load_results(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def run_cases(options: argparse.Namespace, cases: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Run every case that has no result yet, each in a process of its own; return all results by key."""
+def run_cases(
+    options: argparse.Namespace,
+    cases: Sequence[str],
+    failed: Callable[[dict[str, Any]], bool] = lambda record: "error" in record,
+) -> dict[str, dict[str, Any]]:
+    """Run every case that has no result yet, each in a process of its own; return all results by key.
+
+    `--retry` also runs those again whose result has `failed`.
+    """
     if options.fresh:
         options.results.unlink(missing_ok=True)
     options.results.parent.mkdir(parents=True, exist_ok=True)
     known = load_results(options.results)
-    todo = [case for case in cases if case not in known or (options.retry and "error" in known[case])]
+    todo = [case for case in cases if case not in known or (options.retry and failed(known[case]))]
 
     def one(case: str) -> None:
         record = _run_case(options, case)

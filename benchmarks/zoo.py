@@ -9,9 +9,12 @@ import sys
 import warnings
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from benchmarks.random_weights import awaken, tensors
 
 _OPERATORS = (
     "nms", "qnms", "roi_align", "_roi_align_backward", "roi_pool", "_roi_pool_backward", "ps_roi_align",
@@ -66,31 +69,8 @@ def build(name: str, *, auxiliary: bool = False) -> nn.Module:
     options = {"aux_logits": auxiliary, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     weights = {"weights_backbone": None} if name in models.list_models(module=models.segmentation) else {}
     model: nn.Module = models.get_model(name, weights=None, **weights, **options)
-    awaken(model, name)
+    awaken(model, example(name, 1), example(name, 2))
     return model.eval()
-
-
-def awaken(model: nn.Module, name: str) -> None:
-    """Make the output depend on the input, where torchvision's initial weights do not.
-
-    They let signals fade in some models (ShuffleNet, segmentation heads) and zero the head of others (ViT); comparing
-    outputs would prove nothing there.
-    """
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.Linear) and not module.weight.any():
-                nn.init.normal_(module.weight, std=0.02)
-        first, second = (leaf(model.eval()(example(name, seed))) for seed in (1, 2))
-        if (first - second).std() > 1e-3 * first.std():
-            return
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-
-
-def leaf(output: object) -> Tensor:
-    """The first tensor of a model's output."""
-    return output if isinstance(output, Tensor) else leaf(next(iter(output.values())))  # type: ignore[attr-defined]
 
 
 def side(name: str) -> int:
@@ -106,25 +86,34 @@ def example(name: str, seed: int = 1) -> Tensor:
 def exported(name: str, folder: Path) -> Path:
     """The model as an ONNX file (dynamo exporter, opset 18), exported on first use."""
     path = folder / f"{name}.onnx"
-    if path.exists():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    model = build(name)
-    large = sum(p.numel() * p.element_size() for p in model.parameters()) > 1.9e9  # beyond what protobuf can hold
-    partial = path if large else folder / f"{name}.{os.getpid()}.partial"
-    torch.onnx.export(
-        model, (example(name),), partial, dynamo=True, opset_version=18, external_data=large, verbose=False
-    )  # fmt: skip
-    partial.replace(path)
+    if not path.exists():
+        export(build(name), example(name), path)
     return path
+
+
+def export(model: nn.Module, inputs: Any, path: Path) -> None:
+    """Write a module as an ONNX file, whole or not at all; inputs as `graphprune.capture` takes them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    large = sum(p.numel() * p.element_size() for p in model.parameters()) > 1.9e9  # beyond what protobuf can hold
+    partial = path if large else path.with_name(f"{path.stem}.{os.getpid()}.partial")
+    keywords = inputs if isinstance(inputs, dict) else None
+    positional = () if keywords else inputs if isinstance(inputs, tuple) else (inputs,)
+    torch.onnx.export(
+        model,
+        positional,
+        partial,
+        kwargs=keywords,
+        dynamo=True,
+        opset_version=18,
+        external_data=large,
+        verbose=False,
+    )
+    partial.replace(path)
 
 
 def shapes(output: object) -> list[tuple[int, ...]]:
     """Shapes of all tensors in a model's output."""
-    if isinstance(output, Tensor):
-        return [tuple(output.shape)]
-    parts = output.values() if isinstance(output, dict) else output
-    return [shape for part in parts for shape in shapes(part)]  # type: ignore[attr-defined]
+    return [tuple(tensor.shape) for tensor in tensors(output)]
 
 
 def parameters(model: nn.Module) -> int:

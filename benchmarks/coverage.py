@@ -1,0 +1,170 @@
+"""Which models of whole libraries come out half as wide, smaller, valid and verified; and what stopped the others.
+
+    python -m benchmarks.coverage [--suite timm,transformers] [--routes torch,onnx] [--models 'res*'] [--limit-s 600]
+
+Every model of a suite (`benchmarks/suites/`) is pruned with `channels=0.5` in a process of its own, from the module and
+from its ONNX export (`torch.onnx.export`, dynamo). Results are kept per suite in `.cache/bench/coverage-SUITE.jsonl`;
+whoever ran last writes them to `docs/measurements/coverage-SUITE.json`, and the page from all such files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks import common, coverage_page, suites, zoo
+from benchmarks.random_weights import call
+
+ROUTES = ("torch", "onnx")
+
+
+def run(case: str, cache: Path) -> None:
+    """One route of one model: `suite/route/model`; the route `export` writes the file that `onnx` reads."""
+    suite, route, name = case.split("/", 2)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    zoo.torchvision()
+    source = cache / suite / f"{name}.onnx"
+    if route == "onnx":
+        onnx_route(source)
+        return
+    common.tell(step="building the model")
+    module, inputs = suites.suite(suite).build(name)
+    if route == "export":
+        common.tell(step="exporting", parameters=zoo.parameters(module))
+        zoo.export(module, inputs, source)
+    else:
+        torch_route(module, inputs)
+
+
+def torch_route(module: nn.Module, inputs: Any) -> None:
+    """Module in, module out."""
+    import graphprune as gp
+
+    graph = timed("capture", lambda: gp.capture(module, inputs))
+    result = compile_graph(graph)
+    common.tell(valid=zoo.shapes(call(result.model.eval(), inputs)) == zoo.shapes(call(module, inputs)))
+
+
+def onnx_route(source: Path) -> None:
+    """File in, file out."""
+    import onnx
+
+    import graphprune as gp
+    from graphprune.proof import random_inputs
+    from graphprune.runtimes import get
+
+    graph = timed("capture", lambda: gp.load(source))
+    result = compile_graph(graph)
+    common.tell(step="checking the file")
+    feed, runtime = random_inputs(graph, 0), get("onnxruntime")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "pruned.onnx")
+        result.save(path)
+        onnx.checker.check_model(path, full_check=True)
+        made, original = (runtime.compile(model).run(feed) for model in (path, source))
+    common.tell(valid=[a.shape for a in made] == [a.shape for a in original])
+
+
+def timed(step: str, action: Callable[[], Any]) -> Any:
+    """Do it; tell its name before and its seconds after."""
+    common.tell(step=step)
+    seconds, made = common.clock(action)
+    common.tell(**{f"{step}_s": round(seconds, 2)})
+    return made
+
+
+def compile_graph(graph: Any) -> Any:
+    """Prune a graph as a user would, and tell what came out."""
+    unknown = Counter(node.op or node.kind for node in graph.nodes if node.kind == "unknown")
+    common.tell(nodes=len(graph.nodes), unknown=dict(unknown), parameters=graph.parameter_count())
+    result = prove(graph)
+    report = result.report
+    seconds = {stage: taken for stage, taken in report.seconds.items() if stage != "verifying"}
+    touched = [row for row in report.groups if row.kept < row.size]
+    common.tell(
+        ratio=round(report.after.parameters / report.before.parameters, 4),
+        macs=round(report.after.macs / max(1, report.before.macs), 4),
+        exact=sum(row.exact for row in touched),
+        renormalising=sum(not row.exact for row in touched),
+        form=report.output_form,
+        form_reason=" ".join(report.output_reason.split())[:200],
+        compile_s=round(sum(seconds.values()), 2),
+        verify_s=round(report.seconds.get("verifying", 0.0), 2),
+        stops=stops(graph, report.frozen),
+    )
+    return result
+
+
+def prove(graph: Any) -> Any:
+    """The proven result; where the proof fails it tells so, and the result comes without."""
+    import graphprune as gp
+
+    def step(stage: str) -> None:
+        common.tell(step=stage)
+
+    try:
+        result = gp.prune(graph, target=gp.channels(0.5), progress=step)
+    except gp.VerificationError as error:
+        common.tell(verified=False, note=" ".join(str(error).split())[:300])
+        return gp.prune(graph, target=gp.channels(0.5), verify=False, progress=step)
+    proof = result.report.proof
+    common.tell(verified=True, max_error=float(proof.max_error), note=proof.detail)
+    return result
+
+
+def stops(graph: Any, frozen: list[Any], most: int = 3) -> list[str]:
+    """What froze most parameters: the node, the reason, and their share of the model."""
+    weights, total = graph.weights(), max(1, graph.parameter_count())
+    kinds = {node.name: node.op or node.kind for node in graph.all_nodes}
+    found: Counter[str] = Counter()
+    for row in frozen:
+        shape = weights[row.weight].sizes
+        where = f"{kinds[row.node]} `{row.node}`: " if row.node in kinds else ""
+        found[f"{where}{row.reason}"] += weights[row.weight].weight.size // shape[row.axis] * row.indices
+    return [f"{why} ({count / total:.0%})" for why, count in found.most_common(most)]
+
+
+def run_suite(options: argparse.Namespace, suite: str, routes: list[str]) -> None:
+    """Every chosen model and route of a suite that has no result yet; then write what is known of the suite."""
+    options.results = common.ROOT / ".cache" / "bench" / f"coverage-{suite}.jsonl"
+    if options.fresh:
+        options.results.unlink(missing_ok=True)
+    options.fresh = False
+    every = suites.suite(suite).names()
+    names = common.chosen(every, options.models)
+    if "torch" in routes:
+        common.run_cases(options, [f"{suite}/torch/{name}" for name in names], coverage_page.fell_short)
+    if "onnx" in routes:
+        exports = common.run_cases(options, [f"{suite}/export/{name}" for name in names])
+        exported = [case.replace("/export/", "/onnx/") for case, found in exports.items() if "error" not in found]
+        common.run_cases(options, exported, coverage_page.fell_short)
+    known = common.load_results(options.results)
+    wanted = [f"{suite}/{route}/{name}" for name in every for route in (*ROUTES, "export")]
+    coverage_page.record(suite, [known[case] for case in wanted if case in known])
+
+
+def main() -> None:
+    """All suites that were asked for, then the page from everything recorded."""
+    made = common.parser("coverage", "Which models of whole libraries can be halved, and what stops the others.", 600)
+    made.set_defaults(memory_gb=11, out=common.ROOT / "docs" / "coverage.md")
+    made.add_argument("--suite", default=",".join(suites.suites()), help="comma-separated suites; empty: only the page")
+    made.add_argument("--routes", default=",".join(ROUTES), help="comma-separated: torch, onnx")
+    options = made.parse_args()
+    if options.case:
+        common.child(options, lambda case: run(case, options.cache))
+        return
+    for suite in filter(None, options.suite.split(",")):
+        run_suite(argparse.Namespace(**vars(options)), suite, options.routes.split(","))
+    coverage_page.publish(options.out)
+
+
+if __name__ == "__main__":
+    main()
