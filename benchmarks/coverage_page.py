@@ -13,12 +13,13 @@ FOLDER = common.ROOT / "docs" / "measurements"
 ROUTES = {"torch": "PyTorch", "onnx": "ONNX"}
 GOAL = 0.5
 NOTE = f"""One model a row, pruned with `channels=0.5` (L2), random weights, each route in a process of its own with
-limits on time and memory. *Tried*: ONNX files exist of what `torch.onnx.export` (dynamo) exports. *Valid*: the result runs
-with outputs of the original's shapes (ONNX: and passes the checker with full shape inference). *Verified*: it agrees with
-the masked original on random inputs. *<= {GOAL}*: verified, with at most {GOAL} of the parameters left. *Kept*:
-parameters left. *Exact / renorm.*: groups that lost something exactly, or with a statistic taken anew over what is
-left. *Unknown*: operators without a rule, which freeze what they touch. *Seconds*: from the model in to the model out
-(capture or load, couple, plan, rewrite, emit), then to verify; other work ran beside."""
+limits on time and memory. *Tried*: ONNX files exist of what `torch.onnx.export` (dynamo) exports.
+*Valid*: the result runs with outputs of the original's shapes (ONNX: and passes the checker with full shape inference).
+*Verified*: it agrees with the masked original on random inputs. *<= {GOAL}*: verified, with at most {GOAL} of the
+parameters left. *Kept*: parameters left. *Exact / renorm.*: groups that lost something exactly, or with a statistic
+taken anew over what is left. *Unknown*: operators without a rule, which freeze what they touch. *Seconds*: from the
+model in to the model out (capture or load, couple, plan, rewrite, emit), then to verify; other work ran beside."""
+
 
 Record = dict[str, Any]
 
