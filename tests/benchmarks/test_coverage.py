@@ -1,0 +1,81 @@
+"""The coverage harness: what it says of a result, and the random weights that let a proof see something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import graphprune as gp
+from benchmarks import coverage, coverage_page, random_weights, suites
+
+GOOD = {"case": "zoo/torch/a", "commit": "x", "valid": True, "verified": True, "ratio": 0.4, "parameters": 10_000_000}
+LARGE = GOOD | {"case": "zoo/torch/b", "ratio": 0.7, "stops": ["aten.sort `sort`: mixes (60%)"]}
+WRONG = GOOD | {"case": "zoo/onnx/a", "verified": False, "note": "differs by 3"}
+BROKEN = {"case": "zoo/onnx/b", "commit": "x", "error": "stopped after 600 s", "step": "planning"}
+REFUSED = {"case": "zoo/export/c", "commit": "x", "error": "RuntimeError: no"}
+
+
+def test_what_falls_short() -> None:
+    assert [coverage_page.fell_short(r) for r in (GOOD, LARGE, WRONG, BROKEN)] == [False, True, True, True]
+
+
+def test_the_page_counts_results_and_says_what_stopped_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coverage_page, "FOLDER", tmp_path)
+    coverage_page.record("zoo", [GOOD, LARGE, WRONG, BROKEN, REFUSED])
+    coverage_page.publish(tmp_path / "coverage.md")
+    page = (tmp_path / "coverage.md").read_text()
+    assert "| zoo | PyTorch | 2 | 2 | 2 | 1 | - |" in page
+    assert "| zoo | ONNX | 2 | 1 | 0 | 0 | 1 |" in page
+    assert "| b | PyTorch | 0.700 | aten.sort `sort`: mixes (60%) |" in page
+    assert "| a | ONNX | 0.400 | not verified: differs by 3 |" in page
+    assert "planning: stopped after 600 s" in page
+    assert "| c | RuntimeError: no |" in page
+
+
+def test_what_froze_most_parameters_comes_first() -> None:
+    class Sorted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 64), nn.Linear(64, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made: torch.Tensor = self.last(self.first(x).sort(-1).values)
+            return made
+
+    graph = gp.capture(Sorted(), torch.randn(3, 8))
+    first = coverage.stops(graph, gp.inspect(graph).frozen)[0]
+    assert "sort" in first and "mixes this axis" in first
+
+
+def test_constant_vectors_get_entries_that_differ() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    model.register_parameter("gamma", nn.Parameter(torch.full((4,), 1e-6)))
+    model[0].bias.data.zero_()
+    random_weights.vary(model)
+    for tensor in (*model.parameters(), model[1].running_mean, model[1].running_var):
+        assert tensor.std() > 0
+    assert model.gamma.min() >= 0.5
+
+
+def test_a_zero_head_is_awakened() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    nn.init.zeros_(model[1].weight)
+    random_weights.awaken(model, torch.randn(2, 4), torch.randn(2, 4))
+    assert model[1].weight.any()
+
+
+def test_tensors_of_nested_outputs() -> None:
+    one, two = torch.zeros(1), torch.zeros(2)
+    found = random_weights.tensors({"a": one, "b": [two, (one, None, 3)]})
+    assert [tuple(t.shape) for t in found] == [(1,), (2,), (1,)]
+
+
+@pytest.mark.parametrize("name", suites.suites())
+def test_a_suite_names_each_model_once(name: str) -> None:
+    names = suites.suite(name).names()
+    assert len(names) == len(set(names)) > 0
