@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree
 
 #: What training starts small so that a branch begins as nearly nothing: layer scales, the last norm of a branch.
 TINY = 1e-2
@@ -21,10 +20,11 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 def tensors(output: Any) -> list[Tensor]:
-    """All tensors in a model's output."""
-    leaves = list(output.values()) if isinstance(output, dict) else _pytree.tree_leaves(output)
-    nested = [leaf if isinstance(leaf, Tensor) else tensors(leaf) for leaf in leaves if leaf is not output]
-    return [tensor for part in nested for tensor in ([part] if isinstance(part, Tensor) else part)]
+    """All tensors in a model's output, in order."""
+    if isinstance(output, Tensor):
+        return [output]
+    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
+    return [tensor for part in parts for tensor in tensors(part)]
 
 
 def awaken(model: nn.Module, first: Any, second: Any) -> None:
