@@ -170,7 +170,7 @@ def _selected(coupling: Coupling, options: Options) -> list[bool]:
 
 
 def _exists(coupling: Coupling, glob: str) -> bool:
-    known = [*coupling.graph.weights(), *(node.name for node in coupling.graph.nodes)]
+    known = [*coupling.graph.weights(), *(node.name for node in coupling.graph.flat_nodes)]
     return any(fnmatchcase(name, glob) for name in known)
 
 

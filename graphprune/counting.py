@@ -22,7 +22,7 @@ def macs(graph: Graph) -> int:
     convolutions, matrix products, attention, recurrent layers.
     """
     total = 0.0
-    for node in graph.nodes:
+    for node in graph.flat_nodes:
         rule = lookup(node.kind).cost
         if rule is not None and all(v is None or v.shape is not None for v in (*node.inputs, *node.outputs)):
             for cost in rule(node):
@@ -37,6 +37,7 @@ class Counter:
         self._coupling = coupling
         self._rows: dict[int, int] = {}
         self._arrays: list[Array] = []
+        self._uses = {(use.value, use.node): use.blocks for use in reversed(coupling.uses)}
         self._parameters, self._macs = _Terms(self._parameter_terms()), _Terms(self._cost_terms())
         lengths = [a.size for a in self._arrays]
         labels = np.concatenate([a.reshape(-1) for a in self._arrays]) if self._arrays else np.zeros(0, np.int64)
@@ -79,7 +80,7 @@ class Counter:
 
     def _cost_terms(self) -> list[_Term]:
         terms = []
-        for node in self._coupling.graph.nodes:
+        for node in self._coupling.graph.flat_nodes:
             rule = lookup(node.kind).cost
             if rule is None or any(v is not None and v.shape is None for v in (*node.inputs, *node.outputs)):
                 continue
@@ -88,7 +89,7 @@ class Counter:
 
     def _blocks(self, value: Value, node: Node) -> tuple[Block, ...]:
         if value.weight is not None:
-            return next((u.blocks for u in self._coupling.uses if u.value is value and u.node is node), ())
+            return self._uses.get((value, node), ())
         return self._coupling.blocks.get(value, ())
 
     def _cost_term(self, node: Node, cost: Cost) -> _Term:

@@ -6,7 +6,7 @@ what a frontend needs to write a node back hides in `Node.source` and `Graph.ori
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -91,6 +91,9 @@ class Node:
     `kind` names an entry of the operator table, `attrs` are normalised as that entry's docstring says. `op` is the
     operator's name in the model's own framework (for reports). A pass that alters `attrs` goes through `change`, so
     that the frontend writes back what changed and leaves everything else as the user wrote it.
+
+    `bodies` are the subgraphs of control flow. They read values of the graphs around them directly; such values are
+    not among `inputs`.
     """
 
     kind: str
@@ -101,11 +104,25 @@ class Node:
     op: str = ""
     source: Any = None
     changed: bool = False
+    bodies: list[Graph] = field(default_factory=list)
 
     def change(self, **attrs: Any) -> None:
         """Set attributes and mark the node for writing back."""
         self.attrs.update(attrs)
         self.changed = True
+
+    def reads(self) -> list[Value]:
+        """The values it reads: its inputs, and what its bodies read from the graphs around them."""
+        own = [value for value in self.inputs if value is not None]
+        return [*own, *(value for body in self.bodies for value in body.captured())] if self.bodies else own
+
+    def substitute(self, same: Mapping[Value, Value]) -> None:
+        """Read other values in place of these, in its bodies as well."""
+        self.inputs = [None if value is None else same.get(value, value) for value in self.inputs]
+        for body in self.bodies:
+            for node in body.nodes:
+                node.substitute(same)
+            body.outputs = [same.get(value, value) for value in body.outputs]
 
     def __repr__(self) -> str:
         args = ", ".join("-" if v is None else repr(v) for v in self.inputs)
@@ -130,9 +147,27 @@ class Graph:
     training: Graph | None = None
 
     @property
+    def flat_nodes(self) -> list[Node]:
+        """The nodes, each after those of its bodies."""
+        found: list[Node] = []
+        for node in self.nodes:
+            for body in node.bodies:
+                found += body.flat_nodes
+            found.append(node)
+        return found
+
+    @property
     def all_nodes(self) -> list[Node]:
-        """The nodes, and those of `training` after them."""
-        return self.nodes if self.training is None else [*self.nodes, *self.training.nodes]
+        """The nodes with those of their bodies, and those of `training` after them."""
+        return self.flat_nodes if self.training is None else [*self.flat_nodes, *self.training.flat_nodes]
+
+    def captured(self) -> list[Value]:
+        """The values that a body reads from the graphs around it, weights included."""
+        made, found = set(self.inputs), []
+        for node in self.nodes:
+            found += [value for value in node.reads() if value not in made]
+            made.update(node.outputs)
+        return [*found, *(value for value in self.outputs if value not in made)]
 
     def weights(self) -> dict[str, Value]:
         """Every constant that a node or an output uses, by name, in order of first use."""
@@ -147,23 +182,24 @@ class Graph:
         return found
 
     def values(self) -> Iterator[Value]:
-        """Every value once: inputs, weights, then node outputs."""
+        """Every value once: inputs, weights, then node outputs and what enters bodies."""
         yield from self.inputs
         yield from self.weights().values()
-        for node in self.nodes:
+        for node in self.flat_nodes:
             yield from node.outputs
+            for body in node.bodies:
+                yield from body.inputs
 
     def producers(self) -> dict[Value, Node]:
         """The node that makes each computed value."""
         return {value: node for node in self.nodes for value in node.outputs}
 
     def consumers(self) -> dict[Value, list[Node]]:
-        """The nodes that read each value, in order; a node reading it twice is listed twice."""
+        """The nodes that read each value (themselves or in a body), in order, once for each time they do."""
         users: dict[Value, list[Node]] = {}
         for node in self.nodes:
-            for value in node.inputs:
-                if value is not None:
-                    users.setdefault(value, []).append(node)
+            for value in node.reads():
+                users.setdefault(value, []).append(node)
         return users
 
     def parameter_count(self) -> int:
@@ -190,6 +226,7 @@ class Graph:
                 n.op,
                 n.source,
                 n.changed,
+                [body._copy(twin) for body in n.bodies],
             )
             for n in self.nodes
         ]
@@ -202,15 +239,26 @@ class Graph:
         """Raise if a name is used twice or a value is read before it is made."""
         made = {*self.inputs, *self.weights().values()}
         names = {value.name for value in made}
+        self._check_nodes(made, names)
+
+    def _check_nodes(self, made: set[Value], names: set[str]) -> None:
         for node in self.nodes:
             for value in node.inputs:
                 if value is not None and value not in made:
                     raise GraphPruneError(f"node '{node.name}' reads '{value.name}', which nothing before it makes")
-            for value in node.outputs:
-                if value.name in names:
-                    raise GraphPruneError(f"two values are named '{value.name}' (the second is made by '{node.name}')")
-                names.add(value.name)
-                made.add(value)
+            for body in node.bodies:
+                _enter(body.inputs, node, made, names)
+                body._check_nodes(made, names)
+                made.difference_update(body.inputs, *(inner.outputs for inner in body.nodes))
+            _enter(node.outputs, node, made, names)
         for value in self.outputs:
             if value not in made:
                 raise GraphPruneError(f"the output '{value.name}' is made by no node")
+
+
+def _enter(values: list[Value], maker: Node, made: set[Value], names: set[str]) -> None:
+    for value in values:
+        if value.name in names:
+            raise GraphPruneError(f"two values are named '{value.name}' (the second is made by '{maker.name}')")
+        names.add(value.name)
+        made.add(value)

@@ -58,7 +58,7 @@ def treatment(coupling: Coupling, keep: Array) -> Treatment:
     """Masks for every computed value that lost indices, and compactions for nodes that take statistics over them."""
     alive = keep[coupling.component]
     found = Treatment()
-    for node in coupling.graph.nodes:
+    for node in coupling.graph.flat_nodes:
         source = node.inputs[0] if node.inputs else None
         constant = [source] if source is not None and source.weight is not None and source.weight.tied else []
         for value in (*constant, *node.outputs):
@@ -292,7 +292,7 @@ def _random_array(graph: Graph, value: Value, generator: np.random.Generator) ->
 def index_bound(graph: Graph, value: Value) -> int:
     """How large an integer input may be: the smallest table that it, unchanged in value, looks into; 2 if none."""
     same, bounds = {value}, []
-    for node in graph.nodes:
+    for node in graph.flat_nodes:
         if node.kind == "gather" and len(node.inputs) > 1 and node.inputs[1] in same and node.inputs[0] is not None:
             bounds.append(node.inputs[0].sizes[node.attrs["axis"]])
         elif (

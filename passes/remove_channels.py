@@ -83,9 +83,15 @@ def _sliced(
 
 def _resize(before: Graph, after: Graph, survivors: Survivors) -> None:
     for old, new in zip(before.all_nodes, after.all_nodes, strict=True):
-        for was, now in zip(old.outputs, new.outputs, strict=True):
-            if was.shape is not None:
-                now.shape = survivors.shape(was)
+        _resize_values(old.outputs, new.outputs, survivors)
+        for body, copy in zip(old.bodies, new.bodies, strict=True):
+            _resize_values(body.inputs, copy.inputs, survivors)
+
+
+def _resize_values(before: list[Value], after: list[Value], survivors: Survivors) -> None:
+    for was, now in zip(before, after, strict=True):
+        if was.shape is not None:
+            now.shape = survivors.shape(was)
 
 
 @register

@@ -33,11 +33,11 @@ class RemoveDead(Pass):
 
 
 def _dead(graph: Graph) -> list[Node]:
-    needed: set[Value | None] = set(graph.outputs)
+    needed: set[Value] = set(graph.outputs)
     dead = []
     for node in reversed(graph.nodes):
         if node.kind in _STAY or not needed.isdisjoint(node.outputs):
-            needed.update(node.inputs)
+            needed.update(node.reads())
         else:
             dead.append(node)
     return dead

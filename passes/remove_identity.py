@@ -41,7 +41,7 @@ def _sweep(graph: Graph) -> bool:
     same: dict[Value, Value] = {}
     kept = []
     for node in graph.nodes:
-        node.inputs = [None if v is None else same.get(v, v) for v in node.inputs]
+        node.substitute(same)
         x, y = node.inputs[0] if node.inputs else None, node.outputs[0]
         spare = any(v in read or v in outputs for v in node.outputs[1:])
         pinned = y in outputs and (x not in computed or x in outputs)

@@ -130,23 +130,29 @@ def _tie(labels: Array) -> tuple[Array, Array]:
 
 def _clusters(rows: list[Array], stated: list[Array]) -> tuple[list[Array], list[tuple[Array, Array]]]:
     """Join constraints that share components; split each cluster into cells that lie in one row of each of them."""
-    clusters: list[list[int]] = []
-    owner: dict[int, int] = {}
-    for i, matrix in enumerate(rows):
-        met = sorted({owner[c] for c in np.unique(matrix).tolist() if c in owner})
-        joined = [i, *(j for m in met for j in clusters[m])]
-        for m in met:
-            clusters[m] = []
-        clusters.append(joined)
-        owner.update({c: len(clusters) - 1 for j in joined for c in np.unique(rows[j]).tolist()})
     cells, ties = [], []
-    for cluster in filter(None, clusters):
+    for cluster in _sharing(rows):
         found = _refine([rows[i] for i in cluster])
         if found is None:
             ties += [_tie(stated[i]) for i in cluster]
         else:
             cells.append(found)
     return cells, ties
+
+
+def _sharing(rows: list[Array]) -> list[list[int]]:
+    """The constraints by clusters that share components, directly or through others; the latest first in each."""
+    if not rows:
+        return []
+    place = np.repeat(np.arange(len(rows)), [matrix.size for matrix in rows])
+    _, met = np.unique(np.concatenate([matrix.reshape(-1) for matrix in rows]), return_inverse=True)
+    size = len(rows) + int(met.max()) + 1
+    links = coo_matrix((np.ones(len(place), np.int8), (place, len(rows) + met.reshape(-1))), shape=(size, size))
+    _, cluster = connected_components(links, directed=False)
+    found: dict[int, list[int]] = {}
+    for i in reversed(range(len(rows))):
+        found.setdefault(int(cluster[i]), []).append(i)
+    return list(found.values())[::-1]
 
 
 def _refine(constraints: list[Array]) -> Array | None:

@@ -71,6 +71,7 @@ class Coupling:
         self.count = len(solution.frozen)
         self._cause = solution.cause
         self._causes = causes
+        self._nodes = walk.nodes
         self.groups = _groups(self, solution.cells)
 
     def __iter__(self) -> Iterator[Group]:
@@ -92,7 +93,7 @@ class Coupling:
     def fingerprint(self) -> str:
         """A digest of the operators and weight shapes: equal for two copies of one architecture."""
         graph = self.graph
-        lines = [f"{n.kind} {n.op} {[None if v is None else v.shape for v in n.inputs]}" for n in graph.nodes]
+        lines = [f"{n.kind} {n.op} {[None if v is None else v.shape for v in n.inputs]}" for n in graph.flat_nodes]
         lines += [f"{name} {value.shape} {value.dtype}" for name, value in graph.weights().items()]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
@@ -130,8 +131,7 @@ class Coupling:
         if self._cause[component] < 0:
             return "", "it is tied to an index that must stay"
         at, why = self._causes[self._cause[component]]
-        nodes = self.graph.all_nodes
-        return (nodes[at].name if at < len(nodes) else ""), why
+        return (self._nodes[at].name if at < len(self._nodes) else ""), why
 
     def unknown(self) -> list[Unknown]:
         """Operators without a rule, or with one that needs a shape nobody knows; most frequent first."""

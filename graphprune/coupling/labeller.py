@@ -39,6 +39,8 @@ class Walk:
 
     def __init__(self, graph: Graph, *, grouped: str = "within", flipped: frozenset[str] = frozenset()) -> None:
         self.nodes = graph.all_nodes
+        self._place = {node: at for at, node in enumerate(self.nodes)}
+        self._top = [*graph.nodes, *(graph.training.nodes if graph.training is not None else [])]
         self.inputs = {*graph.inputs, *(graph.training.inputs if graph.training is not None else [])}
         self.outputs = [*graph.outputs, *(graph.training.outputs if graph.training is not None else [])]
         self.grouped = grouped
@@ -52,16 +54,30 @@ class Walk:
 
     def run(self) -> None:
         """Apply every node's rule in order, then freeze the model's outputs."""
-        for at, node in enumerate(self.nodes):
-            self._at = at
-            if any(v is not None and v.shape is None for v in (*node.inputs, *node.outputs)):
-                self._freeze_node(node)
-            else:
-                lookup(node.kind).couple(node, self)
+        for node in self._top:
+            self._visit(node)
         self._at = len(self.nodes)
         for output in self.outputs:
             for block in self.blocks(output):
                 self.freeze(block.labels, "it is an output of the model")
+
+    def _visit(self, node: Node) -> None:
+        """State a node's rule; where it has bodies, what enters them first, then theirs."""
+        self._at = self._place[node]
+        rule = lookup(node.kind)
+        if not node.bodies:
+            if any(v is not None and v.shape is None for v in (*node.inputs, *node.outputs)):
+                self._freeze_node(node)
+            else:
+                rule.couple(node, self)
+            return
+        if rule.enter is not None:
+            rule.enter(node, self)
+        for body in node.bodies:
+            for inner in body.nodes:
+                self._visit(inner)
+        self._at = self._place[node]
+        rule.couple(node, self)
 
     def _freeze_node(self, node: Node) -> None:
         for value in node.inputs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import conv, elementwise, index, linear, norm, recurrent, reduce, shape
+from . import control, conv, elementwise, index, linear, norm, recurrent, reduce, shape
 from .base import Block, Columns, Cost, Kept, Labeller, Operator, Statistic, kinds, known, lookup
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Labeller",
     "Operator",
     "Statistic",
+    "control",
     "conv",
     "elementwise",
     "index",

@@ -148,6 +148,7 @@ class Operator:
     axes must be compacted rather than masked. `recurs` says that the node feeds its result back to itself, so that the
     verifier must mask its weights too. `bears` says that the operator's weights make or take channels: a group is named
     after, and its width counted on, such a weight rather than a bias or a table that is merely added.
+    `enter` speaks before the bodies of a control flow node are walked, `couple` after them.
     """
 
     kind: str
@@ -157,6 +158,7 @@ class Operator:
     statistic: StatisticRule | None = None
     recurs: bool = False
     bears: bool = False
+    enter: CoupleRule | None = None
 
 
 _TABLE: dict[str, Operator] = {}
@@ -170,13 +172,14 @@ def operator(
     statistic: StatisticRule | None = None,
     recurs: bool = False,
     bears: bool = False,
+    enter: CoupleRule | None = None,
 ) -> Callable[[CoupleRule], CoupleRule]:
     """Register the decorated coupling rule, with its companions, as the entry of `kind`."""
 
     def register(couple: CoupleRule) -> CoupleRule:
         if kind in _TABLE:
             raise GraphPruneError(f"the operator table has two entries for '{kind}'")
-        _TABLE[kind] = Operator(kind, couple, rewrite, cost, statistic, recurs, bears)
+        _TABLE[kind] = Operator(kind, couple, rewrite, cost, statistic, recurs, bears, enter)
         return couple
 
     return register

@@ -242,24 +242,6 @@ def test_node_names_become_unique() -> None:
     assert [n.name for n in checked(graph).graph.node] == ["", "same", "same_1"]
 
 
-def test_control_flow_is_unknown_and_reads_what_it_captures() -> None:
-    branch = [
-        helper.make_graph([node("Mul", "h w", "t")], "then", [], [helper.make_tensor_value_info("t", 1, (2, 3))]),
-        helper.make_graph([node("Neg", "h", "e")], "else", [], [helper.make_tensor_value_info("e", 1, (2, 3))]),
-    ]
-    nodes = [
-        node("Relu", "x", "h"),
-        node("ReduceSum", "x", "s", keepdims=0),
-        node("Cast", "s", "c", to=TensorProto.BOOL),
-        node("If", "c", "y", then_branch=branch[0], else_branch=branch[1]),
-    ]
-    graph = assert_round_trip(model(nodes, {"x": (2, 3)}, weights={"w": W(2, 3)}))
-    found = only(graph, "unknown")
-    assert found.attrs["subgraph"] is True
-    assert [v.name for v in found.inputs if v] == ["c", "h", "w"]
-    assert found.outputs[0].shape == (2, 3)
-
-
 def test_local_functions_are_inlined() -> None:
     made = model([node("Relu", "x", "h"), node("Neg", "h")], IMAGE)
     function = helper.make_function(

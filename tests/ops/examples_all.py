@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     examples_attention,
+    examples_control,
     examples_conv,
     examples_index,
     examples_linear,
@@ -17,6 +18,7 @@ __all__ = [
     "EXAMPLES",
     "Example",
     "examples_attention",
+    "examples_control",
     "examples_conv",
     "examples_index",
     "examples_linear",

@@ -11,8 +11,10 @@ from ...errors import GraphPruneError
 from ...graph import Graph, Node, Value, Weight
 from . import raise_shape  # noqa: F401  (registers the raisings)
 from .create import create_node
+from .emit_body import resized, write_bodies
+from .order import alive, in_order, reads
 from .origin import Origin, Source, copy_notes
-from .protos import captured, rename_captured, set_attribute, subgraphs
+from .protos import rename_captured, set_attribute, subgraphs
 from .raising import Draft, raise_node
 from .registry import FILL
 from .tensors import to_tensor
@@ -37,8 +39,9 @@ def fill(model: ModelProto, weights: dict[str, Weight]) -> None:
 def build(graph: Graph) -> tuple[ModelProto, dict[str, Weight]]:
     """The model with empty initializers, and the weights that belong into them."""
     writer = Writer(graph)
+    writer.write = lambda node: write_node(node, writer)
     for node in graph.nodes:
-        write_node(node, writer)
+        writer.write(node)
     name_outputs(writer)
     return assemble(writer)
 
@@ -59,6 +62,8 @@ def write_node(node: Node, writer: Writer) -> None:
         for j, name in enumerate(finals):
             proto.output[j] = writer.fresh(f"{name}_whole") if name else ""
     proto.name = writer.node_name(proto.name)
+    if node.bodies:
+        write_bodies(node, proto, writer)
     writer.nodes.append(proto)
     raise_node(Draft(node, proto, source.proto, writer))
     for name, final in zip(proto.output, finals, strict=True):
@@ -118,7 +123,7 @@ def name_outputs(writer: Writer) -> None:
 def assemble(writer: Writer) -> tuple[ModelProto, dict[str, Weight]]:
     """The model around the written nodes: what is needed, sorted, with constants, inputs and outputs."""
     _revive(writer)
-    nodes = _sorted(_alive(writer.nodes, [o.name for o in writer.origin.model.graph.output]))
+    nodes = in_order(alive(writer.nodes, [o.name for o in writer.origin.model.graph.output]))
     read = {name for node in nodes for name in reads(node)}
     read |= {o.name for o in writer.origin.model.graph.output}
     made = {name for node in nodes for name in node.output}
@@ -129,15 +134,9 @@ def assemble(writer: Writer) -> tuple[ModelProto, dict[str, Weight]]:
     model.graph.node.extend([*prefix, *nodes])
     model.graph.initializer.extend(_header(name, weight, writer.origin) for name, weight in weights.items())
     model.graph.input.extend(_inputs(writer, weights))
-    model.graph.output.extend(_resized(info, value) for info, value in _outputs(writer))
+    model.graph.output.extend(resized(info, value) for info, value in _outputs(writer))
     model.graph.value_info.extend(_value_info(writer, made))
     return model, weights
-
-
-def reads(node: NodeProto) -> list[str]:
-    """Names a node reads, those captured by its subgraphs included."""
-    inner = [name for graph in subgraphs(node) for name in captured(graph)]
-    return [name for name in [*node.input, *inner] if name]
 
 
 def _revive(writer: Writer) -> None:
@@ -160,44 +159,6 @@ def _revive(writer: Writer) -> None:
             raise GraphPruneError(f"the written model would read '{name}', which nothing makes")
         present |= {name, *writer.weights, *(n for node in writer.nodes[count:] for n in node.output)}
         queue += [n for node in writer.nodes[count:] for n in reads(node) if n not in present]
-
-
-def _alive(nodes: list[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
-    makers = {name: node for node in nodes for name in node.output if name}
-    alive: set[int] = set()
-    queue = [makers[name] for name in outputs if name in makers]
-    while queue:
-        node = queue.pop()
-        if id(node) not in alive:
-            alive.add(id(node))
-            queue += [makers[name] for name in reads(node) if name in makers]
-    return [node for node in nodes if id(node) in alive]
-
-
-def _sorted(nodes: list[NodeProto]) -> list[NodeProto]:
-    """Stable topological order."""
-    makers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
-    order: list[NodeProto] = []
-    state = [0] * len(nodes)
-    for root in range(len(nodes)):
-        stack = [root]
-        while stack:
-            i = stack[-1]
-            if state[i] == 2:
-                stack.pop()
-                continue
-            before = [makers[n] for n in reads(nodes[i]) if n in makers and state[makers[n]] != 2]
-            if before and state[i] == 0:
-                stack.extend(reversed(before))
-            elif before:
-                raise GraphPruneError(f"the written nodes form a cycle at '{nodes[i].name}'")
-            else:
-                order.append(nodes[i])
-                state[i] = 2
-                stack.pop()
-                continue
-            state[i] = 1
-    return order
 
 
 def _shell(origin: Origin) -> ModelProto:
@@ -249,24 +210,12 @@ def _inputs(writer: Writer, weights: dict[str, Weight]) -> list[ValueInfoProto]:
             found.append(info)
         elif info.name in weights:
             weight = weights[info.name]
-            found.append(_resized(info, Value(info.name, weight.shape, weight.dtype)))
+            found.append(resized(info, Value(info.name, weight.shape, weight.dtype)))
     return found
 
 
 def _outputs(writer: Writer) -> Iterable[tuple[ValueInfoProto, Value]]:
     return zip(writer.origin.model.graph.output, writer.graph.outputs, strict=True)
-
-
-def _resized(info: ValueInfoProto, value: Value) -> ValueInfoProto:
-    """The value info with its numbers brought up to date; symbols stay."""
-    copy = ValueInfoProto()
-    copy.CopyFrom(info)
-    dims = copy.type.tensor_type.shape.dim
-    if value.shape is not None and len(dims) == len(value.shape):
-        for axis, (dim, size) in enumerate(zip(dims, value.shape, strict=True)):
-            if dim.HasField("dim_value") and axis not in value.dynamic:
-                dim.dim_value = size
-    return copy
 
 
 def _value_info(writer: Writer, made: set[str]) -> list[ValueInfoProto]:
@@ -276,6 +225,6 @@ def _value_info(writer: Writer, made: set[str]) -> list[ValueInfoProto]:
         value, fact = writer.values.get(info.name), writer.origin.facts.get(info.name)
         if value is None or fact is None or info.name not in made or value.shape != fact.shape:
             continue
-        if value.shape is None or _resized(info, value) == info:
+        if value.shape is None or resized(info, value) == info:
             kept.append(info)
     return kept

@@ -38,6 +38,7 @@ class _Instrumenter(Writer):
         for value in self.graph.inputs:
             if self.treatment.masks.get(value.name):
                 self.aliases[value.name] = self._mask(value.name, value, self.fresh(f"{value.name}_masked"))
+        self.write = self._write
         for node in self.graph.nodes:
             self._write(node)
         name_outputs(self)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, SparseTensorProto, TensorProto, inliner
+from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 from ...errors import InputError
 from ...graph import Graph, Node, Value, Weight
 from . import lower_math, lower_norm, lower_shape  # noqa: F401  (they register the lowerings)
 from .binding import InputShapes, bind
+from .control import DEEPEST, bodies_of, decided, settle
 from .facts import Fact, Propagation, dtype_of
+from .functions import inlined
 from .origin import Origin, Source, copy_notes
 from .protos import attributes, captured, domain, subgraphs
 from .reading import check_model, check_structure, external_tensors, read_model
 from .registry import FILL, Lowered, View, lower
+from .scopes import Taken, share_names
 from .tensors import external_file, external_reader, inline_array, is_external, is_float, numpy_dtype
 
 #: Where a batch norm reads its mean and variance.
@@ -41,13 +46,15 @@ def from_model(model: ModelProto, input_shapes: InputShapes | None = None, base_
 def _graph(model: ModelProto, input_shapes: InputShapes | None, folder: Path | None, file: str) -> Graph:
     weights = {t.name: _weight(t, folder, file) for t in model.graph.initializer}
     weights.update({s.values.name: _sparse(s) for s in model.graph.sparse_initializer})
-    skeleton, nodes = _skeleton(model)
+    skeleton, inner = _skeleton(model)
+    weights.update({t.name: _weight(t, folder, file) for t in inner.weights})
+    weights.update({s.values.name: _sparse(s) for s in inner.sparse})
     data_files = frozenset(external_file(t, folder, file)[0] for t in external_tensors(model))
     origin = Origin(skeleton, file, data_files, weights=weights)
-    origin.headers = {t.name: t for t in skeleton.graph.initializer}
+    origin.headers = {t.name: t for t in (*skeleton.graph.initializer, *map(_header, inner.weights))}
     propagation = Propagation(skeleton, bind(skeleton, input_shapes), weights)
     origin.facts = propagation.facts
-    return _Loader(origin, propagation, folder).run(nodes)
+    return _Loader(origin, propagation, folder).run(list(skeleton.graph.node))
 
 
 def _weight(tensor: TensorProto, folder: Path | None, file: str) -> Weight:
@@ -69,8 +76,10 @@ def _sparse(tensor: SparseTensorProto) -> Weight:
     return Weight.of(dense, trainable=is_float(dense.dtype), tied=True)
 
 
-def _skeleton(model: ModelProto) -> tuple[ModelProto, list[NodeProto]]:
-    """A copy of the model whose initializers have lost their data, and its nodes, local functions inlined."""
+def _skeleton(model: ModelProto) -> tuple[ModelProto, Taken]:
+    """A copy of the model whose initializers have lost their data, local functions inlined; and the weights that lay
+    in its subgraphs.
+    """
     copy = ModelProto()
     for field, value in model.ListFields():
         if field.name != "graph":
@@ -80,9 +89,8 @@ def _skeleton(model: ModelProto) -> tuple[ModelProto, list[NodeProto]]:
             copy.graph.initializer.extend(_header(tensor) for tensor in value)
         elif field.name != "sparse_initializer":
             _assign(copy.graph, field.name, value)
-    if copy.functions:
-        copy = _inlined(copy)
-    return copy, list(copy.graph.node)
+    copy = inlined(copy)
+    return copy, share_names(copy.graph)
 
 
 def _assign(message: object, name: str, value: object) -> None:
@@ -101,15 +109,6 @@ def _header(tensor: TensorProto) -> TensorProto:
     return header
 
 
-def _inlined(model: ModelProto) -> ModelProto:
-    """The model with calls of local functions replaced by their bodies; as it was if that fails."""
-    try:
-        found: ModelProto = inliner.inline_local_functions(model)
-    except Exception:  # calls of local functions stay, as unknown operators
-        return model
-    return found
-
-
 class _Loader:
     def __init__(self, origin: Origin, propagation: Propagation, folder: Path | None) -> None:
         self.origin = origin
@@ -118,24 +117,62 @@ class _Loader:
         self.folder = folder
         self.values: dict[str, Value] = {name: _constant(name, weight) for name, weight in origin.weights.items()}
         self.outputs = {o.name for o in origin.model.graph.output}
-        self.names: set[str] = set()
+        self.names: dict[str, int] = {}
+        self.depth = 0
 
     def run(self, protos: list[NodeProto]) -> Graph:
         graph = self.origin.model.graph
         inputs = [self._value(i.name) for i in graph.input if i.name not in self.origin.weights]
         self.values.update({v.name: v for v in inputs})
-        nodes = [node for index, proto in enumerate(protos) for node in self._node(proto, index)]
-        nodes = _read_ones(nodes, self.outputs)
-        _set_statistics_apart(nodes)
+        nodes = self._nodes(protos, self.outputs)
         outputs = [self._read(o.name, "the graph's outputs") for o in graph.output]
         made = Graph(graph.name, nodes, inputs, outputs, "onnx", self.origin)
+        _set_statistics_apart(made.flat_nodes)
         self.origin.remember(made.copy())
         return made
+
+    def _nodes(self, protos: Iterable[NodeProto], outputs: set[str]) -> list[Node]:
+        found = [node for index, proto in enumerate(protos) for node in self._node(proto, index)]
+        return _read_ones(found, outputs)
+
+    def body(self, proto: GraphProto) -> Graph:
+        """See `control.Bodies`."""
+        self.depth += 1
+        inputs = [self._value(i.name) for i in proto.input]
+        self.values.update({v.name: v for v in inputs})
+        nodes = self._nodes(proto.node, {o.name for o in proto.output})
+        made, outputs = {value for node in nodes for value in node.outputs}, []
+        for info in proto.output:
+            value = self._read(info.name, f"the output of the body '{proto.name}'")
+            if value not in made:
+                nodes.append(self._copied(value))
+                value = nodes[-1].outputs[0]
+            outputs.append(value)
+        self.depth -= 1
+        return Graph(proto.name, nodes, inputs, outputs, "onnx", self.origin)
+
+    def _copied(self, value: Value) -> Node:
+        """A body hands on what it did not make: a copy, so that every output of a body is its own."""
+        name = self._unique(f"{value.name}::copy")
+        copy = Value(name, value.shape, value.dtype, value.dynamic)
+        return Node("elementwise", name, [value], [copy], {"fn": "identity"}, "Identity")
+
+    def forget(self, proto: GraphProto) -> None:
+        """See `control.Bodies`."""
+        tables: list[dict[str, Any]] = [self.values, self.origin.weights, self.origin.constant_nodes, self.facts]
+        for node in proto.node:
+            for name in node.output:
+                for known in tables:
+                    known.pop(name, None)
+            for inner in subgraphs(node):
+                self.forget(inner)
 
     def _node(self, proto: NodeProto, index: int) -> list[Node]:
         """The node, or none where its outputs are constants."""
         if self._is_constant(proto):
             return []
+        if self.depth < DEEPEST and bodies_of(proto):
+            return self._control(proto, index)
         self.propagation.visit(proto)
         if self._folded(proto):
             return []
@@ -150,6 +187,20 @@ class _Loader:
         node = Node(lowered.kind, self._name(proto, index), inputs, outputs, attrs, proto.op_type)
         node.source = Source(proto, (*slots, *(-1 for _ in outer)), outer)
         return [node]
+
+    def _control(self, proto: NodeProto, index: int) -> list[Node]:
+        branch = decided(proto, self.facts)
+        if branch is not None:
+            return [node for at, inner in enumerate(branch) for node in self._node(inner, at)]
+        outer = self._captured(proto)
+        flow = settle(proto, self)
+        slots = tuple(range(len(proto.input)))
+        inputs = [self._operand(proto, slot) for slot in slots]
+        outputs = [self._output(proto, j) for j in range(_last_output(proto))]
+        name, source = self._name(proto, index), Source(proto, slots, outer)
+        return [
+            Node(proto.op_type.lower(), name, inputs, outputs, flow.attrs, proto.op_type, source, bodies=flow.bodies)
+        ]
 
     def _captured(self, proto: NodeProto) -> tuple[str, ...]:
         """Values of this graph that the node's subgraphs read."""
@@ -244,11 +295,15 @@ class _Loader:
         return Value(name, fact.shape, dtype_of(fact), fact.dynamic)
 
     def _name(self, proto: NodeProto, index: int) -> str:
-        name = base = proto.name or f"{proto.op_type}_{index}"
-        tries = 1
+        base = proto.name or f"{proto.op_type}_{index}"
+        return self._unique(f"{base}_{index}" if base in self.names else base)
+
+    def _unique(self, base: str) -> str:
+        name = base
         while name in self.names:
-            name, tries = f"{base}_{index}" if tries == 1 else f"{base}_{index}_{tries}", tries + 1
-        self.names.add(name)
+            self.names[base] += 1
+            name = f"{base}_{self.names[base]}"
+        self.names[name] = 0
         return name
 
 

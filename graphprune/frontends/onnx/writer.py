@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto, defs, helper
 
-from ...graph import Graph, Value, Weight
+from ...graph import Graph, Node, Value, Weight
 from .origin import Origin
 
 
@@ -26,6 +26,9 @@ class Entry:
 class Writer:
     """Collects nodes and constants under names that are used nowhere else."""
 
+    #: Writes one node; set by who drives the writing.
+    write: Callable[[Node], None]
+
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.origin: Origin = graph.origin
@@ -36,7 +39,8 @@ class Writer:
         self.renamed = _output_names(graph)
         self._taken = {*self.values, *self.origin.facts, *self.origin.weights, *self.renamed.values()}
         self.reviving = False
-        self._node_names: set[str] = set()
+        self._tries: dict[str, int] = {}
+        self._node_names: dict[str, int] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def name(self, value: Value | None) -> str:
@@ -49,19 +53,20 @@ class Writer:
 
     def fresh(self, base: str) -> str:
         """A name nobody has."""
-        name, count = base, 0
+        name = base
         while name in self._taken:
-            count += 1
-            name = f"{base}_{count}"
+            self._tries[base] = self._tries.get(base, 0) + 1
+            name = f"{base}_{self._tries[base]}"
         self._taken.add(name)
         return name
 
     def node_name(self, name: str) -> str:
         """The node's name, made unique (runtimes reject models with two nodes of one name); none stays none."""
-        unique, count = name, 1
+        unique = name
         while unique and unique in self._node_names:
-            unique, count = f"{name}_{count}", count + 1
-        self._node_names.add(unique)
+            self._node_names[name] += 1
+            unique = f"{name}_{self._node_names[name]}"
+        self._node_names[unique] = 0
         return unique
 
     def constant(self, array: np.ndarray, base: str) -> str:
