@@ -332,7 +332,10 @@ def _fill(
 
 
 def _keep_axes_alive(coupling: Coupling, keep: Array, scores: Array) -> None:
-    """No axis of any value may end up empty: its best component comes back (in every row of its group)."""
+    """No axis of any value may end up empty: its best component comes back (in every row of its group). Where an
+    operator asks for several to stay, as many come back.
+    """
+    _keep_enough(coupling, keep, scores)
     arrays = list({id(b.labels): b.labels.reshape(-1) for bs in coupling.blocks.values() for b in bs}.values())
     if not arrays:
         return
@@ -347,6 +350,15 @@ def _keep_axes_alive(coupling: Coupling, keep: Array, scores: Array) -> None:
             axis = components[starts[i] : ends[i]]
             if not keep[axis].any():
                 _revive(coupling, keep, scores, int(axis[np.argmax(scores[axis])]))
+
+
+def _keep_enough(coupling: Coupling, keep: Array, scores: Array) -> None:
+    """Bring the best components back where fewer indices are left than an operator picks."""
+    for labels, count in coupling.at_least:
+        components = coupling.component[labels]
+        while keep[components].sum() < count:
+            gone = components[~keep[components]]
+            _revive(coupling, keep, scores, int(gone[np.argmax(scores[gone])]))
 
 
 def _revive(coupling: Coupling, keep: Array, scores: Array, component: int) -> None:

@@ -96,6 +96,9 @@ class Plan:
             keep[group.components] = False
             for row, positions in zip(group.components, own.keep, strict=True):
                 keep[row[list(positions)]] = True
+        for labels, count in coupling.at_least:
+            if keep[coupling.component[labels]].sum() < count:
+                raise InputError(f"the plan keeps fewer than {count} indices where an operator picks the best {count}")
         return keep
 
 

@@ -103,8 +103,9 @@ def _compaction(node: Node, statistic: Statistic, coupling: Coupling, alive: Arr
                 if theirs == index.axis:
                     found.inputs.setdefault(slot, []).append(Index(own, index.indices))
         for i, output in enumerate(node.outputs):
-            if output.shape == x.shape:
+            if output.shape == x.shape and any(index.axis in b.axes for b in coupling.blocks.get(output, ())):
                 found.outputs.setdefault(i, []).append(index)
+        found.positions.update(dict.fromkeys(statistic.positions, index.indices))
         if statistic.groups and not block.joint:
             found.groups = int(mask.reshape(statistic.groups, -1).any(1).sum())
     return found

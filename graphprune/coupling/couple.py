@@ -65,6 +65,7 @@ class Coupling:
         self.grouped = walk.grouped
         self.blocks: dict[Value, tuple[Block, ...]] = walk.values
         self.uses: list[Use] = walk.uses()
+        self.at_least: list[tuple[Array, int]] = walk.said.at_least
         self.component = solution.component
         self.frozen = solution.frozen
         self.renormalizing = solution.renormalizing

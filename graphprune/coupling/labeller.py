@@ -32,6 +32,7 @@ class Statements:
     balance: list[tuple[Array, int]] = field(default_factory=list)
     statistic: list[tuple[Array, int]] = field(default_factory=list)
     resolved: list[tuple[str, Array]] = field(default_factory=list)
+    at_least: list[tuple[Array, int]] = field(default_factory=list)
 
 
 class Walk:
@@ -50,6 +51,8 @@ class Walk:
         self.values: dict[Value, tuple[Block, ...]] = {}
         self._untied: dict[tuple[Value, Node], tuple[Block, ...]] = {}
         self._columns: dict[object, Columns] = {}
+        self._pointing: dict[Value, Array] = {}
+        self._followed: set[Value] = set()
         self._at = -1
 
     def run(self) -> None:
@@ -58,6 +61,7 @@ class Walk:
             self._visit(node)
         self._at = len(self.nodes)
         for output in self.outputs:
+            self.freeze(self._pointing.get(output), "positions along it are an output of the model")
             for block in self.blocks(output):
                 self.freeze(block.labels, "it is an output of the model")
 
@@ -70,6 +74,7 @@ class Walk:
                 self._freeze_node(node)
             else:
                 rule.couple(node, self)
+            self._hand_positions_on(node)
             return
         if rule.enter is not None:
             rule.enter(node, self)
@@ -78,6 +83,9 @@ class Walk:
                 self._visit(inner)
         self._at = self._place[node]
         rule.couple(node, self)
+        for output in (v for body in node.bodies for v in body.outputs):
+            self.freeze(self._pointing.get(output), "positions along it leave a body")
+        self._hand_positions_on(node)
 
     def _freeze_node(self, node: Node) -> None:
         for value in node.inputs:
@@ -85,6 +93,18 @@ class Walk:
                 self.freeze(block.labels, f"a shape at {node.op} is not known")
         for output in node.outputs:
             self.values[output] = ()
+
+    def _hand_positions_on(self, node: Node) -> None:
+        """Positions that no rule followed: an operator that only moves elements hands them on, any other freezes."""
+        for at, value in enumerate(node.inputs):
+            labels = self._pointing.get(value) if value is not None else None
+            if labels is None or value in self._followed:
+                continue
+            if at == 0 and lookup(node.kind).moves:
+                self._pointing.update(dict.fromkeys(node.outputs, labels))
+            else:
+                self.freeze(labels, f"{node.op} reads positions along it as numbers")
+        self._followed.clear()
 
     def uses(self) -> list[Use]:
         """Every labeled weight at every place it is read."""
@@ -216,3 +236,18 @@ class Walk:
         """See `Labeller`."""
         if labels is not None:
             self.said.statistic.append((labels.reshape(-1), self._at))
+
+    def at_least(self, labels: Array | None, count: int) -> None:
+        """See `Labeller`."""
+        if labels is not None:
+            self.said.at_least.append((labels.reshape(-1), count))
+
+    def point(self, value: Value, labels: Array | None) -> None:
+        """See `Labeller`."""
+        if labels is not None:
+            self._pointing[value] = labels
+
+    def pointing(self, value: Value) -> Array | None:
+        """See `Labeller`."""
+        self._followed.add(value)
+        return self._pointing.get(value)

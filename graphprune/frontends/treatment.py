@@ -17,11 +17,15 @@ class Index:
 
 @dataclass
 class Compaction:
-    """Run one node on the kept indices only: inputs are gathered, outputs scattered back over zeros."""
+    """Run one node on the kept indices only: inputs are gathered, outputs scattered back over zeros.
+
+    `positions`: the integers of these outputs count along the gathered axis; they are replaced by original positions.
+    """
 
     inputs: dict[int, list[Index]] = field(default_factory=dict)
     outputs: dict[int, list[Index]] = field(default_factory=dict)
     groups: int | None = None
+    positions: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass

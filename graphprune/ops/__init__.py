@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import control, conv, elementwise, index, linear, norm, recurrent, reduce, shape
+from . import control, conv, elementwise, index, linear, norm, position, recurrent, reduce, shape
 from .base import Block, Columns, Cost, Kept, Labeller, Operator, Statistic, kinds, known, lookup
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "linear",
     "lookup",
     "norm",
+    "position",
     "recurrent",
     "reduce",
     "shape",

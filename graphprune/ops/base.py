@@ -93,6 +93,19 @@ class Labeller(Protocol):
     def statistic(self, labels: Array | None) -> None:
         """The operator takes a statistic over this axis: removal renormalises."""
 
+    def at_least(self, labels: Array | None, count: int) -> None:
+        """So many of these indices must stay, whichever they are."""
+
+    def point(self, value: Value, labels: Array | None) -> None:
+        """The integers in `value` are positions along an axis with these labels."""
+
+    def pointing(self, value: Value) -> Array | None:
+        """The labels of the axis along which the integers in `value` are positions; None where that is not known.
+
+        Asking says that the operator follows them. Where no rule asks and the operator does not merely move elements,
+        the axis is frozen, since positions change when something before them goes.
+        """
+
 
 class Kept(Protocol):
     """What survives, as asked by a rewrite rule."""
@@ -127,11 +140,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class Statistic:
-    """The node takes statistics over `axes` of input 0; `params` maps inputs to (their axis, the data axis)."""
+    """The node takes statistics over `axes` of input 0; `params` maps inputs to (their axis, the data axis).
+
+    `positions` are the outputs that hold positions along the (one) axis: the verifier maps them back.
+    """
 
     axes: tuple[int, ...]
     params: dict[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     groups: int | None = None
+    positions: tuple[int, ...] = ()
 
 
 CoupleRule = Callable[[Node, Labeller], None]
@@ -148,7 +165,8 @@ class Operator:
     axes must be compacted rather than masked. `recurs` says that the node feeds its result back to itself, so that the
     verifier must mask its weights too. `bears` says that the operator's weights make or take channels: a group is named
     after, and its width counted on, such a weight rather than a bias or a table that is merely added.
-    `enter` speaks before the bodies of a control flow node are walked, `couple` after them.
+    `enter` speaks before the bodies of a control flow node are walked, `couple` after them. `moves` says that every
+    element of the outputs is one of input 0, so that positions stay positions.
     """
 
     kind: str
@@ -159,6 +177,7 @@ class Operator:
     recurs: bool = False
     bears: bool = False
     enter: CoupleRule | None = None
+    moves: bool = False
 
 
 _TABLE: dict[str, Operator] = {}
@@ -173,13 +192,14 @@ def operator(
     recurs: bool = False,
     bears: bool = False,
     enter: CoupleRule | None = None,
+    moves: bool = False,
 ) -> Callable[[CoupleRule], CoupleRule]:
     """Register the decorated coupling rule, with its companions, as the entry of `kind`."""
 
     def register(couple: CoupleRule) -> CoupleRule:
         if kind in _TABLE:
             raise GraphPruneError(f"the operator table has two entries for '{kind}'")
-        _TABLE[kind] = Operator(kind, couple, rewrite, cost, statistic, recurs, bears, enter)
+        _TABLE[kind] = Operator(kind, couple, rewrite, cost, statistic, recurs, bears, enter, moves)
         return couple
 
     return register

@@ -62,6 +62,8 @@ def conv(node: Node, labeller: Labeller) -> None:
     assert x is not None and weight is not None
     labels = _channels_alone(node, labeller)
     labeller.label_only(weight, (0, 1))  # kernel positions are left alone
+    for axis in range(2, weight.rank):  # also of a weight that is computed
+        labeller.freeze(labeller.axis(weight, axis), "kernel positions are left alone")
     groups, transposed = node.attrs["groups"], node.attrs["transposed"]
     if groups == 1:
         filters = labeller.axis(weight, 1 if transposed else 0)
@@ -95,10 +97,11 @@ def _grouped(node: Node, labels: np.ndarray | None, labeller: Labeller) -> np.nd
     x, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]
     assert x is not None and weight is not None
     groups, transposed = node.attrs["groups"], node.attrs["transposed"]
-    rows = labeller.axis(weight, 0)
-    assert rows is not None
-    columns = labeller.fresh(groups, weight.sizes[1])
-    labeller.put_columns(weight, Columns(axis=1, by=0, labels=columns))
+    rows, columns = labeller.axis(weight, 0), _columns(weight, groups, labeller)
+    if rows is None or columns is None:
+        for part in (labels, rows, columns):
+            labeller.freeze(part, "the weight of a grouped convolution is fixed")
+        return None
     inside, outside = (rows, columns.reshape(-1)) if transposed else (columns.reshape(-1), rows)
     labeller.equal(labels, inside)
     for side in (inside, outside):
@@ -111,6 +114,16 @@ def _grouped(node: Node, labels: np.ndarray | None, labeller: Labeller) -> np.nd
         labeller.equal(inside.reshape(groups, -1)[:, 0], outside.reshape(groups, -1)[:, 0])
     assert out.sizes[1] == len(outside)
     return outside
+
+
+def _columns(weight: Value, groups: int, labeller: Labeller) -> np.ndarray | None:
+    """Columns of its own for each group of rows; a weight that is computed has one set of columns for all groups."""
+    if weight.weight is not None:
+        columns = labeller.fresh(groups, weight.sizes[1])
+        labeller.put_columns(weight, Columns(axis=1, by=0, labels=columns))
+        return columns
+    shared = labeller.axis(weight, 1)
+    return None if shared is None else np.tile(shared, (groups, 1))
 
 
 @operator("spatial")

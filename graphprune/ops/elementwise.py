@@ -6,6 +6,9 @@ from ..graph import Node
 from .base import Labeller, operator
 from .broadcast import aligned, meet
 
+#: Functions that leave an integer what it is.
+COPIES = frozenset({"identity", "dropout", "cast"})
+
 
 @operator("elementwise")
 def elementwise(node: Node, labeller: Labeller) -> None:
@@ -15,6 +18,8 @@ def elementwise(node: Node, labeller: Labeller) -> None:
     blocks = meet(operands, rank, labeller)
     for output in node.outputs:
         labeller.put_blocks(output, blocks)
+    if node.attrs.get("fn") in COPIES and operands:
+        labeller.point(node.outputs[0], labeller.pointing(operands[0].value))
 
 
 @operator("prelu")

@@ -9,6 +9,7 @@ import numpy as np
 from ..graph import Node, Value
 from .base import Array, Block, Kept, Labeller, operator
 from .broadcast import Operand, meet
+from .position import look_up
 from .shape import carry
 
 
@@ -92,7 +93,7 @@ def _rewrite_split(node: Node, kept: Kept) -> None:
         node.change(sizes=sizes)
 
 
-@operator("split", rewrite=_rewrite_split)
+@operator("split", rewrite=_rewrite_split, moves=True)
 def split(node: Node, labeller: Labeller) -> None:
     """Each output takes its piece of the labels."""
     ends = np.cumsum(node.attrs["sizes"]).tolist()
@@ -109,7 +110,7 @@ def _freeze_picked(node: Node, axis: int, labeller: Labeller) -> None:
         labeller.freeze(labeller.axis(x, axis), f"{node.op} picks single indices of this axis")
 
 
-@operator("unbind")
+@operator("unbind", moves=True)
 def unbind(node: Node, labeller: Labeller) -> None:
     """One output per index. An axis that is labeled on its own cannot lose an index here."""
     axis, count = node.attrs["axis"], len(node.outputs)
@@ -119,7 +120,7 @@ def unbind(node: Node, labeller: Labeller) -> None:
         labeller.put_blocks(output, blocks)
 
 
-@operator("select")
+@operator("select", moves=True)
 def select(node: Node, labeller: Labeller) -> None:
     """One index of an axis, which disappears."""
     axis, index = node.attrs["axis"], node.attrs["index"]
@@ -156,7 +157,7 @@ def _rewrite_slice(node: Node, kept: Kept) -> None:
         node.change(slices=slices, take=takes)
 
 
-@operator("slice", rewrite=_rewrite_slice)
+@operator("slice", rewrite=_rewrite_slice, moves=True)
 def slice_(node: Node, labeller: Labeller) -> None:
     """Labels are sliced with the data; the same array where everything is taken."""
     x, out = node.inputs[0], node.outputs[0]
@@ -188,24 +189,26 @@ def _rewrite_gather(node: Node, kept: Kept) -> None:
     node.change(indices=np.searchsorted(left, stored).astype(np.int64))
 
 
-@operator("gather", rewrite=_rewrite_gather, bears=True)
+@operator("gather", rewrite=_rewrite_gather, bears=True, moves=True)
 def gather(node: Node, labeller: Labeller) -> None:
-    """Constant indices rearrange labels; indices computed from the input freeze the axis they look into."""
+    """Constant indices rearrange labels; indices computed from the input freeze the axis they look into, unless they
+    are positions along an axis with labels: then both go together.
+    """
     data, out, axis, indices = node.inputs[0], node.outputs[0], node.attrs["axis"], node.attrs["indices"]
     assert data is not None
     if any(b.joint and axis in b.axes for b in labeller.blocks(data)):
         labeller.resolve(data, axis)
     labels = labeller.axis(data, axis)
     constant = indices is not None and np.ndim(indices) > 0
+    ids = node.inputs[1] if len(node.inputs) > 1 else None
     if not constant:
-        labeller.freeze(labels, "rows are looked up by index")
+        look_up(labels, ids, labeller)
     width = out.rank - data.rank
     blocks = [
         Block(tuple(a if a < axis else a + width for a in b.axes), b.labels, b.origin)
         for b in labeller.blocks(data)
         if axis not in b.axes
     ]
-    ids = node.inputs[1] if len(node.inputs) > 1 else None
     if ids is not None and not constant:
         for block in labeller.blocks(ids):
             labeller.freeze(block.labels, "it is an index")
@@ -244,7 +247,7 @@ def slice_scatter(node: Node, labeller: Labeller) -> None:
     labeller.put_blocks(node.outputs[0], labeller.blocks(x))
 
 
-@operator("flip")
+@operator("flip", moves=True)
 def flip(node: Node, labeller: Labeller) -> None:
     """Labels are reversed with the data."""
     x = node.inputs[0]
@@ -263,7 +266,7 @@ def _rewrite_roll(node: Node, kept: Kept) -> None:
         node.change(shifts=shifts)
 
 
-@operator("roll", rewrite=_rewrite_roll)
+@operator("roll", rewrite=_rewrite_roll, moves=True)
 def roll(node: Node, labeller: Labeller) -> None:
     """Labels are rolled with the data; the shift becomes the number of kept indices that wrap around."""
     x = node.inputs[0]

@@ -10,7 +10,16 @@ SUMS = frozenset({"sum", "l1", "l2", "sumsq", "any"})
 
 
 def _reduce_statistic(node: Node) -> Statistic | None:
-    return None if node.attrs["fn"] in SUMS else Statistic(tuple(node.attrs["axes"]))
+    if node.attrs["fn"] in SUMS:
+        return None
+    return Statistic(tuple(node.attrs["axes"]), positions=_positions(node))
+
+
+def _positions(node: Node) -> tuple[int, ...]:
+    """The outputs that hold positions: of `argmax`, and the second of `max` along an axis."""
+    if node.attrs["fn"] in ("argmax", "argmin"):
+        return (0,)
+    return tuple(range(1, len(node.outputs)))
 
 
 @operator("reduce", statistic=_reduce_statistic)
@@ -23,8 +32,8 @@ def reduce(node: Node, labeller: Labeller) -> None:
         if block.joint and axes & set(block.axes):
             labeller.resolve(x, None)
     for axis in axes:
-        if fn in ("argmax", "argmin"):
-            labeller.freeze(labeller.axis(x, axis), "an index into this axis is returned")
+        if _positions(node) and len(axes) > 1:
+            labeller.freeze(labeller.axis(x, axis), "an index into several axes at once is returned")
         elif fn not in SUMS:
             labeller.statistic(labeller.axis(x, axis))
     names = [a for a in range(x.rank) if a not in axes or node.attrs["keepdims"]]
@@ -33,6 +42,9 @@ def reduce(node: Node, labeller: Labeller) -> None:
     for output in node.outputs:
         labeller.put_blocks(output, [type(b)(tuple(position[a] for a in b.axes), b.labels, b.origin) for b in from_x])
     assert out.shape is not None
+    if len(axes) == 1:
+        for i in _positions(node):
+            labeller.point(node.outputs[i], labeller.axis(x, *axes))
 
 
 def _softmax_statistic(node: Node) -> Statistic:

@@ -49,7 +49,7 @@ def _rewrite_reshape(node: Node, kept: Kept) -> None:
         node.change(shape=shape, take=takes)
 
 
-@operator("reshape", rewrite=_rewrite_reshape)
+@operator("reshape", rewrite=_rewrite_reshape, moves=True)
 def reshape(node: Node, labeller: Labeller) -> None:
     """Labels are reshaped with the data: a split axis becomes a joint block, a merge broadcasts and flattens."""
     x, out = node.inputs[0], node.outputs[0]
@@ -131,7 +131,7 @@ def carry(labels: Array, outs: tuple[int, ...], origin: str) -> Block:
     return Block(tuple(outs[i] for i in keep), np.ascontiguousarray(labels[index]), origin if len(keep) > 1 else "")
 
 
-@operator("transpose")
+@operator("transpose", moves=True)
 def transpose(node: Node, labeller: Labeller) -> None:
     """Axes are renamed."""
     x = node.inputs[0]
@@ -150,7 +150,7 @@ def _rewrite_expand(node: Node, kept: Kept) -> None:
         node.change(shape=shape)
 
 
-@operator("expand", rewrite=_rewrite_expand)
+@operator("expand", rewrite=_rewrite_expand, moves=True)
 def expand(node: Node, labeller: Labeller) -> None:
     """Axes made by broadcasting get labels of their own."""
     x, out = node.inputs[0], node.outputs[0]
@@ -165,7 +165,7 @@ def expand(node: Node, labeller: Labeller) -> None:
     labeller.put(out, labels)
 
 
-@operator("tile")
+@operator("tile", moves=True)
 def tile(node: Node, labeller: Labeller) -> None:
     """Labels repeat with the data; an axis of one index stays as it is."""
     x, out, repeats = node.inputs[0], node.outputs[0], node.attrs["repeats"]
@@ -183,7 +183,7 @@ def tile(node: Node, labeller: Labeller) -> None:
     labeller.put_blocks(out, blocks)
 
 
-@operator("repeat_interleave")
+@operator("repeat_interleave", moves=True)
 def repeat_interleave(node: Node, labeller: Labeller) -> None:
     """Each index becomes several that go together."""
     x, axis, count = node.inputs[0], node.attrs["axis"], node.attrs["repeats"]

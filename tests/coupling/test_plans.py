@@ -18,6 +18,7 @@ from graphprune.errors import InputError
 from graphprune.passes.remove_channels import remove_channels
 from graphprune.plans import Plan, PlanGroup
 from tests.helpers import graph_of, random_plan
+from tests.ops import examples_position
 from tests.ops.registry import conv, image
 
 
@@ -99,3 +100,13 @@ def test_an_unwritable_place_is_refused(coupling: Coupling, tmp_path: Path) -> N
 
 def test_a_group_counts_over_its_rows() -> None:
     assert PlanGroup("g", 2, 3, 1, True, ((0, 1), (1, 2))).kept == 4
+
+
+def test_a_plan_that_keeps_fewer_than_are_picked_is_refused() -> None:
+    torch.manual_seed(0)
+    coupling = couple(graph_of(*examples_position.experts()))
+    plan = random_plan(coupling, budgets.channels(0.1))
+    assert len(plan.groups[0].keep[0]) == 2  # top-2 needs two, whatever the target
+    few = replace(plan, groups=(replace(plan.groups[0], keep=((1,),)), *plan.groups[1:]))
+    with pytest.raises(InputError, match="fewer than 2 indices"):
+        few.kept(coupling)

@@ -10,6 +10,7 @@ from . import (
     examples_linear,
     examples_norm,
     examples_onnx,
+    examples_position,
     examples_shape,
 )
 from .registry import EXAMPLES, Example
@@ -24,5 +25,6 @@ __all__ = [
     "examples_linear",
     "examples_norm",
     "examples_onnx",
+    "examples_position",
     "examples_shape",
 ]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from .registry import Net, conv, example, image
+from .registry import Net, conv, example, image, parameter
 
 
 @example(
@@ -154,3 +154,32 @@ def shared_over_levels() -> Any:
         a=conv(3, 6), b=conv(3, 6), tower=conv(6, 8, 3), head=conv(8, 2),
     )  # fmt: skip
     return net, image()
+
+
+@example(
+    """
+    4 of 2 exact: a.weight[0] a.bias[0] g[0] v[0] v[1] out.weight[1]
+    """
+)
+def grouped_convolution_with_a_computed_weight() -> Any:
+    """Weight norm: the weight is made anew each time, so all groups have the same columns; its kernel stays."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        h = m.a(x)
+        weight = m.g * m.v / m.v.norm(dim=(1, 2), keepdim=True)
+        return m.out(h + F.conv1d(h, weight, padding=1, groups=2))
+
+    parts = {"a": nn.Conv1d(3, 8, 1), "v": parameter(8, 4, 3), "g": parameter(8, 1, 1), "out": nn.Conv1d(8, 2, 1)}
+    return Net(call, **parts), torch.randn(2, 3, 6)
+
+
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] w[0] out.weight[1]
+    """
+)
+def depthwise_convolution_with_a_computed_weight() -> Any:
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return m.out(F.conv1d(m.a(x), m.w.unsqueeze(1), padding=1, groups=6))
+
+    return Net(call, a=nn.Conv1d(3, 6, 1), w=parameter(6, 3), out=nn.Conv1d(6, 2, 1)), torch.randn(2, 3, 7)

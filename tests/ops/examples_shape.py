@@ -97,7 +97,9 @@ def repeated() -> Any:
     """
 )
 def interleaved() -> Any:
-    net = Net(lambda m, x: m.out(torch.repeat_interleave(m.a(x), 2, dim=1)), a=conv(3, 4), out=conv(8, 2))
+    net = Net(
+        lambda m, x: m.out(torch.repeat_interleave(m.a(x), 2, dim=1, output_size=8)), a=conv(3, 4), out=conv(8, 2)
+    )
     return net, image()
 
 

@@ -93,6 +93,10 @@ class _Instrumenter(Writer):
                 proto.input[slot] = self._gathered(value, indices)
         before = self.nodes[end:]
         del self.nodes[end:]
+        for position, kept in compaction.positions.items():
+            final = self.name(node.outputs[position])
+            raw = self._detach(final, end - len(written))
+            self.node("Gather", [self.constant(kept.astype(np.int64), f"{final}_original"), raw], final, axis=0)
         for position, indices in compaction.outputs.items():
             value = node.outputs[position]
             final = self.name(value)

@@ -84,8 +84,8 @@ def cumulative(view: View) -> Lowered | None:
 
 @lowers("TopK")
 def top_k(view: View) -> Lowered:
-    """Sorts along one axis."""
-    return Lowered("axiswise", (0,), {"axes": (view.axis(int(view.attr("axis", -1))),)}, outputs=2)
+    """The largest (or smallest) entries along one axis and their positions."""
+    return Lowered("topk", (0,), {"axis": view.axis(int(view.attr("axis", -1)))}, outputs=2)
 
 
 @lowers("Trilu")

@@ -99,6 +99,18 @@ def gather(view: View) -> Lowered:
     return Lowered("gather", (0, 1), {"axis": axis, "indices": indices})
 
 
+@lowers("GatherElements")
+def take_along(view: View) -> Lowered:
+    """A position along one axis for each place of the result."""
+    return Lowered("take_along", (0, 1), {"axis": view.axis(int(view.attr("axis", 0)))})
+
+
+@lowers("ScatterElements")
+def scatter_along(view: View) -> Lowered:
+    """Values written to positions along one axis."""
+    return Lowered("scatter_along", (0, 1, 2), {"axis": view.axis(int(view.attr("axis", 0)))})
+
+
 @lowers("GatherND")
 def gather_nd(view: View) -> Lowered | None:
     """Index tuples of length one look up rows of the first axis, like Gather."""

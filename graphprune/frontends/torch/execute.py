@@ -122,6 +122,8 @@ class _Reference(nn.Module):
         for axis, indices in takes(node):
             results = [torch.index_select(r, axis, torch.as_tensor(indices, device=r.device)) for r in results]
         if compaction is not None:
+            for position, kept in compaction.positions.items():
+                results[position] = torch.as_tensor(kept, device=results[position].device)[results[position]]
             for position, entries in compaction.outputs.items():
                 results[position] = scatter(results[position], entries, node.outputs[position].sizes)
         return results

@@ -35,12 +35,18 @@ def norm(call: Call) -> Spec | None:
     return None if fn is None else _reduce(call, fn)
 
 
-@lowers("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "sort", "argsort", "topk", "fft_fft", "fft_ifft",
+@lowers("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "sort", "argsort", "fft_fft", "fft_ifft",
         "fft_rfft", "fft_irfft")  # fmt: skip
 def axiswise(call: Call) -> Spec | None:
     """Mixes along one axis."""
     dim = call.get("dim", -1)
     return Spec("axiswise", ("self",), {"axes": [call.axis("self", dim)]}) if isinstance(dim, int) else None
+
+
+@lowers("topk")
+def topk(call: Call) -> Spec:
+    """The largest (or smallest) entries along one axis and their positions."""
+    return Spec("topk", ("self",), {"axis": call.axis("self", call["dim"])})
 
 
 _SPATIAL = [

@@ -76,10 +76,14 @@ def tile(call: Call) -> Spec:
 
 @lowers("repeat_interleave")
 def repeat_interleave(call: Call) -> Spec | None:
-    """Each index so many times in a row; other forms are unknown."""
-    if call.target is not aten.repeat_interleave.self_int or call["dim"] is None:
+    """Each index so many times in a row, without the size that results; other forms are unknown."""
+    target = aten.repeat_interleave.self_int
+    if call.target is not target or call["dim"] is None:
         return None
-    return Spec("repeat_interleave", ("self",), {"axis": call.axis("self", call["dim"]), "repeats": call["repeats"]})
+    axis, repeats = call.axis("self", call["dim"]), call["repeats"]
+    return Spec(
+        "repeat_interleave", ("self",), {"axis": axis, "repeats": repeats}, target, (Name("self"), repeats, axis)
+    )
 
 
 @lowers("cat", "concat", "concatenate")
@@ -165,12 +169,34 @@ def _gather(call: Call, axis: int, inputs: tuple[str, str], index: str) -> Spec:
     return Spec("gather", inputs, {"axis": axis, "indices": indices})
 
 
+@lowers("gather", "take_along_dim")
+def take_along(call: Call) -> Spec | None:
+    """A position along one axis for each place of the result."""
+    if call["dim"] is None or not call.rank("self"):
+        return None
+    ids = "index" if "index" in call else "indices"
+    if call.rank("self") != call.rank(ids):
+        return None
+    return Spec("take_along", ("self", ids), {"axis": call.axis("self", call["dim"])})
+
+
+@lowers("scatter", "scatter_add", "scatter_reduce")
+def scatter_along(call: Call) -> Spec | None:
+    """Values written to positions along one axis."""
+    if not call.rank("self"):
+        return None
+    source = [name for name in ("src", "value") if call.has(name)]
+    return Spec("scatter_along", ("self", "index", *source), {"axis": call.axis("self", call["dim"])})
+
+
 @lowers("index")
 def index(call: Call) -> Spec | None:
-    """Exactly one tensor of integers: `x[:, index]`."""
+    """Tensors of integers; one of them is a `gather`: `x[:, index]`."""
     given = [(axis, i) for axis, i in enumerate(call["indices"]) if i is not None]
-    if len(given) != 1 or given[0][1].meta["val"].dtype in (torch.bool, torch.uint8):
+    if not given or any(i.meta["val"].dtype in (torch.bool, torch.uint8) for _, i in given):
         return None
+    if len(given) > 1:
+        return Spec("lookup", ("self", "indices"), {"axes": [axis for axis, _ in given]})
     axis, node = given[0]
     indices = call.constant_of(node)
     if indices is not None:

@@ -1,0 +1,97 @@
+"""Integers that are positions along a labeled axis: operators that find them, look up by them, write by them."""
+
+from __future__ import annotations
+
+from ..graph import Node, Value
+from .base import Array, Block, Labeller, Statistic, operator
+from .broadcast import Operand, meet
+
+
+def look_up(labels: Array | None, ids: Value | None, labeller: Labeller) -> None:
+    """An axis with these labels is looked into by `ids`: it goes with the axis that they point along, or stays."""
+    pointed = None if ids is None else labeller.pointing(ids)
+    if labels is not None and pointed is not None and len(labels) == len(pointed):
+        labeller.equal(labels, pointed)
+    else:
+        labeller.freeze(labels, "rows are looked up by index")
+        labeller.freeze(pointed, "positions along it look into another axis")
+
+
+def _topk_statistic(node: Node) -> Statistic:
+    return Statistic((node.attrs["axis"],), positions=(1,))
+
+
+@operator("topk", statistic=_topk_statistic)
+def topk(node: Node, labeller: Labeller) -> None:
+    """The largest k along an axis, and where they are. Any index may go as long as k of them stay."""
+    x, axis = node.inputs[0], node.attrs["axis"]
+    assert x is not None
+    if any(b.joint and axis in b.axes for b in labeller.blocks(x)):
+        labeller.resolve(x)
+    labels = labeller.axis(x, axis)
+    labeller.statistic(labels)
+    labeller.at_least(labels, node.outputs[0].sizes[axis])
+    passing = [b for b in labeller.blocks(x) if axis not in b.axes]
+    for output in node.outputs:
+        labeller.put_blocks(output, passing)
+    labeller.point(node.outputs[1], labels)
+
+
+def _meet_others(x: Value, others: list[Value], axis: int, labeller: Labeller) -> list[Block]:
+    """Values of one rank meet on all axes but one; what some of them do not cover must stay."""
+    values = [x, *others]
+    for value in values:
+        if any(b.joint and axis in b.axes for b in labeller.blocks(value)):
+            labeller.resolve(value)
+    partial = {a for a in range(x.rank) for v in others if v.sizes[a] != x.sizes[a]} - {axis}
+    for value in values:
+        for a in partial:
+            labeller.freeze(labeller.axis(value, a), "only a part of it is looked into")
+    apart = partial | {axis}
+    operands = [Operand(v, tuple(None if a in apart else a for a in range(x.rank))) for v in values]
+    return meet(operands, x.rank, labeller)
+
+
+@operator("take_along", moves=True)
+def take_along(node: Node, labeller: Labeller) -> None:
+    """`take_along_axis`: each place of the result looks up its own position along one axis."""
+    x, ids, out, axis = node.inputs[0], node.inputs[1], node.outputs[0], node.attrs["axis"]
+    assert x is not None and ids is not None
+    blocks = _meet_others(x, [ids], axis, labeller)
+    look_up(labeller.axis(x, axis), ids, labeller)
+    places = labeller.axis(ids, axis)
+    labeller.put_blocks(out, blocks)
+    labeller.put(out, {axis: places})
+
+
+@operator("scatter_along")
+def scatter_along(node: Node, labeller: Labeller) -> None:
+    """The inverse: values (or one number) are written to, or joined with, the positions along an axis."""
+    x, ids, out, axis = node.inputs[0], node.inputs[1], node.outputs[0], node.attrs["axis"]
+    assert x is not None and ids is not None
+    source = [v for v in node.inputs[2:] if v is not None and v.rank == x.rank and v.rank]
+    blocks = _meet_others(x, [ids, *source], axis, labeller)
+    look_up(labeller.axis(x, axis), ids, labeller)
+    for value in source:
+        labeller.equal(labeller.axis(ids, axis), labeller.axis(value, axis))
+    labels = labeller.axis(x, axis)
+    labeller.put_blocks(out, blocks)
+    labeller.put(out, {axis: labels})
+
+
+@operator("lookup", moves=True)
+def look_up_several(node: Node, labeller: Labeller) -> None:
+    """Several axes looked into at once by tensors of indices, `x[rows, columns]`; the other axes pass."""
+    x, out, axes = node.inputs[0], node.outputs[0], node.attrs["axes"]
+    assert x is not None
+    for axis, ids in zip(axes, node.inputs[1:], strict=True):
+        assert ids is not None
+        look_up(labeller.axis(x, axis), ids, labeller)
+        for block in labeller.blocks(ids):
+            labeller.freeze(block.labels, "it is an index")
+    labeller.resolve(x)
+    left = [a for a in range(x.rank) if a not in axes]
+    width = out.rank - len(left)
+    place = axes[0] if list(axes) == list(range(axes[0], axes[0] + len(axes))) else 0
+    where = {a: i if i < place else i + width for i, a in enumerate(left)}
+    labeller.put(out, {where[a]: labeller.axis(x, a) for a in left})
