@@ -13,6 +13,7 @@ import numpy as np
 
 from .coupling import Coupling, Group, Use
 from .errors import InputError
+from .ops import reader
 from .ops.base import Array
 
 #: What a criterion computes: a score per component of the coupling, not yet normalized.
@@ -151,7 +152,7 @@ def l2(coupling: Coupling, reduction: str, seed: int) -> Array:
 @criterion("bn-scale")
 def bn_scale(coupling: Coupling, reduction: str, seed: int) -> Array:
     """Absolute scale of the norms on a channel (network slimming, Liu et al. 2017); L2 where a group has no norm."""
-    scales = [u for u in _weights(coupling) if u.node.kind in _NORM_KINDS and u.slot == 1]
+    scales = [u for u in _weights(coupling) if _is_norm_scale(u)]
     if not scales:
         raise InputError("criterion 'bn-scale' needs normalization layers with a scale; this model has none (folded?)")
     found = _accumulate(coupling, (p for use in scales for p in _axis_sums(use, np.abs)), reduction)
@@ -161,6 +162,11 @@ def bn_scale(coupling: Coupling, reduction: str, seed: int) -> Array:
         for group in missing:
             found[group.components] = fallback[group.components]
     return found
+
+
+def _is_norm_scale(use: Use) -> bool:
+    node, slot = reader(use.node, use.slot)
+    return node.kind in _NORM_KINDS and slot == 1
 
 
 @criterion("fpgm")

@@ -6,7 +6,7 @@ what a frontend needs to write a node back hides in `Node.source` and `Graph.ori
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -21,8 +21,14 @@ class Weight:
 
     `trainable` is True for what the model counts as a parameter (a torch `Parameter`, a floating-point ONNX
     initializer) and False for buffers, masks and index tables. `tied` says that all uses of the tensor must stay
-    one tensor; where it is False, uses that end up with different slices are given copies.
+    one tensor; where it is False, uses that end up with different slices are given copies. `units` says for an axis how
+    many neighbouring indices are stored together, so that they can only go together.
+
+    A frontend may store the elements in several tensors (integers with scales and zero points): then it gives a
+    subclass that is no longer `plain`. To all rules and criteria it is the tensor that it stands for.
     """
+
+    plain = True
 
     def __init__(
         self,
@@ -37,6 +43,7 @@ class Weight:
         self.dtype = np.dtype(dtype)
         self.trainable = trainable
         self.tied = tied
+        self.units: dict[int, int] = {}
         self._read = read
 
     @classmethod
@@ -53,6 +60,22 @@ class Weight:
         """The elements, of `shape` and `dtype` (bfloat16 as `ml_dtypes.bfloat16`); treat it as read-only."""
         return self._read()
 
+    @property
+    def stored_bytes(self) -> int:
+        """What the elements take in a file."""
+        return self.size * self.dtype.itemsize
+
+    def sliced(self, cut: Callable[[np.ndarray], np.ndarray]) -> Weight:
+        """What `cut` leaves. It takes any array laid out over this weight's axes, of size 1 where it does not vary."""
+        return Weight.of(np.ascontiguousarray(cut(self.array())), trainable=self.trainable, tied=self.tied)
+
+    def masked(self, masks: Iterable[np.ndarray]) -> Weight:
+        """The weight with zeros where any mask (broadcastable) is False."""
+        array = self.array()
+        for mask in masks:
+            array = np.where(mask, array, np.zeros((), array.dtype)).astype(array.dtype)
+        return Weight.of(array, trainable=self.trainable, tied=self.tied)
+
 
 @dataclass(eq=False)
 class Value:
@@ -60,6 +83,9 @@ class Value:
 
     `shape` holds concrete sizes; axes whose size depends on the caller's input are bound to a representative size and
     listed in `dynamic`. `shape` is None where not even the rank is known. `weight` is set for constants.
+
+    `follows` lists axes of a model input or output that may shrink with what they belong to: the heads of a key-value
+    cache, which the caller hands from one run to the next. All other axes of inputs and outputs stay as they are.
     """
 
     name: str
@@ -67,6 +93,7 @@ class Value:
     dtype: np.dtype[Any]
     dynamic: frozenset[int] = frozenset()
     weight: Weight | None = None
+    follows: frozenset[int] = frozenset()
 
     @property
     def rank(self) -> int:
@@ -213,7 +240,7 @@ class Graph:
     def _copy(self, twin: dict[Value, Value]) -> Graph:
         def clone(value: Value) -> Value:
             if value not in twin:
-                twin[value] = Value(value.name, value.shape, value.dtype, value.dynamic, value.weight)
+                twin[value] = Value(value.name, value.shape, value.dtype, value.dynamic, value.weight, value.follows)
             return twin[value]
 
         nodes = [

@@ -155,7 +155,7 @@ class Survivors:
         return np.moveaxis(kept, range(len(at)), at)
 
     def slice_weight(self, use: Use, array: Array) -> Array:
-        """The kept part of a weight as this use needs it."""
+        """The kept part of a weight as this use needs it; `array` may have size 1 where it does not vary."""
         columns = use.columns
         for block in use.blocks:
             if block.joint:
@@ -163,7 +163,7 @@ class Survivors:
             if columns is not None and block.axes[0] == columns.by:
                 continue
             indices = self.ascending(block.labels)
-            if indices is not None:
+            if indices is not None and array.shape[block.axes[0]] > 1:
                 array = np.take(array, indices, axis=block.axes[0])
         return array if columns is None else self._slice_columns(use, array)
 
@@ -174,13 +174,13 @@ class Survivors:
         row_block = next((b for b in use.blocks if b.axes[0] == columns.by), None)
         rows = self.mask(row_block.labels) if row_block is not None else np.ones(array.shape[columns.by], bool)
         kept_columns = self.mask(columns.labels)
-        groups = len(columns.labels)
+        groups, same = len(columns.labels), array.shape[columns.axis] == 1
         parts = []
         for group, (mine, wanted) in enumerate(zip(rows.reshape(groups, -1), kept_columns, strict=True)):
             if mine.any() and wanted.any():
                 start = group * mine.size
                 part = np.take(array, start + np.flatnonzero(mine), axis=columns.by)
-                parts.append(np.take(part, np.flatnonzero(wanted), axis=columns.axis))
+                parts.append(part if same else np.take(part, np.flatnonzero(wanted), axis=columns.axis))
         return np.concatenate(parts, axis=columns.by)
 
     def key(self, use: Use) -> tuple[bytes, ...]:

@@ -21,7 +21,7 @@ from .coupling import Coupling
 from .errors import BackendError
 from .frontends.treatment import Compaction, Index, Treatment
 from .graph import Graph, Node, Value, Weight
-from .ops import Block, Statistic, lookup
+from .ops import Block, Statistic, inner, lookup
 from .ops.base import Array
 
 #: Largest difference allowed, in units of how much an output varies with the input, by the narrowest float type in use.
@@ -58,25 +58,32 @@ def treatment(coupling: Coupling, keep: Array) -> Treatment:
     """Masks for every computed value that lost indices, and compactions for nodes that take statistics over them."""
     alive = keep[coupling.component]
     found = Treatment()
+    for value in coupling.graph.inputs:
+        _add_masks(found, value, coupling, alive)
     for node in coupling.graph.flat_nodes:
         source = node.inputs[0] if node.inputs else None
         constant = [source] if source is not None and source.weight is not None and source.weight.tied else []
         for value in (*constant, *node.outputs):
-            masks = [_mask(value, b, alive[b.labels]) for b in coupling.blocks.get(value, ())]
-            masks = [m for m in masks if not m.all()]
-            if masks:
-                found.masks[value.name] = masks
-        rule = lookup(node.kind).statistic
-        statistic = rule(node) if rule is not None and node.inputs[0] is not None else None
-        if statistic is not None:
-            compaction = _compaction(node, statistic, coupling, alive)
+            _add_masks(found, value, coupling, alive)
+        for step in inner(node):
+            rule = lookup(step.kind).statistic
+            statistic = rule(step) if rule is not None and step.inputs[0] is not None else None
+            compaction = _compaction(step, statistic, coupling, alive) if statistic is not None else Compaction()
             if compaction.inputs:
-                found.compactions[node.name] = compaction
+                whole = step is not node or (statistic is not None and statistic.whole)
+                found.compactions[node.name] = _whole(node, compaction.groups, coupling, alive) if whole else compaction
     for use in coupling.uses:
         if lookup(use.node.kind).recurs and use.value.name not in found.masks:
             masks = [_mask(use.value, b, alive[b.labels]) for b in use.blocks]
             found.masks[use.value.name] = [m for m in masks if not m.all()]
     return found
+
+
+def _add_masks(found: Treatment, value: Value, coupling: Coupling, alive: Array) -> None:
+    masks = [_mask(value, b, alive[b.labels]) for b in coupling.blocks.get(value, ())]
+    masks = [m for m in masks if not m.all()]
+    if masks:
+        found.masks[value.name] = masks
 
 
 def _mask(value: Value, block: Block, mask: Array) -> Array:
@@ -111,6 +118,21 @@ def _compaction(node: Node, statistic: Statistic, coupling: Coupling, alive: Arr
     return found
 
 
+def _whole(node: Node, groups: int | None, coupling: Coupling, alive: Array) -> Compaction:
+    """Every operand and result on its kept indices only: for operators that take a statistic in the midst of others."""
+
+    def indices(value: Value | None) -> list[Index]:
+        own = next((u.blocks for u in coupling.uses if u.value is value and u.node is node), None)
+        blocks = () if value is None else own if own is not None else coupling.blocks.get(value, ())
+        masks = [(block, alive[block.labels]) for block in blocks]
+        return [_index(value, b, m, b.axes[-1]) for b, m in masks if value is not None and not m.all()]
+
+    found = Compaction(groups=groups)
+    found.inputs.update({i: indices(v) for i, v in enumerate(node.inputs)})
+    found.outputs.update({i: indices(v) for i, v in enumerate(node.outputs)})
+    return found
+
+
 def _index(x: Value, block: Block, mask: Array, axis: int) -> Index:
     """Kept positions along an axis; for a joint block, those of each row (rows keep equal numbers or nothing)."""
     if not block.joint:
@@ -132,7 +154,9 @@ class Reference:
         graph = self._graph = coupling.graph
         self._run = _runner(graph, frontends.of(graph).instrument(graph, treatment(coupling, keep)))
         self._feeds = [random_inputs(graph, seed + i) for i in range(inputs)]
-        self._expected = [list(self._run(feed)) for feed in self._feeds]
+        self._alive = keep[coupling.component]
+        self._blocks = {v: coupling.blocks.get(v, ()) for v in (*graph.inputs, *graph.outputs) if v.follows}
+        self._expected = [self._cut_outputs(self._run(feed)) for feed in self._feeds]
         touched = [g for g in coupling.groups if not keep[g.components].all()]
         self._exact = sum(g.exact for g in touched)
         self._renormalizing = len(touched) - self._exact
@@ -141,7 +165,7 @@ class Reference:
         """Run a foreign model (`ModelProto`, path or `nn.Module`) on the same inputs; raises what running it raises."""
         tolerance = _tolerance(self._graph)
         candidate = _runner(self._graph, pruned)
-        found = [list(candidate(feed)) for feed in self._feeds]
+        found = [list(candidate(self._cut_inputs(feed))) for feed in self._feeds]
         worst, detail = _largest_difference(self._expected, found)
         if tolerance < worst < float("inf"):
             rounding, _ = _largest_difference(self._expected, self._shaken)
@@ -154,7 +178,24 @@ class Reference:
 
     @cached_property
     def _shaken(self) -> list[list[Array]]:
-        return [list(self._run(_shaken(feed))) for feed in self._feeds]
+        return [self._cut_outputs(self._run(_shaken(feed))) for feed in self._feeds]
+
+    def _cut(self, value: Value, array: Array) -> Array:
+        """What is left of an input or output on axes that follow (see `Value.follows`)."""
+        for block in self._blocks.get(value, ()):
+            if not block.joint:
+                array = array.compress(self._alive[block.labels], axis=block.axes[0])
+        return array
+
+    def _cut_inputs(self, feed: Any) -> Any:
+        if not self._blocks:
+            return feed
+        return {v.name: self._cut(v, feed[v.name]) for v in self._graph.inputs}
+
+    def _cut_outputs(self, arrays: Sequence[Array]) -> list[Array]:
+        return (
+            [self._cut(v, a) for v, a in zip(self._graph.outputs, arrays, strict=True)] if self._blocks else [*arrays]
+        )
 
     def problem(self, pruned: Any) -> str:
         """What is wrong with a foreign model; empty if nothing is."""
@@ -189,7 +230,7 @@ def livened(graph: Graph) -> Iterator[bool]:
 
 
 def _is_zero_matrix(weight: Weight) -> bool:
-    return weight.trainable and len(weight.shape) > 1 and not weight.array().any()
+    return weight.plain and weight.trainable and len(weight.shape) > 1 and not weight.array().any()
 
 
 def _runner(graph: Graph, model: Any) -> Runner:
@@ -293,7 +334,7 @@ def _random_array(graph: Graph, value: Value, generator: np.random.Generator) ->
 def index_bound(graph: Graph, value: Value) -> int:
     """How large an integer input may be: the smallest table that it, unchanged in value, looks into; 2 if none."""
     same, bounds = {value}, []
-    for node in graph.flat_nodes:
+    for node in (step for outer in graph.flat_nodes for step in inner(outer)):
         if node.kind == "gather" and len(node.inputs) > 1 and node.inputs[1] in same and node.inputs[0] is not None:
             bounds.append(node.inputs[0].sizes[node.attrs["axis"]])
         elif (

@@ -85,7 +85,8 @@ class _Folder:
 
     def _free(self, value: Value) -> bool:
         """Whether it is a constant of which one use may differ from the others: the only one, or not tied."""
-        return value.weight is not None and (self._readers[value] == 1 or not value.weight.tied)
+        weight = value.weight
+        return weight is not None and weight.plain and (self._readers[value] == 1 or not weight.tied)
 
     def _replaced(self, value: Value, array: Array) -> Value:
         """A constant of new elements, under the old name where nothing else reads the old one."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from graphprune import criteria
 from graphprune.budgets import FLOOR, Options, Target, make_plan
 from graphprune.coupling import Coupling, Use, couple
 from graphprune.errors import InputError, PassError
-from graphprune.graph import Graph, Value, Weight
+from graphprune.graph import Graph, Value
 from graphprune.kept import Survivors
 from graphprune.ops import lookup
 from graphprune.ops.base import Array
@@ -76,12 +74,14 @@ def _sliced(
         names.add(name)
     if not key:
         return current if first else Value(name, current.shape, current.dtype, current.dynamic, weight)
-    array = np.ascontiguousarray(survivors.slice_weight(use, weight.array()))
-    sliced = Weight.of(array, trainable=weight.trainable, tied=weight.tied)
-    return Value(name, array.shape, current.dtype, current.dynamic, sliced)
+    sliced = weight.sliced(lambda array: survivors.slice_weight(use, array))
+    return Value(name, sliced.shape, current.dtype, current.dynamic, sliced)
 
 
 def _resize(before: Graph, after: Graph, survivors: Survivors) -> None:
+    for was, now in zip(before.inputs, after.inputs, strict=True):
+        if was.follows:
+            now.shape = survivors.shape(was)
     for old, new in zip(before.all_nodes, after.all_nodes, strict=True):
         _resize_values(old.outputs, new.outputs, survivors)
         for body, copy in zip(old.bodies, new.bodies, strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..graph import Graph, Value
-from ..ops import Block, known, lookup
+from ..ops import Block, known, lookup, reader
 from ..ops.base import Array
 from .components import Solution, solve
 from .labeller import Use, Walk
@@ -196,7 +196,8 @@ def _freeze_constants(coupling: Coupling, axes: list[tuple[Use, int, Array]]) ->
 
 def _bears(use: Use) -> bool:
     """Whether a weight makes or takes channels here; a table looked into by constant indices is merely added."""
-    return lookup(use.node.kind).bears and use.node.attrs.get("indices") is None
+    node, _ = reader(use.node, use.slot)
+    return lookup(node.kind).bears and node.attrs.get("indices") is None
 
 
 def _births(coupling: Coupling) -> _Births:

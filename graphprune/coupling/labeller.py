@@ -63,7 +63,8 @@ class Walk:
         for output in self.outputs:
             self.freeze(self._pointing.get(output), "positions along it are an output of the model")
             for block in self.blocks(output):
-                self.freeze(block.labels, "it is an output of the model")
+                if block.joint or not set(block.axes) <= output.follows:
+                    self.freeze(block.labels, "it is an output of the model")
 
     def _visit(self, node: Node) -> None:
         """State a node's rule; where it has bodies, what enters them first, then theirs."""
@@ -133,11 +134,18 @@ class Walk:
             known = ()
             if value.weight is not None and value.shape is not None:
                 known = self._new(value, range(value.rank))
+            elif value in self.inputs and value.shape is not None:
+                known = self._new(value, sorted(value.follows))
             self._set(value, known)
         return known
 
     def _new(self, value: Value, axes: Iterable[int]) -> tuple[Block, ...]:
-        return tuple(Block((a,), self.fresh(value.sizes[a])) for a in axes if value.sizes[a] > 1)
+        return tuple(Block((a,), self._born(value, a)) for a in axes if value.sizes[a] > 1)
+
+    def _born(self, value: Value, axis: int) -> Array:
+        """New labels of a weight's axis (or an input's that follows); one for each unit that is stored together."""
+        size, unit = value.sizes[axis], value.weight.units.get(axis, 1) if value.weight is not None else 1
+        return self.fresh(size) if unit == 1 else np.repeat(self.fresh(-(-size // unit)), unit)[:size]
 
     def label_only(self, value: Value, axes: tuple[int, ...]) -> None:
         """See `Labeller`."""

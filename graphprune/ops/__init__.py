@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from . import control, conv, elementwise, index, linear, norm, position, recurrent, reduce, shape
+from . import control, conv, elementwise, fused, index, linear, norm, position, recurrent, reduce, shape
 from .base import Block, Columns, Cost, Kept, Labeller, Operator, Statistic, kinds, known, lookup
+from .fused import inner, reader
 
 __all__ = [
     "Block",
@@ -16,13 +17,16 @@ __all__ = [
     "control",
     "conv",
     "elementwise",
+    "fused",
     "index",
+    "inner",
     "kinds",
     "known",
     "linear",
     "lookup",
     "norm",
     "position",
+    "reader",
     "recurrent",
     "reduce",
     "shape",

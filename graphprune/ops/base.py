@@ -143,12 +143,14 @@ class Statistic:
     """The node takes statistics over `axes` of input 0; `params` maps inputs to (their axis, the data axis).
 
     `positions` are the outputs that hold positions along the (one) axis: the verifier maps them back.
+    `whole` says that the operands cannot be told apart like this: all of them are to be run on their kept indices.
     """
 
     axes: tuple[int, ...]
     params: dict[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     groups: int | None = None
     positions: tuple[int, ...] = ()
+    whole: bool = False
 
 
 CoupleRule = Callable[[Node, Labeller], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph import Node
-from .base import Block, Kept, Labeller, Statistic, operator
+from .base import Array, Block, Kept, Labeller, Statistic, operator
 from .conv import surviving_groups
 
 
@@ -60,8 +60,11 @@ def layer_norm(node: Node, labeller: Labeller) -> None:
 
 
 def _group_statistic(node: Node) -> Statistic:
-    params: dict[int, tuple[tuple[int, int], ...]] = {i: ((0, 1),) for i, v in enumerate(node.inputs) if i and v}
-    return Statistic((1,), params, groups=node.attrs["groups"])
+    x = node.inputs[0]
+    assert x is not None
+    vectors = {i: v for i, v in enumerate(node.inputs) if i and v is not None}
+    params: dict[int, tuple[tuple[int, int], ...]] = dict.fromkeys(vectors, ((0, 1),))
+    return Statistic((1,), params, node.attrs["groups"], whole=any(v.sizes[-1] != x.sizes[1] for v in vectors.values()))
 
 
 def _rewrite_group_norm(node: Node, kept: Kept) -> None:
@@ -81,8 +84,10 @@ def group_norm(node: Node, labeller: Labeller) -> None:
     for axis in range(2, x.rank):
         labeller.freeze(labeller.axis(x, axis), "a group norm takes statistics over this axis")
     for vector in node.inputs[1:]:
-        if vector is not None and vector.sizes[-1] > 1:
+        if vector is not None and vector.sizes[-1] == x.sizes[1] > 1:
             labeller.equal(labels, labeller.axis(vector, vector.rank - 1))
+        elif vector is not None and vector.sizes[-1] > 1:
+            _one_for_each_group(labels, labeller.axis(vector, vector.rank - 1), groups, labeller)
     if labels is not None:
         rows = labels.reshape(groups, -1)
         if groups < len(labels):
@@ -92,6 +97,14 @@ def group_norm(node: Node, labeller: Labeller) -> None:
             elif groups > 1:
                 labeller.balance(rows)
     labeller.put_blocks(out, labeller.blocks(x))
+
+
+def _one_for_each_group(labels: Array | None, vector: Array | None, groups: int, labeller: Labeller) -> None:
+    """A scale per group (ONNX before opset 21) goes with its group, which only goes whole."""
+    if labels is not None and labeller.grouped == "whole":
+        labeller.equal(labels.reshape(groups, -1)[:, 0], vector)
+    else:
+        labeller.freeze(vector, "one value for each group of a group norm")
 
 
 def _instance_statistic(node: Node) -> Statistic:

@@ -55,7 +55,7 @@ def pruning_report(
 
 def measure(graph: Graph) -> Measure:
     """Size and cost of a graph's model."""
-    size = sum(v.weight.size * v.weight.dtype.itemsize for v in graph.weights().values() if v.weight is not None)
+    size = sum(v.weight.stored_bytes for v in graph.weights().values() if v.weight is not None)
     return Measure(graph.parameter_count(), counting.macs(graph), size)
 
 

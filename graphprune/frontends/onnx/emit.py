@@ -9,12 +9,13 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from ...errors import GraphPruneError
 from ...graph import Graph, Node, Value, Weight
-from . import raise_shape  # noqa: F401  (registers the raisings)
+from . import raise_fused, raise_shape  # noqa: F401  (they register the raisings)
 from .create import create_node
 from .emit_body import resized, write_bodies
 from .order import alive, in_order, reads
 from .origin import Origin, Source, copy_notes
 from .protos import rename_captured, set_attribute, subgraphs
+from .quantized import Encoded, Part
 from .raising import Draft, raise_node
 from .registry import FILL
 from .tensors import to_tensor
@@ -72,7 +73,8 @@ def write_node(node: Node, writer: Writer) -> None:
 
 
 def _wire_inputs(node: Node, source: Source, proto: NodeProto, writer: Writer) -> None:
-    parameters = set(range(len(proto.input))) - set(source.slots)
+    stored = {p.slot: p for v in node.inputs for p in _parts(v)}
+    parameters = set(range(len(proto.input))) - set(source.slots) - stored.keys()
     for slot in parameters:
         if proto.input[slot]:
             proto.input[slot] = writer.parameter(proto.input[slot])
@@ -89,10 +91,19 @@ def _wire_inputs(node: Node, source: Source, proto: NodeProto, writer: Writer) -
             continue
         proto.input.extend([""] * (slot + 1 - len(proto.input)))
         proto.input[slot] = name
+    for part in stored.values():
+        assert part.slot is not None
+        proto.input[part.slot] = writer.part(part)
     while proto.input and not proto.input[-1]:
         del proto.input[-1]
     for inner in subgraphs(proto) if renamed else ():
         rename_captured(inner, {old: new for old, new in renamed.items() if old != new})
+
+
+def _parts(value: Value | None) -> list[Part]:
+    """The tensors that stand in several slots of a node for one operand."""
+    weight = value.weight if value is not None else None
+    return weight.written if isinstance(weight, Encoded) and weight.node is None else []
 
 
 def _wire_outputs(node: Node, source: Source, proto: NodeProto, writer: Writer) -> None:
@@ -122,6 +133,9 @@ def name_outputs(writer: Writer) -> None:
 
 def assemble(writer: Writer) -> tuple[ModelProto, dict[str, Weight]]:
     """The model around the written nodes: what is needed, sorted, with constants, inputs and outputs."""
+    read = {name for node in writer.nodes for name in reads(node)}
+    for name, weight in writer.encoded.items():
+        writer.decoding(name, weight) if name in read else None
     _revive(writer)
     nodes = in_order(alive(writer.nodes, [o.name for o in writer.origin.model.graph.output]))
     read = {name for node in nodes for name in reads(node)}
@@ -149,7 +163,9 @@ def _revive(writer: Writer) -> None:
         if name in present:
             continue
         count = len(writer.nodes)
-        if name in writer.origin.weights:
+        if name in writer.origin.encoded:
+            writer.decoding(name, writer.origin.encoded[name])
+        elif name in writer.origin.weights:
             writer.weights.setdefault(name, writer.origin.weights[name])
         elif name in writer.origin.producers:
             writer.reviving = True
@@ -204,9 +220,11 @@ def _header(name: str, weight: Weight, origin: Origin) -> TensorProto:
 
 def _inputs(writer: Writer, weights: dict[str, Weight]) -> list[ValueInfoProto]:
     """Graph inputs; those that only name an initializer follow it."""
-    found = []
+    found, following = [], {v.name: v for v in writer.graph.inputs if v.follows}
     for info in writer.origin.model.graph.input:
-        if info.name not in writer.origin.weights:
+        if info.name in following:
+            found.append(_resized(info, following[info.name]))
+        elif info.name not in writer.origin.weights:
             found.append(info)
         elif info.name in weights:
             weight = weights[info.name]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from math import prod
+from typing import cast
 
 import numpy as np
 from onnx import ModelProto, NodeProto
 
-from ...graph import Graph, Node, Value, Weight
+from ...graph import Graph, Node, Value
 from ..treatment import Compaction, Index, Treatment
 from .emit import assemble, fill, name_outputs, write_node
 from .origin import Source
 from .protos import set_attribute
+from .quantized import Encoded
 from .writer import Writer
+from .zeros import zero_points
 
 
 def instrument(graph: Graph, treatment: Treatment) -> ModelProto:
@@ -29,9 +32,12 @@ class _Instrumenter(Writer):
         super().__init__(graph)
         self.treatment = treatment
         self.aliases: dict[str, str] = {}
+        self.zeros = zero_points(graph)
         for name, masks in treatment.masks.items():
             if name in self.weights:
-                self.weights[name] = _masked_weight(self.weights[name], masks)
+                self.weights[name] = self.weights[name].masked(masks)
+            elif name in self.encoded:
+                self.encoded[name] = cast(Encoded, self.encoded[name].masked(masks))
 
     def run(self) -> None:
         """Write inputs' masks, then every node with what surrounds it."""
@@ -74,11 +80,16 @@ class _Instrumenter(Writer):
     def _mask(self, raw: str, value: Value, final: str) -> str:
         """Zero the elements where any mask is False."""
         masks = self.treatment.masks[value.name]
-        zero = self.constant(np.zeros((), value.dtype), f"{final}_zero")
+        zero = self._zero(value, final)
         for position, mask in enumerate(masks):
             output = final if position == len(masks) - 1 else self.fresh(f"{final}_part")
             raw = self.node("Where", [self.constant(np.asarray(mask, bool), f"{final}_mask"), raw, zero], output)
         return raw
+
+    def _zero(self, value: Value, base: str) -> str:
+        """What stands for nothing: 0, or the zero point of a quantised value."""
+        found = self.zeros.get(value.name)
+        return self.constant(np.zeros((), value.dtype), f"{base}_zero") if found is None else self.parameter(found)
 
     def _compact(self, node: Node, compaction: Compaction, written: list[NodeProto]) -> list[NodeProto]:
         """Gather the node's inputs, scatter its outputs; returns the nodes that belong before it."""
@@ -99,6 +110,8 @@ class _Instrumenter(Writer):
             self.node("Gather", [self.constant(kept.astype(np.int64), f"{final}_original"), raw], final, axis=0)
         for position, indices in compaction.outputs.items():
             value = node.outputs[position]
+            if not indices or not source.proto.output[position]:
+                continue
             final = self.name(value)
             raw = self._detach(final, end - len(written))
             self._scattered(raw, value, indices, final)
@@ -131,19 +144,12 @@ class _Instrumenter(Writer):
         for index in indices:
             shapes.append([*shapes[-1]])
             shapes[-1][index.axis] = _width(index)
-        zero = self.constant(np.zeros((), value.dtype), f"{final}_zero")
+        zero = self._zero(value, final)
         for step, index in reversed(list(enumerate(indices))):
             back, found = inverse(index, shapes[step])
             full = self._take(name, Index(index.axis, back), shapes[step + 1], f"{final}_back")
             output = final if step == 0 else self.fresh(f"{final}_part")
             name = self.node("Where", [self.constant(found, f"{final}_found"), full, zero], output)
-
-
-def _masked_weight(weight: Weight, masks: list[np.ndarray]) -> Weight:
-    array = weight.array()
-    for mask in masks:
-        array = np.where(mask, array, np.zeros((), array.dtype)).astype(array.dtype)
-    return Weight.of(array, trainable=weight.trainable, tied=weight.tied)
 
 
 def take(array: np.ndarray, index: Index) -> np.ndarray:

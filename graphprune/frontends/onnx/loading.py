@@ -12,16 +12,25 @@ from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorPro
 
 from ...errors import InputError
 from ...graph import Graph, Node, Value, Weight
-from . import lower_math, lower_norm, lower_shape  # noqa: F401  (they register the lowerings)
+from . import (  # noqa: F401  (they register the lowerings)
+    lower_attention,
+    lower_fused,
+    lower_math,
+    lower_norm,
+    lower_quantized,
+    lower_shape,
+)
 from .binding import InputShapes, bind
 from .control import DEEPEST, bodies_of, decided, settle
 from .facts import Fact, Propagation, dtype_of
 from .functions import inlined
 from .origin import Origin, Source, copy_notes
 from .protos import attributes, captured, domain, subgraphs
+from .quantized import Encoded
 from .reading import check_model, check_structure, external_tensors, read_model
 from .registry import FILL, Lowered, View, lower
 from .scopes import Taken, share_names
+from .stored import Store
 from .tensors import external_file, external_reader, inline_array, is_external, is_float, numpy_dtype
 
 #: Where a batch norm reads its mean and variance.
@@ -119,11 +128,13 @@ class _Loader:
         self.outputs = {o.name for o in origin.model.graph.output}
         self.names: dict[str, int] = {}
         self.depth = 0
+        self.store = Store(self.values, [])
 
     def run(self, protos: list[NodeProto]) -> Graph:
         graph = self.origin.model.graph
         inputs = [self._value(i.name) for i in graph.input if i.name not in self.origin.weights]
         self.values.update({v.name: v for v in inputs})
+        self.store = Store(self.values, protos)
         nodes = self._nodes(protos, self.outputs)
         outputs = [self._read(o.name, "the graph's outputs") for o in graph.output]
         made = Graph(graph.name, nodes, inputs, outputs, "onnx", self.origin)
@@ -174,13 +185,16 @@ class _Loader:
         if self.depth < DEEPEST and bodies_of(proto):
             return self._control(proto, index)
         self.propagation.visit(proto)
-        if self._folded(proto):
+        if self._folded(proto) or self._decoded(proto):
             return []
         lowered = self._lowered(proto)
         slots, outer = lowered.slots, self._captured(proto)
-        inputs = [self._filler(proto) if slot == FILL else self._operand(proto, slot) for slot in slots]
+        inputs = [self._input(proto, slot, lowered) for slot in slots]
         inputs += [self.values[name] for name in outer]
         outputs = [self._output(proto, j) for j in range(_last_output(proto))]
+        for value, name in zip(outputs, proto.output, strict=False):
+            if not name and lowered.kind == "fused":
+                value.shape = ()  # no step makes it
         attrs = dict(lowered.attrs)
         if lowered.kind == "unknown":
             attrs["subgraph"] = any(True for _ in subgraphs(proto))
@@ -272,6 +286,23 @@ class _Loader:
     def _filler(self, proto: NodeProto) -> Value:
         """The number that a ConstantOfShape repeats."""
         return _constant(f"{proto.output[0]}::fill", Weight.of(_fill(proto), trainable=False, tied=False))
+
+    def _decoded(self, proto: NodeProto) -> bool:
+        """Whether the node only decodes a constant: that is then how the constant is stored."""
+        name = proto.output[0] if proto.output else ""
+        value = self.store.decoded(proto, dtype_of(self.facts.get(name))) if name not in self.outputs else None
+        if value is None or not isinstance(value.weight, Encoded):
+            return False
+        self.values[name] = value
+        self.origin.encoded[value.name] = value.weight
+        return True
+
+    def _input(self, proto: NodeProto, slot: int, lowered: Lowered) -> Value | None:
+        if slot == FILL:
+            return self._filler(proto)
+        coding = lowered.encoded.get(slot)
+        stored = self.store.operand(proto, coding) if coding is not None else None
+        return stored or self._operand(proto, slot)
 
     def _operand(self, proto: NodeProto, slot: int) -> Value | None:
         if slot >= len(proto.input) or not proto.input[slot]:

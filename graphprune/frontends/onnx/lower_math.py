@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import sqrt
-
 from .registry import Lowered, UnlowerableError, View, lowers
 
 #: Elementwise operators by canonical function name, where that is not the ONNX name in snake case.
@@ -126,22 +124,6 @@ def dropout(view: View) -> Lowered | None:
     return Lowered("elementwise", (0,), {"fn": "dropout"}, outputs=2 if view.produced > 1 else 1)
 
 
-@lowers("QuantizeLinear", "DequantizeLinear")
-def quantize(view: View) -> Lowered | None:
-    """Index by index where there is one scale for the whole tensor."""
-    if any(size != 1 for size in view.shape(1)) or len(view.shape(1)) > 1 or view.attr("block_size"):
-        return None
-    return Lowered("elementwise", view.slots, {"fn": "quantize" if view.op[0] == "Q" else "dequantize"})
-
-
-@lowers("Conv", "ConvTranspose", "FusedConv")
-def conv(view: View) -> Lowered | None:
-    """Convolutions; a fused residual input (FusedConv's fourth) is not described by the kind."""
-    if view.has(3):
-        return None
-    return Lowered("conv", (0, 1, 2), {"groups": int(view.attr("group", 1)), "transposed": view.op == "ConvTranspose"})
-
-
 @lowers("Gemm", "FusedGemm")
 def gemm(view: View) -> Lowered:
     """A matrix product with bias."""
@@ -196,22 +178,6 @@ def reduce(view: View) -> Lowered:
     rank = view.rank()
     resolved = tuple(sorted(view.axis(a) for a in axes)) if axes else tuple(range(rank))
     return Lowered("reduce", (0,), {"fn": _REDUCTIONS[view.op], "axes": resolved, "keepdims": keepdims})
-
-
-@lowers("Attention")
-def attention(view: View) -> Lowered | None:
-    """The standard operator on 4-d operands, without a key-value cache."""
-    ranks = [view.rank(i) for i in range(3)]
-    if ranks != [4, 4, 4] or view.has(4) or view.has(5) or view.has(6):
-        return None
-    query, key = view.shape(0), view.shape(1)
-    scale = view.attr("scale")
-    attrs = {
-        "scale": float(scale) if scale is not None else 1 / sqrt(query[-1]),
-        "causal": bool(view.attr("is_causal", 0)),
-        "grouped": query[1] != key[1],
-    }
-    return Lowered("attention", (0, 1, 2, 3), attrs)
 
 
 @lowers("LSTM", "GRU", "RNN")

@@ -33,10 +33,10 @@ def layer_norm(view: View) -> Lowered | None:
 
 @lowers("GroupNormalization")
 def group_norm(view: View) -> Lowered | None:
-    """Scale and bias per channel (opset 21); per group (opset 18) there is no canonical form."""
-    if view.shape(1) != (view.shape()[1],):
-        return None
+    """Scale and bias per channel (opset 21) or per group (opset 18)."""
     groups = int(view.attr("num_groups"))
+    if view.shape(1) not in ((view.shape()[1],), (groups,)):
+        return None
     return Lowered("group_norm", (0, 1, 2), {"groups": groups, "epsilon": float(view.attr("epsilon", 1e-5))})
 
 

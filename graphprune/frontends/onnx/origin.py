@@ -9,6 +9,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from ...graph import Graph, Node, Weight
 from .facts import Fact
+from .quantized import Encoded
 
 
 def copy_notes(source: TensorProto, target: TensorProto) -> None:
@@ -38,7 +39,7 @@ class Origin:
     data; `weights` all constants it had or that were folded while loading; `headers` the initializers' tensors without
     data; `constant_nodes` the nodes that made constants; `first` the graph as loaded and `producers` its nodes by the
     names they make, so that shape arithmetic that a pass took for dead can be written again where a computed parameter
-    still needs it.
+    still needs it; `encoded` the constants that a DequantizeLinear (or QuantizeLinear) made.
     """
 
     model: ModelProto
@@ -49,6 +50,7 @@ class Origin:
     headers: dict[str, TensorProto] = field(default_factory=dict)
     constant_nodes: dict[str, NodeProto] = field(default_factory=dict)
     producers: dict[str, Node] = field(default_factory=dict)
+    encoded: dict[str, Encoded] = field(default_factory=dict)
     first: Graph | None = None
 
     def remember(self, graph: Graph) -> None:

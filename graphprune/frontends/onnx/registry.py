@@ -13,6 +13,7 @@ from ...errors import GraphPruneError
 from .binding import Shape
 from .facts import Fact, dtype_of
 from .protos import attributes, domain
+from .quantized import Decode, Layout, affine
 from .tensors import is_float
 
 #: Parameters that say how, by operator: attribute name in old opsets -> input slot in newer ones.
@@ -48,13 +49,28 @@ FILL = -2
 class Lowered:
     """A canonical node: its kind, the foreign input slot of each operand, its attributes.
 
-    `outputs` says how many foreign outputs the kind describes; a node that has more becomes unknown.
+    `outputs` says how many foreign outputs the kind describes; a node that has more becomes unknown. `encoded` names,
+    by its first slot, each constant operand that is stored in several slots.
     """
 
     kind: str
     slots: tuple[int, ...]
     attrs: dict[str, Any] = field(default_factory=dict)
     outputs: int = 1
+    encoded: Mapping[int, Coding] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Coding:
+    """A constant operand in parts: the slot of each (None: absent), how it lies over the operand, and what all of them
+    stand for. Slots in `context` are read for decoding, and belong to another operand.
+    """
+
+    shape: Shape
+    slots: tuple[int | None, ...]
+    layouts: tuple[Layout, ...]
+    decode: Decode = affine
+    context: frozenset[int] = frozenset()
 
 
 class View:
@@ -79,6 +95,15 @@ class View:
     def slots(self) -> tuple[int, ...]:
         """All foreign input slots."""
         return tuple(range(len(self.proto.input)))
+
+    def constant(self, slot: int) -> bool:
+        """Whether the input is a constant."""
+        fact = self.fact(slot)
+        return fact is not None and fact.weight is not None
+
+    def wants(self, output: int) -> bool:
+        """Whether the output has a name."""
+        return output < len(self.proto.output) and bool(self.proto.output[output])
 
     @property
     def produced(self) -> int:

@@ -11,6 +11,7 @@ from onnx import NodeProto, TensorProto, defs, helper
 
 from ...graph import Graph, Node, Value, Weight
 from .origin import Origin
+from .quantized import Encoded, Part
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class Writer:
         self.origin: Origin = graph.origin
         self.opset = self.origin.opset
         self.nodes: list[NodeProto] = []
-        self.weights: dict[str, Weight] = {n: v.weight for n, v in graph.weights().items() if v.weight is not None}
+        weights = {n: v.weight for n, v in graph.weights().items() if v.weight is not None}
+        self.encoded: dict[str, Encoded] = {n: w for n, w in weights.items() if isinstance(w, Encoded)}
+        self.weights: dict[str, Weight] = {n: w for n, w in weights.items() if n not in self.encoded}
         self.values: dict[str, Value] = {value.name: value for value in graph.values()}
         self.renamed = _output_names(graph)
         self._taken = {*self.values, *self.origin.facts, *self.origin.weights, *self.renamed.values()}
@@ -98,6 +101,28 @@ class Writer:
         if self.weights.setdefault(name, weight) is weight:
             return name
         return self.constant(weight.array(), f"{name}_original")
+
+    def part(self, part: Part) -> str:
+        """The name under which one stored tensor of an encoded weight can be read."""
+        if isinstance(part.weight, Encoded):
+            self.decoding(part.name, part.weight)
+            return part.name
+        weight = self.weights.setdefault(part.name, part.weight)
+        if weight is not part.weight and not np.array_equal(weight.array(), part.weight.array()):
+            return self.constant(part.weight.array(), part.name)
+        return part.name
+
+    def decoding(self, name: str, weight: Encoded) -> None:
+        """Write the node that makes a constant out of its stored tensors."""
+        if weight.node is None or any(name in node.output for node in self.nodes):
+            return
+        proto = NodeProto()
+        proto.CopyFrom(weight.node)
+        proto.name, proto.output[0] = self.node_name(proto.name), name
+        for part in weight.written:
+            assert part.slot is not None
+            proto.input[part.slot] = self.part(part)
+        self.nodes.append(proto)
 
     def vector(self, entries: Sequence[int | Entry], base: str) -> str:
         """A 1-d int64 tensor of constant and computed entries."""

@@ -1,0 +1,86 @@
+"""Finding the constants that a model stores as integers: behind a DequantizeLinear, or in the slots of an operator."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from onnx import NodeProto
+
+from ...graph import Value, Weight
+from .protos import attributes
+from .quantized import Encoded, Layout, Part, affine, quantizing, scale_layout
+from .registry import Coding
+
+_CODERS = frozenset({"DequantizeLinear", "QuantizeLinear"})
+
+
+class Store:
+    """Makes one value for each stored constant, however many nodes read it."""
+
+    def __init__(self, values: Mapping[str, Value], protos: Iterable[NodeProto]) -> None:
+        self._values = values
+        self._readers = Counter(name for proto in protos for name in proto.input)
+        self._made: dict[tuple[object, ...], Value] = {}
+        self._names: set[str] = set()
+
+    def decoded(self, proto: NodeProto, dtype: np.dtype[np.generic]) -> Value | None:
+        """The output of a node that only decodes (or encodes) a constant."""
+        if proto.op_type not in _CODERS or proto.domain not in ("", "ai.onnx", "com.microsoft"):
+            return None
+        key = (proto.op_type, *proto.input, *(a.SerializeToString() for a in proto.attribute))
+        if key not in self._made:
+            weight = self._decoder(proto, dtype)
+            if weight is None:
+                return None
+            self._made[key] = _constant(proto.output[0], weight)
+        return self._made[key]
+
+    def _decoder(self, proto: NodeProto, dtype: np.dtype[np.generic]) -> Encoded | None:
+        weights = [self._weight(name) for name in proto.input]
+        if any(w is None and n for w, n in zip(weights, proto.input, strict=True)) or dtype.hasobject:
+            return None
+        data, scale = weights[:2]
+        assert data is not None and scale is not None
+        attrs = attributes(proto)
+        layout = scale_layout(scale.shape, data.shape, int(attrs.get("axis", 1)), int(attrs.get("block_size", 0)))
+        if layout is None:
+            return None
+        layouts = (Layout(), layout, layout)
+        parts = [_part(n, w, y, i) for i, (n, w, y) in enumerate(zip(proto.input, weights, layouts, strict=False))]
+        decode = affine if proto.op_type == "DequantizeLinear" else quantizing(dtype)
+        return Encoded(data.shape, dtype, parts, decode, proto)
+
+    def operand(self, proto: NodeProto, coding: Coding) -> Value | None:
+        """The operand that lies in several slots of an operator; None where it is computed."""
+        names = [proto.input[s] if s is not None and s < len(proto.input) else "" for s in coding.slots]
+        weights = [self._weight(name) for name in names]
+        if any(w is None and n for w, n in zip(weights, names, strict=True)) or weights[0] is None:
+            return None
+        key = (*coding.slots, *names)
+        if key not in self._made:
+            slots = [None if s in coding.context else s for s in coding.slots]
+            parts = [_part(*each) for each in zip(names, weights, coding.layouts, slots, strict=True)]
+            weight = Encoded(coding.shape, np.dtype(np.float32), parts, coding.decode)
+            self._made[key] = _constant(self._name(names[0]), weight)
+        return self._made[key]
+
+    def _weight(self, name: str) -> Weight | None:
+        return self._values[name].weight if name in self._values else None
+
+    def _name(self, stored: str) -> str:
+        """The name of the integers, where nothing else may go by it."""
+        name, count = stored, 1
+        while name in self._names or (name in self._values and (self._readers[stored] > 1 or count > 1)):
+            name, count = f"{stored}::{count}", count + 1
+        self._names.add(name)
+        return name
+
+
+def _part(name: str, weight: Weight | None, layout: Layout, slot: int | None) -> Part | None:
+    return None if weight is None else Part(name, weight, layout, slot)
+
+
+def _constant(name: str, weight: Weight) -> Value:
+    return Value(name, weight.shape, weight.dtype, weight=weight)
