@@ -74,7 +74,7 @@ CASES = [
         IMAGE,
         {"s": W(3), "b": W(3)},
         18,
-        "unknown",
+        "group_norm",
         subgraph=False,
     ),
     case(

@@ -223,7 +223,7 @@ def _inputs(writer: Writer, weights: dict[str, Weight]) -> list[ValueInfoProto]:
     found, following = [], {v.name: v for v in writer.graph.inputs if v.follows}
     for info in writer.origin.model.graph.input:
         if info.name in following:
-            found.append(_resized(info, following[info.name]))
+            found.append(resized(info, following[info.name]))
         elif info.name not in writer.origin.weights:
             found.append(info)
         elif info.name in weights:
