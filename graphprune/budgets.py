@@ -336,7 +336,9 @@ def _keep_axes_alive(coupling: Coupling, keep: Array, scores: Array) -> None:
     operator asks for several to stay, as many come back.
     """
     _keep_enough(coupling, keep, scores)
-    arrays = list({id(b.labels): b.labels.reshape(-1) for bs in coupling.blocks.values() for b in bs}.values())
+    arrays = list(
+        {id(b.labels): b.labels.reshape(-1) for bs in coupling.blocks.values() for b in bs if b.labels.size}.values()
+    )
     if not arrays:
         return
     components = coupling.component[np.concatenate(arrays)]

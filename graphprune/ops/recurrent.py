@@ -55,7 +55,9 @@ def _freeze_all(node: Node, labeller: Labeller) -> None:
 
 
 def _tie_gates(rows: Array | None, hidden: Array, labeller: Labeller) -> None:
-    if rows is not None:
+    if rows is None:
+        labeller.equal(None, hidden)
+    else:
         labeller.equal(rows.reshape(-1, len(hidden)), np.broadcast_to(hidden, (len(rows) // len(hidden), len(hidden))))
 
 

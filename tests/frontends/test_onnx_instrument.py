@@ -47,6 +47,17 @@ def test_masks_take_nan_away_and_several_masks_meet() -> None:
     assert (found[:, 2] == 0).all()
 
 
+@pytest.mark.parametrize("kind", ["BOOL", "UINT16", "UINT64"])
+def test_masks_on_types_that_the_runtime_cannot_choose_between(kind: str) -> None:
+    to = getattr(onnx.TensorProto, kind)
+    nodes = [node("Abs", "x", "a"), node("Cast", "a", "c", to=to), node("Cast", "c", to=onnx.TensorProto.FLOAT)]
+    made = model(nodes, {"x": (2, 3)})
+    keep = mask(0, 2, size=3, shape=(1, 3))
+    found, inputs = treated(made, Treatment({"c": [keep]}))
+    cast = np.abs(inputs["x"]).astype(onnx.helper.tensor_dtype_to_np_dtype(to)).astype(np.float32)
+    np.testing.assert_array_equal(found, np.where(keep, cast, 0))
+
+
 def softmax(x: np.ndarray, axis: int) -> np.ndarray:
     """The usual one."""
     powers = np.exp(x - x.max(axis, keepdims=True))

@@ -14,8 +14,12 @@ from .emit import assemble, fill, name_outputs, write_node
 from .origin import Source
 from .protos import set_attribute
 from .quantized import Encoded
+from .tensors import onnx_dtype
 from .writer import Writer
 from .zeros import zero_points
+
+#: Types for which onnxruntime has no Where, and wider ones for which it does.
+_HELD = {"int16": "int32", "uint16": "int32", "uint64": "int64"}
 
 
 def instrument(graph: Graph, treatment: Treatment) -> ModelProto:
@@ -80,16 +84,29 @@ class _Instrumenter(Writer):
     def _mask(self, raw: str, value: Value, final: str) -> str:
         """Zero the elements where any mask is False."""
         masks = self.treatment.masks[value.name]
-        zero = self._zero(value, final)
         for position, mask in enumerate(masks):
             output = final if position == len(masks) - 1 else self.fresh(f"{final}_part")
-            raw = self.node("Where", [self.constant(np.asarray(mask, bool), f"{final}_mask"), raw, zero], output)
+            raw = self._where(np.asarray(mask, bool), raw, value, output)
         return raw
 
     def _zero(self, value: Value, base: str) -> str:
         """What stands for nothing: 0, or the zero point of a quantised value."""
         found = self.zeros.get(value.name)
         return self.constant(np.zeros((), value.dtype), f"{base}_zero") if found is None else self.parameter(found)
+
+    def _where(self, mask: np.ndarray, name: str, value: Value, output: str) -> str:
+        """The elements under the mask, zero elsewhere; by way of a type that onnxruntime has a kernel for."""
+        condition = self.constant(mask, f"{output}_mask")
+        if value.dtype == np.bool_:
+            return self.node("And", [name, condition], output)
+        zero, held = self._zero(value, output), _HELD.get(value.dtype.name)
+        if held is None:
+            return self.node("Where", [condition, name, zero], output)
+        wide = [
+            self.node("Cast", [x], self.fresh(f"{output}_wide"), to=onnx_dtype(np.dtype(held))) for x in (name, zero)
+        ]
+        kept = self.node("Where", [condition, *wide], self.fresh(f"{output}_kept"))
+        return self.node("Cast", [kept], output, to=onnx_dtype(value.dtype))
 
     def _compact(self, node: Node, compaction: Compaction, written: list[NodeProto]) -> list[NodeProto]:
         """Gather the node's inputs, scatter its outputs; returns the nodes that belong before it."""
@@ -144,12 +161,11 @@ class _Instrumenter(Writer):
         for index in indices:
             shapes.append([*shapes[-1]])
             shapes[-1][index.axis] = _width(index)
-        zero = self._zero(value, final)
         for step, index in reversed(list(enumerate(indices))):
             back, found = inverse(index, shapes[step])
             full = self._take(name, Index(index.axis, back), shapes[step + 1], f"{final}_back")
             output = final if step == 0 else self.fresh(f"{final}_part")
-            name = self.node("Where", [self.constant(found, f"{final}_found"), full, zero], output)
+            name = self._where(found, full, value, output)
 
 
 def take(array: np.ndarray, index: Index) -> np.ndarray:
