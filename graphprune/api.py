@@ -80,6 +80,7 @@ def plan(
     overrides: Mapping[str, float] | None = None,
     align: int | None = None,
     floor: float = FLOOR,
+    uniform: bool = False,
     reduction: str = "sum",
     normalization: str = "mean",
     grouped: str = "within",
@@ -88,7 +89,7 @@ def plan(
     """Couple, score and choose what stays; see `budgets.make_plan` and `criteria.score` for options and errors."""
     coupled = graph if isinstance(graph, Coupling) else _coupled(graph, grouped)
     scores = criteria.score(coupled, criterion, reduction=reduction, normalization=normalization, seed=seed)
-    options = Options(include, exclude, overrides or {}, align, floor)
+    options = Options(include, exclude, overrides or {}, align, floor, uniform)
     return budgets.make_plan(coupled, scores, Target.of(target), options, criterion)
 
 
@@ -181,8 +182,8 @@ class Result:
     emitted: Any = field(repr=False)
 
     def save(self, path: str | Path) -> None:
-        """Write the model: `.onnx`, or for PyTorch also `.pt2` and `.safetensors`."""
-        frontends.save(self.graph, path, self.emitted)
+        """Write the model: `.onnx`, or for PyTorch also `.pt2` and `.safetensors`; a folder's as a folder."""
+        frontends.save(self.graph, path, self.emitted, self.plan.text)
 
 
 def prune(
@@ -196,6 +197,7 @@ def prune(
     overrides: Mapping[str, float] | None = None,
     align: int | None = None,
     floor: float = FLOOR,
+    uniform: bool = False,
     reduction: str = "sum",
     normalization: str = "mean",
     grouped: str = "within",
@@ -217,7 +219,7 @@ def prune(
         coupled = coupling.couple(graph, grouped=grouped)
     with clock("planning"):
         scores = criteria.score(coupled, criterion, reduction=reduction, normalization=normalization, seed=seed)
-        options = Options(include, exclude, overrides or {}, align, floor)
+        options = Options(include, exclude, overrides or {}, align, floor, uniform)
         made = budgets.make_plan(coupled, scores, goal, options, criterion)
         keep = made.kept(coupled)
     with clock("rewriting"):

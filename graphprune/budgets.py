@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -72,20 +73,24 @@ def macs(ratio: float) -> Target:
 
 @dataclass(frozen=True)
 class Options:
-    """`include`/`exclude`: globs on weight or node names; `overrides`: glob to ratio, first match wins."""
+    """`include`/`exclude`: globs on weight or node names; `overrides`: glob to ratio, first match wins.
+
+    With `uniform`, groups that are alike up to numbers in their names (the layers of a transformer) keep equal counts.
+    """
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     overrides: Mapping[str, float] = field(default_factory=dict)
     align: int | None = None
     floor: float = FLOOR
+    uniform: bool = False
 
 
 @dataclass(eq=False)
 class _Ladder:
-    """The counts a group may keep per row, ascending, and its components in order of importance."""
+    """The counts that a group, or several alike, may keep per row, ascending, and the rows in order of importance."""
 
-    group: Group
+    groups: Sequence[Group]
     counts: list[int]
     ranked: Array
     values: Array
@@ -115,11 +120,13 @@ def make_plan(coupling: Coupling, scores: Array, target: Target, options: Option
     if not any(open_groups):
         raise InputError(_nothing_prunable(coupling, options))
     ladders = [
-        _ladder(coupling, g, scores, target, options, free) for g, free in zip(coupling, open_groups, strict=True)
+        _ladder(coupling, alike, scores, target, options, open_groups[alike[0].index])
+        for alike in _families(coupling, open_groups, options)
     ]
     counter = Counter(coupling)
     keep = _chosen(coupling, ladders, counter, target, scores)
-    reasons = [_reason(ladder, target) for ladder in ladders]
+    reason_of = {group.index: _reason(ladder, target) for ladder in ladders for group in ladder.groups}
+    reasons = [reason_of[group.index] for group in coupling]
     return Plan(
         coupling.graph.name,
         coupling.fingerprint,
@@ -175,8 +182,9 @@ def _exists(coupling: Coupling, glob: str) -> bool:
 
 
 def _any(names: set[str], globs: Sequence[str]) -> bool:
-    """Whether a name is one of these, or matches one as a glob (`w[0]` is both a name and a glob)."""
-    return any(name == glob or fnmatchcase(name, glob) for name in names for glob in globs)
+    """Whether a name is one of these, or matches one as a glob; `[0]` at the end of a glob is an axis, no choice."""
+    plain = [re.sub(r"\[(\d+)\]$", r"[[]\1]", glob) for glob in globs]
+    return any(name == glob or fnmatchcase(name, glob) for name in names for glob in plain)
 
 
 def _names(coupling: Coupling) -> list[set[str]]:
@@ -189,23 +197,39 @@ def _names(coupling: Coupling) -> list[set[str]]:
     return found
 
 
-def _ladder(coupling: Coupling, group: Group, scores: Array, target: Target, options: Options, free: bool) -> _Ladder:
+def _families(coupling: Coupling, open_groups: Sequence[bool], options: Options) -> list[list[Group]]:
+    """The groups one by one, or those together that must keep equal counts."""
+    if not options.uniform:
+        return [[group] for group in coupling]
+    found: dict[object, list[Group]] = {}
+    for group in coupling:
+        pattern = re.sub(r"\d+", "#", group.name)
+        ratio = _override(coupling, group, options)
+        key = pattern, group.components.shape, group.width, open_groups[group.index], ratio
+        found.setdefault(key, []).append(group)
+    return list(found.values())
+
+
+def _ladder(
+    coupling: Coupling, groups: Sequence[Group], scores: Array, target: Target, options: Options, free: bool
+) -> _Ladder:
+    group, components = groups[0], np.concatenate([g.components for g in groups])
     rows, size = group.components.shape
-    order = np.argsort(-scores[group.components], axis=1, kind="stable")
-    ranked = np.take_along_axis(group.components, order, axis=1)
+    order = np.argsort(-scores[components], axis=1, kind="stable")
+    ranked = np.take_along_axis(components, order, axis=1)
     values = scores[ranked]
     default = 1 if target.kind == "channels" else GLOBAL_ALIGN
     align = default if options.align is None else options.align
     quantum = align // math.gcd(align, rows * group.width)
     override = _override(coupling, group, options)
     if not free:
-        return _Ladder(group, [size], ranked, values, fixed=True)
+        return _Ladder(groups, [size], ranked, values, fixed=True)
     if override is not None or target.kind == "channels":
         ratio = target.ratio if override is None else override
-        return _Ladder(group, [_round_up(_share(ratio, size), quantum, size)], ranked, values, fixed=True)
+        return _Ladder(groups, [_round_up(_share(ratio, size), quantum, size)], ranked, values, fixed=True)
     low = _round_up(max(1, math.ceil(options.floor * size)), quantum, size)
     counts = list(dict.fromkeys([*range(low, size, quantum), size]))
-    return _Ladder(group, counts, ranked, values)
+    return _Ladder(groups, counts, ranked, values)
 
 
 def _override(coupling: Coupling, group: Group, options: Options) -> float | None:
@@ -231,7 +255,7 @@ def _round_up(count: int, quantum: int, size: int) -> int:
 def _mask(coupling: Coupling, ladders: Sequence[_Ladder]) -> Array:
     keep = np.ones(coupling.count, bool)
     for ladder in ladders:
-        keep[ladder.group.components] = False
+        keep[ladder.ranked] = False
         keep[ladder.kept()] = True
     return keep
 
@@ -371,6 +395,6 @@ def _revive(coupling: Coupling, keep: Array, scores: Array, component: int) -> N
 
 
 def _reason(ladder: _Ladder, target: Target) -> str:
-    if len(ladder.counts) == 1 and ladder.counts[0] == ladder.group.components.shape[1]:
+    if len(ladder.counts) == 1 and ladder.counts[0] == ladder.ranked.shape[1]:
         return "left alone"
     return "fixed share" if ladder.fixed else f"global ranking, {target}"

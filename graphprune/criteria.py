@@ -6,21 +6,24 @@ importance), then normalized within each group so that one ranking can compare g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
 import numpy as np
 
 from .coupling import Coupling, Group, Use
 from .errors import InputError
+from .graph import Weight
 from .ops import reader
-from .ops.base import Array
+from .ops.base import Array, Block
 
 #: What a criterion computes: a score per component of the coupling, not yet normalized.
 Criterion = Callable[[Coupling, str, int], Array]
 
 _NORM_KINDS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm"})
 CRITERIA: dict[str, Criterion] = {}
+#: Elements of a weight that are looked at together.
+_PART = 1 << 24
 REDUCTIONS = ("sum", "mean", "max")
 NORMALIZATIONS = ("mean", "max", "sum", "none")
 
@@ -82,10 +85,10 @@ def _axis_sums(use: Use, power: Callable[[Array], Array]) -> Iterator[tuple[Arra
     blocks = [b for b in use.blocks if not b.joint]
     if not blocks and use.columns is None:
         return
-    array = weight.array()
-    if array.dtype != np.float32:
-        array = array.astype(np.float32)
-    mass = power(array)
+    if use.columns is None and weight.size > _PART:
+        yield from _sums_in_parts(weight, blocks, power)
+        return
+    mass = power(_wide(weight.array()))
     if mass.ndim == 1:
         yield blocks[0].labels, mass.astype(np.float64)
         return
@@ -97,6 +100,27 @@ def _axis_sums(use: Use, power: Callable[[Array], Array]) -> Iterator[tuple[Arra
         columns = use.columns
         matrix = _sum_to(mass, (columns.by, columns.axis))
         yield columns.labels.reshape(-1), matrix.reshape(len(columns.labels), -1, matrix.shape[1]).sum(1).reshape(-1)
+
+
+def _wide(array: Array) -> Array:
+    return array if array.dtype == np.float32 else array.astype(np.float32)
+
+
+def _sums_in_parts(
+    weight: Weight, blocks: Sequence[Block], power: Callable[[Array], Array]
+) -> Iterator[tuple[Array, Array]]:
+    """The same for a weight too large to hold as float32: some rows at a time."""
+    array = weight.array()
+    sums = [np.zeros(b.labels.size) for b in blocks]
+    step = max(1, _PART * len(array) // weight.size)
+    for start in range(0, len(array), step):
+        mass = power(_wide(array[start : start + step]))
+        for block, total in zip(blocks, sums, strict=True):
+            if block.axes == (0,):
+                total[start : start + step] = _sum_to(mass, (0,))
+            else:
+                total += _sum_to(mass, block.axes)
+    yield from ((b.labels, total) for b, total in zip(blocks, sums, strict=True))
 
 
 def _sum_to(mass: Array, axes: tuple[int, ...]) -> Array:

@@ -21,8 +21,9 @@ class Weight:
 
     `trainable` is True for what the model counts as a parameter (a torch `Parameter`, a floating-point ONNX
     initializer) and False for buffers, masks and index tables. `tied` says that all uses of the tensor must stay
-    one tensor; where it is False, uses that end up with different slices are given copies. `units` says for an axis how
-    many neighbouring indices are stored together, so that they can only go together.
+    one tensor; where it is False, uses that end up with different slices are given copies. `lazy` says that the
+    elements lie in a file: each `array()` maps them anew, so that what is derived from them is derived when needed.
+    `units` says for an axis how many neighbouring indices are stored together, so that they can only go together.
 
     A frontend may store the elements in several tensors (integers with scales and zero points): then it gives a
     subclass that is no longer `plain`. To all rules and criteria it is the tensor that it stands for.
@@ -38,11 +39,13 @@ class Weight:
         *,
         trainable: bool = True,
         tied: bool = True,
+        lazy: bool = False,
     ) -> None:
         self.shape = tuple(int(n) for n in shape)
         self.dtype = np.dtype(dtype)
         self.trainable = trainable
         self.tied = tied
+        self.lazy = lazy
         self.units: dict[int, int] = {}
         self._read = read
 
@@ -65,9 +68,18 @@ class Weight:
         """What the elements take in a file."""
         return self.size * self.dtype.itemsize
 
-    def sliced(self, cut: Callable[[np.ndarray], np.ndarray]) -> Weight:
-        """What `cut` leaves. It takes any array laid out over this weight's axes, of size 1 where it does not vary."""
-        return Weight.of(np.ascontiguousarray(cut(self.array())), trainable=self.trainable, tied=self.tied)
+    def sliced(self, cut: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> Weight:
+        """What `cut` leaves, whose sizes are `shape`.
+
+        `cut` takes any array laid out over this weight's axes, of size 1 where it does not vary.
+        """
+
+        def read() -> np.ndarray:
+            return np.ascontiguousarray(cut(self.array()))
+
+        if self.lazy:
+            return Weight(shape, self.dtype, read, trainable=self.trainable, tied=self.tied, lazy=True)
+        return Weight.of(read(), trainable=self.trainable, tied=self.tied)
 
     def masked(self, masks: Iterable[np.ndarray]) -> Weight:
         """The weight with zeros where any mask (broadcastable) is False."""

@@ -167,6 +167,16 @@ class Survivors:
                 array = np.take(array, indices, axis=block.axes[0])
         return array if columns is None else self._slice_columns(use, array)
 
+    def weight_shape(self, use: Use, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The sizes that `slice_weight` gives."""
+        sizes = list(shape)
+        for block in use.blocks:
+            sizes[block.axes[0]] = int(self.mask(block.labels).sum())
+        if use.columns is not None:
+            kept = self.mask(use.columns.labels).sum(1)
+            sizes[use.columns.axis] = int(kept.max())
+        return tuple(sizes)
+
     def _slice_columns(self, use: Use, array: Array) -> Array:
         """Rows group by group, each with its own columns."""
         columns = use.columns

@@ -57,9 +57,14 @@ class Plan:
         """Plain data."""
         return {"format": _FORMAT, **asdict(self)}
 
+    @property
+    def text(self) -> str:
+        """The plan as a file holds it."""
+        return json.dumps(self.to_json(), indent=1) + "\n"
+
     def save(self, path: str | Path) -> None:
         """Write as JSON; the file appears whole or not at all."""
-        write_text(Path(path), json.dumps(self.to_json(), indent=1) + "\n")
+        write_text(Path(path), self.text)
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:

@@ -234,7 +234,7 @@ def _is_zero_matrix(weight: Weight) -> bool:
 
 
 def _runner(graph: Graph, model: Any) -> Runner:
-    if graph.frontend == "torch":
+    if graph.frontend != "onnx":
         frontend = frontends.of(graph)
         return lambda feed: frontend.run(model, feed)
     from .runtimes import get
@@ -314,7 +314,7 @@ def _tolerance(graph: Graph) -> float:
 
 def random_inputs(graph: Graph, seed: int) -> Any:
     """Inputs at the bound sizes, as the graph's own framework takes them."""
-    if graph.frontend == "torch":
+    if graph.frontend != "onnx":
         return frontends.of(graph).random_inputs(graph, seed)
     generator = np.random.default_rng(seed)
     return {v.name: _random_array(graph, v, generator) for v in graph.inputs}

@@ -74,7 +74,8 @@ def _sliced(
         names.add(name)
     if not key:
         return current if first else Value(name, current.shape, current.dtype, current.dynamic, weight)
-    sliced = weight.sliced(lambda array: survivors.slice_weight(use, array))
+    shape = survivors.weight_shape(use, weight.shape)
+    sliced = weight.sliced(lambda array: survivors.slice_weight(use, array), shape)
     return Value(name, sliced.shape, current.dtype, current.dynamic, sliced)
 
 
@@ -110,6 +111,7 @@ class RemoveChannels(Pass):
     criterion: str = "l2"
     align: int | None = None
     floor: float = FLOOR
+    uniform: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     grouped: str = "within"
@@ -133,7 +135,7 @@ class RemoveChannels(Pass):
         coupling = couple(graph, grouped=self.grouped)
         how = {"reduction": self.reduction, "normalization": self.normalization}
         scores = criteria.score(coupling, self.criterion, seed=self.seed, **how)
-        options = Options(self.include, self.exclude, align=self.align, floor=self.floor)
+        options = Options(self.include, self.exclude, align=self.align, floor=self.floor, uniform=self.uniform)
         return coupling, make_plan(coupling, scores, self.target(), options, self.criterion)
 
     def run(self, graph: Graph) -> Graph:

@@ -28,7 +28,8 @@ ORDER = [
 ]
 RANK = {layer: rank for rank, layers in enumerate(ORDER) for layer in layers}
 WALLS = {
-    "torch": ("graphprune.frontends.torch", "graphprune.runtimes.pytorch"),
+    "torch": ("graphprune.frontends.torch", "graphprune.frontends.checkpoint", "graphprune.runtimes.pytorch"),
+    "transformers": ("graphprune.frontends.checkpoint",),
     "torchvision": (),
     "onnx": ("graphprune.frontends.onnx",),
     "onnx_graphsurgeon": ("graphprune.frontends.onnx",),

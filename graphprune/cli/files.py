@@ -23,7 +23,10 @@ def check_model(model: str) -> None:
         return
     if not Path(model).exists():
         raise InputError(f"there is no file '{model}'")
-    if not Path(model).is_file():
+    if Path(model).is_dir():
+        if not (Path(model) / "config.json").is_file():
+            raise InputError(f"'{model}' is a folder without config.json: no transformers folder")
+    elif not Path(model).is_file():
         raise InputError(f"'{model}' is not a file")
 
 
@@ -34,7 +37,9 @@ def check_file(path: Path) -> None:
 
 
 def model_suffixes(model: str) -> tuple[str, ...]:
-    """The kinds of file a pruned `model` can be written to."""
+    """The kinds of file a pruned `model` can be written to; none for a folder, which becomes a folder."""
+    if Path(model).is_dir():
+        return ()
     return _TORCH_OUTPUTS if is_factory(model) or Path(model).suffix == ".pt2" else (".onnx",)
 
 
@@ -52,9 +57,11 @@ def check_outputs(inputs: Sequence[str | Path], outputs: Sequence[tuple[str, Pat
 
 
 def _check_output(option: str, path: Path, suffixes: Sequence[str]) -> None:
-    if path.suffix not in suffixes:
+    if suffixes and path.suffix not in suffixes:
         raise InputError(f"{option} '{path}' must end in {' or '.join(suffixes)}")
-    if path.is_dir():
+    if not suffixes and path.exists() and (path.is_file() or any(path.iterdir())):
+        raise InputError(f"{option} '{path}' exists already; a transformers folder is written to a new one")
+    if suffixes and path.is_dir():
         raise InputError(f"{option} '{path}' is a folder")
     if not path.parent.is_dir():
         raise InputError(f"{option} '{path}': there is no folder '{path.parent}'")

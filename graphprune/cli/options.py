@@ -16,7 +16,9 @@ class Grouped(StrEnum):
     WHOLE = "whole"
 
 
-Model = Annotated[str, typer.Argument(help="An .onnx file, a .pt2 file, or package.module:factory.")]
+Model = Annotated[
+    str, typer.Argument(help="An .onnx file, a .pt2 file, package.module:factory, or a transformers folder.")
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write the model.")]
 InputShape = Annotated[
     list[str] | None,
@@ -49,6 +51,9 @@ Align = Annotated[
 Floor = Annotated[
     float | None,
     typer.Option("--floor", min=0, max=1, help="Keep at least this share of every group (0.1).", metavar="RATIO"),
+]
+Uniform = Annotated[
+    bool, typer.Option("--uniform", help="Keep equal counts in all layers alike, as deployment stacks expect.")
 ]
 Override = Annotated[
     list[str] | None,

@@ -73,7 +73,17 @@ class Coupling:
         self._cause = solution.cause
         self._causes = causes
         self._nodes = walk.nodes
+        self._unread = ~self.frozen & ~self._read()
+        self.frozen[self._unread] = True
         self.groups = _groups(self, solution.cells)
+
+    def _read(self) -> Array:
+        """Components that some computation meets: not so the rows of a table that this input does not look up."""
+        read = np.zeros(self.count, bool)
+        seen = {id(b.labels): b.labels for value, bs in self.blocks.items() if value.weight is None for b in bs}
+        for labels in seen.values():
+            read[self.component[labels]] = True
+        return read
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.groups)
@@ -129,6 +139,8 @@ class Coupling:
 
     def why(self, component: int) -> tuple[str, str]:
         """The node and the reason that froze a component."""
+        if self._unread[component]:
+            return "", "inputs of this size do not reach it"
         if self._cause[component] < 0:
             return "", "it is tied to an index that must stay"
         at, why = self._causes[self._cause[component]]

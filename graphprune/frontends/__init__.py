@@ -16,7 +16,7 @@ PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".t7"})
 
 
 def frontend(name: str) -> ModuleType:
-    """The frontend package called "onnx" or "torch"."""
+    """The frontend package called "onnx", "torch" or "checkpoint"."""
     return import_module(f".{name}", __name__)
 
 
@@ -26,12 +26,14 @@ def of(graph: Graph) -> ModuleType:
 
 
 def load(model: str | Path, input_shapes: Any = None) -> Graph:
-    """Read `.onnx`, `.pt2` or `package.module:factory`.
+    """Read `.onnx`, `.pt2`, `package.module:factory` or a transformers folder (config.json and safetensors).
 
     `input_shapes` binds dynamic sizes (ONNX: name to sizes, or sizes in order) or gives the shapes of a factory's
     inputs (in order). Raises InputError for anything that cannot be read.
     """
     text = str(model)
+    if Path(text).is_dir():
+        return frontend("checkpoint").load(text, input_shapes)
     suffix = Path(text).suffix.lower()
     if suffix in PICKLES:
         raise InputError(
@@ -42,7 +44,7 @@ def load(model: str | Path, input_shapes: Any = None) -> Graph:
         return _with_training(frontend("torch").load(text, input_shapes))
     if suffix in (".onnx", ".ort", "") or Path(text).exists():
         return frontend("onnx").load(text, input_shapes)
-    raise InputError(f"'{text}' is no model file (.onnx, .pt2) and no package.module:factory")
+    raise InputError(f"'{text}' is no model file (.onnx, .pt2), no package.module:factory and no transformers folder")
 
 
 def capture(module: Any, example_inputs: Any) -> Graph:
@@ -56,13 +58,20 @@ def _with_training(graph: Graph) -> Graph:
 
 
 def emit(graph: Graph, trial: Callable[[Any], str] | None = None) -> Any:
-    """The foreign model: an `onnx.ModelProto`, or the torch frontend's `Emitted`.
+    """The foreign model: an `onnx.ModelProto`, or an `Emitted` whose `module` it is.
 
     `trial` says what is wrong with a module, where the torch frontend has several to choose from.
     """
     return of(graph).emit(graph) if graph.frontend == "onnx" else of(graph).emit(graph, trial=trial)
 
 
-def save(graph: Graph, path: str | Path, emitted: Any = None) -> None:
-    """Write the model of a graph, or what `emit` made of it; the file appears whole or not at all."""
-    of(graph).save(emitted if emitted is not None and graph.frontend == "torch" else graph, path)
+def save(graph: Graph, path: str | Path, emitted: Any = None, plan: str = "") -> None:
+    """Write the model of a graph, or what `emit` made of it; the file appears whole or not at all.
+
+    A folder that no configuration describes gets the text of the plan beside the tensors.
+    """
+    model = emitted if emitted is not None and graph.frontend != "onnx" else graph
+    if graph.frontend == "checkpoint":
+        of(graph).save(model, path, plan)
+    else:
+        of(graph).save(model, path)

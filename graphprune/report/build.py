@@ -13,6 +13,13 @@ from ..plans import Plan
 from ..proof import Proof
 from .data import FrozenRow, GroupRow, InspectReport, Measure, Report, UnknownRow
 
+_FORMS = {
+    "module": "own class",
+    "graph": "fx GraphModule",
+    "checkpoint": "transformers checkpoint",
+    "tensors": "tensors without a configuration",
+}
+
 
 def inspection(coupled: Coupling) -> InspectReport:
     """What can be pruned in a model, and what cannot and why."""
@@ -35,7 +42,7 @@ def pruning_report(
 ) -> Report:
     """What one pruning did; `emitted` is what the frontend wrote."""
     graph = coupled.graph
-    form = {"module": "own class", "graph": "fx GraphModule"}.get(getattr(emitted, "form", ""), "ONNX")
+    form = _FORMS.get(getattr(emitted, "form", ""), "ONNX")
     return Report(
         model=graph.name,
         target=made.target,

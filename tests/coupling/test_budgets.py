@@ -157,3 +157,20 @@ def test_no_axis_is_left_empty() -> None:
     coupling = couple(graph_of(net, torch.randn(1, 3, 4, 4)))
     pruned = remove_channels(coupling, plan(coupling, budgets.channels(0.25)).kept(coupling))
     assert pruned.weights()["c.weight"].shape == (2, 1, 1, 1)
+
+
+@pytest.mark.parametrize("target", ["channels=0.5", "params=0.4", "macs=0.6"])
+def test_uniform_keeps_equal_counts_in_layers_alike(target: str) -> None:
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 8)) for _ in range(3)]
+    for i, block in enumerate(blocks):
+        nn.init.normal_(block[0].weight, std=0.1 * (1 + i))
+    model = nn.Sequential(*blocks)
+    coupling = couple(graph_of(model, torch.randn(2, 8)))
+    scores = criteria.score(coupling, "l2", normalization="none")
+    free = budgets.make_plan(coupling, scores, budgets.Target.of(target), budgets.Options(align=1), "l2")
+    made = budgets.make_plan(coupling, scores, budgets.Target.of(target), budgets.Options(align=1, uniform=True), "l2")
+    hidden = [g.kept for g in made.groups if g.size == 24]
+    assert len(hidden) == 3 and len(set(hidden)) == 1
+    if target != "channels=0.5":
+        assert len({g.kept for g in free.groups if g.size == 24}) > 1

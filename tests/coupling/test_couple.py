@@ -118,3 +118,20 @@ def test_inputs_and_outputs_stay_whole() -> None:
     pruned = assert_equality(graph)
     shapes = {name: v.shape for name, v in pruned.graph.weights().items()}
     assert shapes == {"0.weight": (4, 3, 1, 1), "0.bias": (4,), "1.weight": (2, 4, 1, 1), "1.bias": (2,)}
+
+
+def test_rows_of_a_table_that_no_input_reaches_stay() -> None:
+    """A position table longer than the example: what lies beyond it is for longer inputs."""
+
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.places, self.head = nn.Embedding(20, 8), nn.Embedding(32, 8), nn.Linear(8, 3)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.head(self.words(ids) + self.places(torch.arange(ids.shape[1])))
+
+    coupling = couple(graph_of(Positions(), torch.randint(0, 20, (2, 6))))
+    assert str(coupling) == "8 exact: words.weight[1] places.weight[1] head.weight[1]"
+    frozen = {(f.weight, f.axis): f for f in coupling.frozen_axes()}
+    assert frozen["places.weight", 0].indices == 32

@@ -133,3 +133,10 @@ def test_network_slimming_needs_a_norm() -> None:
     coupling = couple(graph_of(nn.Sequential(nn.Linear(3, 6), nn.Linear(6, 2)), torch.randn(4, 3)))
     with pytest.raises(InputError, match="needs normalization layers with a scale"):
         criteria.score(coupling, "bn-scale")
+
+
+@pytest.mark.parametrize("name", ["l1", "l2"])
+def test_a_large_weight_is_scored_part_by_part(network: Network, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = criteria.score(network[0], name)
+    monkeypatch.setattr(criteria, "_PART", 7)
+    np.testing.assert_allclose(criteria.score(network[0], name), whole, rtol=1e-6)

@@ -71,7 +71,8 @@ def _weight(tensor: TensorProto, folder: Path | None, file: str) -> Weight:
     trainable = is_float(dtype) and prod(shape) > 1
     tied = sum(1 for n in shape if n > 1) >= 2
     if is_external(tensor):
-        return Weight(shape, dtype, external_reader(tensor, folder, file), trainable=trainable, tied=tied)
+        read = external_reader(tensor, folder, file)
+        return Weight(shape, dtype, read, trainable=trainable, tied=tied, lazy=True)
     return Weight.of(inline_array(tensor), trainable=trainable, tied=tied)
 
 

@@ -219,18 +219,20 @@ class Encoded(Weight):
     def _with(self, shape: Shape, parts: Sequence[Part | None]) -> Encoded:
         return Encoded(shape, self.dtype, parts, self.decode, self.node)
 
-    def sliced(self, cut: Cut) -> Weight:
+    def sliced(self, cut: Cut, shape: Shape) -> Weight:
         """Each part by its layout."""
-        parts = [None if p is None else self._cut(p, cut) for p in self.parts]
+        parts = [None if p is None else self._cut(p, cut, shape) for p in self.parts]
         first = parts[0]
         if first is not None and type(first.layout) is Layout:
             return self._with(first.weight.shape, parts)
         return self._with(tuple(len(picks(cut, self.shape, axis)) for axis in range(len(self.shape))), parts)
 
-    def _cut(self, part: Part, cut: Cut) -> Part:
-        if type(part.layout) is Layout:
-            return replace(part, weight=part.weight.sliced(cut))
+    def _cut(self, part: Part, cut: Cut, shape: Shape) -> Part:
+        if type(part.layout) is Layout and part.weight.shape == self.shape:
+            return replace(part, weight=part.weight.sliced(cut, shape))
         array = part.weight.array()
+        if type(part.layout) is Layout:
+            return replace(part, weight=part.weight.sliced(cut, cut(array).shape))
         cutted = part.layout.take(array, cut, self.shape)
         if cutted is array:
             return part

@@ -81,7 +81,9 @@ class _Reference(nn.Module):
             name: [torch.from_numpy(np.ascontiguousarray(m)) for m in masks] for name, masks in treatment.masks.items()
         }
         self._calls: list[tuple[Node, Calls]] = [(n, call_of(n, self._constant)) for n in graph.nodes]
-        self._weights = {v: self._masked(v, self._load(v)) for v in graph.weights().values()}
+        # Weights that lie in a file are read each time they are used: there may be more than memory holds.
+        here = [v for v in graph.weights().values() if v.weight is not None and not v.weight.lazy]
+        self._weights = {v: self._masked(v, self._load(v)) for v in here}
 
     def _constant(self, array: np.ndarray) -> torch.Tensor:
         return to_torch(array)
@@ -101,10 +103,14 @@ class _Reference(nn.Module):
         for value in self._graph.inputs:
             env[value] = self._masked(value, given[value.name])
         for node, calls in self._calls:
-            results = self._run(node, calls, [None if v is None else env[v] for v in node.inputs])
+            results = self._run(node, calls, [None if v is None else self._get(env, v) for v in node.inputs])
             env.update((v, self._masked(v, r)) for v, r in zip(node.outputs, results, strict=True))
-        flat = fill(self._origin.result, [env[v] for v in self._graph.outputs])
+        flat = fill(self._origin.result, [self._get(env, v) for v in self._graph.outputs])
         return self._origin.exported.graph._codegen.process_outputs(flat)
+
+    def _get(self, env: dict[Value, Any], value: Value) -> Any:
+        found = env.get(value)
+        return self._masked(value, self._load(value)) if found is None and value.weight is not None else found
 
     def _run(self, node: Node, calls: Calls, inputs: list[Any]) -> Sequence[Any]:
         compaction = self._treatment.compactions.get(node.name)

@@ -46,7 +46,7 @@ def load(spec: str | Path, input_shapes: Shapes | None = None, inputs: Any = Non
     text = str(spec)
     suffix = Path(text).suffix.lower()
     if inputs is None and input_shapes is not None:
-        inputs = _random(input_shapes)
+        inputs = random_arguments(input_shapes)
     if suffix == ".pt2":
         return _load_archive(Path(text), inputs)
     if suffix in _PICKLES and ":" not in text:
@@ -62,7 +62,8 @@ def load(spec: str | Path, input_shapes: Shapes | None = None, inputs: Any = Non
     return capture(module, inputs)
 
 
-def _random(shapes: Shapes) -> Any:
+def random_arguments(shapes: Shapes) -> Any:
+    """Normal noise of the given shapes, as positional or keyword arguments."""
     generator = torch.Generator().manual_seed(0)
     if isinstance(shapes, Mapping):
         return {name: torch.randn(tuple(shape), generator=generator) for name, shape in shapes.items()}

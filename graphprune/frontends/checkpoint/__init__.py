@@ -1,0 +1,13 @@
+"""The checkpoint frontend: a `transformers` folder (config.json and safetensors) in, a folder out.
+
+The graph is captured without weights; they are read from the shards one at a time, whenever one is asked for.
+"""
+
+from __future__ import annotations
+
+from .emission import emit
+from .loading import from_config, load
+from .running import instrument, random_inputs, run
+from .writing import save
+
+__all__ = ["emit", "from_config", "instrument", "load", "random_inputs", "run", "save"]

@@ -1,0 +1,88 @@
+"""Whether two captured graphs are the same computation: operator by operator, with the same sizes and constants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...graph import Graph, Node, Value
+from ..torch.graph_module import takes
+from ..torch.origin import Source
+
+# Their attributes say little; what they were called with says the rest.
+_BY_CALL = frozenset({"unknown", "fill", "spatial", "axiswise", "recurrent"})
+
+
+def mismatch(one: Graph, other: Graph, names: Mapping[str, str]) -> str:
+    """The first difference between a rewritten graph and a captured one in words, or nothing.
+
+    `names` gives the other graph's name of a tensor where it is another.
+    """
+    if len(one.nodes) != len(other.nodes):
+        return f"it has {len(other.nodes)} operators instead of {len(one.nodes)}"
+    twin: dict[Value, Value] = dict(zip(one.inputs, other.inputs, strict=True))
+    for mine, theirs in zip(one.nodes, other.nodes, strict=True):
+        problem = _differ(mine, theirs, twin, names)
+        if problem:
+            return f"at {mine.op} ({mine.name}) {problem}"
+        twin.update(zip(mine.outputs, theirs.outputs, strict=True))
+    if [twin.get(v) for v in one.outputs] != list(other.outputs):
+        return "its results are others"
+    return ""
+
+
+def _differ(mine: Node, theirs: Node, twin: Mapping[Value, Value], names: Mapping[str, str]) -> str:
+    if (mine.kind, mine.op, len(mine.inputs)) != (theirs.kind, theirs.op, len(theirs.inputs)):
+        return f"it has {theirs.op}"
+    if takes(mine):
+        return "what is kept is in another order"
+    for a, b in zip(mine.inputs, theirs.inputs, strict=True):
+        if not _same_input(a, b, twin, names):
+            return _other_input(a, b)
+    for a, b in zip(mine.outputs, theirs.outputs, strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return f"it makes {list(b.shape or ())} instead of {list(a.shape or ())}"
+    for key in theirs.attrs:
+        if not _same(mine.attrs.get(key), theirs.attrs.get(key)):
+            return f"'{key}' is {theirs.attrs.get(key)} instead of {mine.attrs.get(key)}"
+    if mine.kind in _BY_CALL and not _same_call(mine.source, theirs.source):
+        return "it is called with other arguments"
+    return ""
+
+
+def _other_input(a: Value | None, b: Value | None) -> str:
+    if a is not None and b is not None and a.name == b.name and b.weight is not None:
+        return f"'{b.name}' has other values: it is computed from a size that changed"
+    return f"it reads {b.name if b is not None else 'nothing'} instead of {a.name if a is not None else 'nothing'}"
+
+
+def _same_input(a: Value | None, b: Value | None, twin: Mapping[Value, Value], names: Mapping[str, str]) -> bool:
+    if a is None or b is None:
+        return a is b
+    if a.weight is None or b.weight is None:
+        return twin.get(a) is b
+    if a.shape != b.shape or a.weight.dtype != b.weight.dtype or a.weight.trainable != b.weight.trainable:
+        return False
+    if a.weight.trainable or a.weight.lazy:
+        return names.get(a.name, a.name) == b.name
+    return _same(a.weight.array(), b.weight.array())
+
+
+def _same_call(a: Any, b: Any) -> bool:
+    if not isinstance(a, Source) or not isinstance(b, Source):
+        return False
+    return a.target is b.target and _same(a.args, b.args) and _same(a.kwargs, b.kwargs)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.array_equal(np.asarray(a), np.asarray(b))
+    if isinstance(a, float) and isinstance(b, float):
+        return a == b or (a != a and b != b)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    return bool(a == b)

@@ -1,0 +1,220 @@
+"""Finding the configuration whose model is the rewritten graph.
+
+No field is known by name. Integers in the configuration that equal a size which changed are candidates; which of them
+must follow, and how, is found by building models (without weights) and comparing the sizes of all parameters; and
+what was found counts only if that model, captured, is the rewritten graph, operator by operator.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...errors import InputError
+from ...graph import Graph
+from ..torch.own_class import size_changes
+from ..torch.tracing import capture, quiet
+from .compare import mismatch
+from .layers import Layers, numbered
+from .origin import CheckpointOrigin, checkpoint_of
+from .skeleton import skeleton
+
+#: A place in a configuration: keys of nested dictionaries and indices of lists.
+Path = tuple[Any, ...]
+Shapes = dict[str, tuple[int, ...]]
+
+#: Most candidates that are tried one by one.
+_MOST_TRIES = 64
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The new configuration, what changed in it, and where layers went (old name of a tensor to its new one)."""
+
+    config: Any
+    changes: Mapping[Path, tuple[Any, Any]]
+    names: Mapping[str, str]
+
+    def describe(self) -> str:
+        """The changes in words."""
+        told = [f"{'.'.join(map(str, path))}: {old} -> {new}" for path, (old, new) in self.changes.items()]
+        return ", ".join(told[:6]) + (f" and {len(told) - 6} more" if len(told) > 6 else "")
+
+
+def fit(graph: Graph) -> Fitted:
+    """The configuration of a rewritten graph. Raises InputError saying what no configuration can say."""
+    origin = checkpoint_of(graph)
+    layers = numbered(origin, graph)
+    search = _Search(origin, graph, layers)
+    config = search.run()
+    changes = {p: (v, _get(config.to_dict(), p)) for p, v in _integers(origin.config.to_dict(), lists=False)}
+    changes = {p: (old, new) for p, (old, new) in changes.items() if old != new}
+    return Fitted(config, changes, layers.names)
+
+
+class _Search:
+    def __init__(self, origin: CheckpointOrigin, graph: Graph, layers: Layers) -> None:
+        self.origin = origin
+        self.graph = graph
+        self.layers = layers
+        self.data = layers.shorten(origin.config.to_dict())
+        self.wanted = _wanted(origin, graph, layers)
+        self.became = _became(graph, layers)
+        self.refusal = ""
+
+    def run(self) -> Any:
+        """Change every candidate, mend what that gets wrong, take back what was not needed."""
+        chosen = {path: self._first(value) for path, value in _integers(self.data) if self._options(value)}
+        chosen = self._mended(chosen)
+        wrong = self._wrong_shape(chosen)
+        if wrong:
+            raise InputError(wrong + (f" ({self.refusal})" if self.refusal else ""))
+        problem = self._mismatch(chosen)
+        for path in [p for p in chosen if problem]:
+            rest = {p: v for p, v in chosen.items() if p != path}
+            if not self._wrong_shape(rest) and not (found := self._mismatch(rest)):
+                chosen, problem = rest, found
+        if problem:
+            raise InputError(f"a configuration would give another model: {problem}")
+        return self._config(self._needed(chosen))
+
+    def _options(self, value: int) -> list[int]:
+        return sorted(self.became.get(value, set()) - {value}) if value > 1 else []
+
+    def _first(self, value: int) -> int:
+        return self._options(value)[0]
+
+    def _mended(self, chosen: dict[Path, int]) -> dict[Path, int]:
+        """Turn single candidates to another value while that brings more parameters to their sizes."""
+        best = self._count_wrong(chosen)
+        for path, value in list(_integers(self.data)) * 2:
+            if not best:
+                break
+            for option in [value, *self._options(value)][:_MOST_TRIES]:
+                if not self._options(value) or option == chosen.get(path, value):
+                    continue
+                trial = {p: v for p, v in chosen.items() if p != path}
+                if option != value:
+                    trial[path] = option
+                count = self._count_wrong(trial)
+                if count < best:
+                    best, chosen = count, trial
+        return chosen
+
+    def _needed(self, chosen: dict[Path, int]) -> dict[Path, int]:
+        """Without the changes that make no difference: a window that only happens to be as large as a layer."""
+        for path in list(chosen):
+            rest = {p: v for p, v in chosen.items() if p != path}
+            if not self._count_wrong(rest) and not self._mismatch(rest):
+                chosen = rest
+        return chosen
+
+    def _config(self, chosen: Mapping[Path, int]) -> Any:
+        data = copy.deepcopy(self.data)
+        for path, value in chosen.items():
+            _set(data, path, value)
+        try:
+            with quiet():
+                return type(self.origin.config).from_dict(data)
+        except Exception as error:
+            raise InputError(f"transformers refuses such a configuration: {' '.join(str(error).split())}") from error
+
+    def _shapes(self, chosen: Mapping[Path, int]) -> Shapes | None:
+        try:
+            model = skeleton(self._config(chosen), type(self.origin.module), self._dtype())
+        except InputError as error:
+            self.refusal = self.refusal or str(error)
+            return None
+        return {name: tuple(t.shape) for name, t in model.state_dict().items()}
+
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = next(p for p in self.origin.module.parameters() if p.is_floating_point()).dtype  # type: ignore[union-attr]
+        return dtype
+
+    def _count_wrong(self, chosen: Mapping[Path, int]) -> int:
+        found = self._shapes(chosen)
+        if found is None:
+            return len(self.wanted) + 1
+        return sum(found.get(name) != shape for name, shape in self.wanted.items()) + len(found.keys() - self.wanted)
+
+    def _wrong_shape(self, chosen: Mapping[Path, int]) -> str:
+        """What is wrong with the parameters' sizes under these changes."""
+        found = self._shapes(chosen)
+        if found is None:
+            return "no configuration has these sizes"
+        for name, shape in self.wanted.items():
+            if found.get(name) != shape:
+                have = list(found[name]) if name in found else "no such weight"
+                one = f"where one configuration for all layers gives {have}; --uniform keeps the same count in each"
+                return f"'{name}' has the shape {list(shape)} {one}"
+        extra = sorted(found.keys() - self.wanted)
+        return f"a configuration brings '{extra[0]}' with it, which is not there" if extra else ""
+
+    def _mismatch(self, chosen: Mapping[Path, int]) -> str:
+        """Where the model of a configuration, captured, is another graph than the rewritten one."""
+        try:
+            model = skeleton(self._config(chosen), type(self.origin.module), self._dtype())
+            captured = capture(model, self.origin.kwargs or self.origin.args)
+        except InputError as error:
+            return str(error)
+        return mismatch(self.graph, captured, self.layers.names)
+
+
+def _wanted(origin: CheckpointOrigin, graph: Graph, layers: Layers) -> Shapes:
+    """The sizes that every tensor in the state of the model should have, by its new name."""
+    assert origin.module is not None
+    weights = graph.weights()
+    first = origin.tensors.aliases
+    found: Shapes = {}
+    for name, tensor in origin.module.state_dict().items():
+        if name not in layers.removed:
+            value = weights.get(first.get(name, name))
+            shape = tuple(tensor.shape) if value is None or value.shape is None else value.shape
+            found[layers.names.get(name, name)] = shape
+    return found
+
+
+def _became(graph: Graph, layers: Layers) -> dict[int, set[int]]:
+    """What each size turned into anywhere in the model."""
+    found: dict[int, set[int]] = defaultdict(set)
+    for change in size_changes(graph).values():
+        for before, after in change.became.items():
+            found[before] |= after
+    for before, after in layers.counts.items():
+        found[before] |= after
+    return found
+
+
+def _integers(data: Any, path: Path = (), *, lists: bool = True) -> Iterator[tuple[Path, Any]]:
+    """Every integer in nested data with its path; lists of numbers as one item where `lists` is False."""
+    if isinstance(data, dict):
+        for key, item in data.items():
+            yield from _integers(item, (*path, key), lists=lists)
+    elif isinstance(data, (list, tuple)):
+        if lists:
+            for at, item in enumerate(data):
+                yield from _integers(item, (*path, at))
+        else:
+            yield path, data
+    elif isinstance(data, int) and not isinstance(data, bool):
+        yield path, data
+
+
+def _get(data: Any, path: Path) -> Any:
+    for key in path:
+        data = data[key]
+    return data
+
+
+def _set(data: Any, path: Path, value: int) -> None:
+    *front, last = path
+    for key in front:
+        data = data[key]
+    if isinstance(data, tuple):
+        raise InputError("a configuration holds a tuple, which cannot be changed")
+    data[last] = value

@@ -1,0 +1,152 @@
+"""From a transformers folder to a graph: captured without weights, which then come from the shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...errors import InputError
+from ...graph import Graph, Weight
+from ..torch.arrays import torch_dtype
+from ..torch.files import Shapes, random_arguments
+from ..torch.origin import Origin, origin_of
+from ..torch.tracing import capture, first_line, quiet
+from .inputs import example_inputs
+from .origin import CheckpointOrigin
+from .shards import Stored, read_shards
+from .skeleton import class_of, read_config, skeleton
+
+#: Names that old checkpoints have or lack though the model has them otherwise: tables computed anew.
+_COMPUTED = ("rotary_emb.inv_freq", "position_ids", ".attn.bias", ".attn.masked_bias", ".attention.bias")
+
+
+def load(folder: str | Path, input_shapes: Shapes | None = None) -> Graph:
+    """The graph of a folder with config.json and safetensors.
+
+    Raises InputError for a folder without either, a class that transformers does not have, a shard that is missing or
+    broken, or weights that are not those of the class.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    cls = class_of(config, str(folder))
+    stored = read_shards(folder)
+    dtype = _common_dtype(stored, config)
+    model = skeleton(config, cls, dtype)
+    named, missing = _match(model, stored, folder)
+    if missing:  # the class spells or packs its weights otherwise: transformers knows how, and needs them in memory
+        model, named = _whole(folder, cls, dtype), {}
+    graph = _graph(model, config, dtype, input_shapes)
+    graph.name = folder.resolve().name
+    _attach(graph, named)
+    _extend(graph, folder, config, named)
+    return graph
+
+
+def _whole(folder: Path, cls: Any, dtype: torch.dtype) -> nn.Module:
+    """The model as `from_pretrained` builds it; raises InputError where it lacks weights."""
+    try:
+        with quiet():
+            model, told = cls.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+    except Exception as error:
+        raise InputError(f"'{folder}': {cls.__name__}.from_pretrained fails: {first_line(error)}") from error
+    lacking = sorted(told["missing_keys"])
+    if lacking:
+        raise InputError(f"'{folder}' has no weight '{lacking[0]}', which {cls.__name__} needs")
+    found: nn.Module = model.eval()
+    return found
+
+
+def from_config(config: Any, name: str = "") -> Graph:
+    """The graph of a configuration alone; its weights read as zeros and take no memory."""
+    model = skeleton(config, class_of(config, name or config.model_type))
+    graph = _graph(model, config, config.dtype or torch.float32, None)
+    for value in graph.weights().values():
+        if value.weight is not None and value.weight.trainable:
+            value.weight = _replaced(value.weight, _zeros(value.weight))
+    _extend(graph, None, config, {})
+    return graph
+
+
+def _zeros(weight: Weight) -> Callable[[], np.ndarray]:
+    zero = np.zeros((), weight.dtype)
+    return lambda: np.broadcast_to(zero, weight.shape)
+
+
+def _replaced(weight: Weight, read: Callable[[], np.ndarray]) -> Weight:
+    """The weight as read from elsewhere."""
+    return Weight(weight.shape, weight.dtype, read, trainable=weight.trainable, tied=weight.tied, lazy=True)
+
+
+def _graph(model: nn.Module, config: Any, dtype: torch.dtype, input_shapes: Shapes | None) -> Graph:
+    inputs = example_inputs(model, config, dtype) if input_shapes is None else random_arguments(input_shapes)
+    graph = capture(model, inputs)
+    graph.frontend = "checkpoint"
+    return graph
+
+
+def _extend(graph: Graph, folder: Path | None, config: Any, stored: dict[str, Stored]) -> None:
+    known = {f.name: getattr(origin_of(graph), f.name) for f in fields(Origin)}
+    graph.origin = CheckpointOrigin(**known, folder=folder, config=config, stored=stored)
+
+
+def _common_dtype(stored: dict[str, Stored], config: Any) -> torch.dtype:
+    """The type of most floating-point elements, which is what the model is built in."""
+    counts: dict[Any, int] = {}
+    for entry in stored.values():
+        if entry.dtype.kind not in "iub":
+            size = 1
+            for n in entry.shape:
+                size *= n
+            counts[entry.dtype] = counts.get(entry.dtype, 0) + size
+    if not counts:
+        return config.dtype or torch.float32
+    return torch_dtype(max(counts, key=lambda dtype: counts[dtype]))
+
+
+def _match(model: nn.Module, stored: dict[str, Stored], folder: Path) -> tuple[dict[str, Stored], str]:
+    """The stored tensor of each parameter and saved buffer by the model's own name; and one that has none."""
+    state = model.state_dict(keep_vars=True)
+    groups: dict[int, list[str]] = {}
+    for name, tensor in state.items():
+        groups.setdefault(id(tensor), []).append(name)
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    found: dict[str, Stored] = {}
+    for names in groups.values():
+        spelled = [s for n in names for s in (n, n.removeprefix(prefix), f"{prefix}{n}")]
+        entry = next((stored[s] for s in spelled if s in stored), None)
+        if entry is None:
+            if not names[0].endswith(_COMPUTED):
+                return {}, names[0]
+            continue
+        if entry.shape != tuple(state[names[0]].shape):
+            shapes = f"{list(entry.shape)}, where config.json says {list(state[names[0]].shape)}"
+            raise InputError(f"'{entry.file}': the weight '{names[0]}' has the shape {shapes}")
+        found.update(dict.fromkeys(names, entry))
+    return found, ""
+
+
+def _attach(graph: Graph, named: dict[str, Stored]) -> None:
+    """Let the graph's weights come from the shards."""
+    tensors = origin_of(graph).tensors
+    aliases: dict[str, list[str]] = {}
+    for alias, first in tensors.aliases.items():
+        aliases.setdefault(first, []).append(alias)
+    for name, value in graph.weights().items():
+        entry = next((named[n] for n in (name, *aliases.get(name, ())) if n in named), None)
+        if entry is not None and value.weight is not None:
+            value.weight = _replaced(value.weight, _as_dtype(entry, value.weight))
+
+
+def _as_dtype(entry: Stored, weight: Weight) -> Callable[[], np.ndarray]:
+    """The reader of a stored tensor in the type that the model computes in."""
+    if entry.dtype == weight.dtype:
+        return entry.read
+    return lambda: entry.read().astype(weight.dtype)

@@ -1,0 +1,28 @@
+"""What the checkpoint frontend remembers beside what the torch frontend does: the folder, its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...errors import GraphPruneError
+from ...graph import Graph
+from ..torch.origin import Origin
+from .shards import Stored
+
+
+@dataclass
+class CheckpointOrigin(Origin):
+    """`folder` is None for a graph made from a configuration alone; `stored` are the folder's tensors by name."""
+
+    folder: Path | None = None
+    config: Any = None
+    stored: dict[str, Stored] = field(default_factory=dict)
+
+
+def checkpoint_of(graph: Graph) -> CheckpointOrigin:
+    """The origin of a graph that this frontend made."""
+    if not isinstance(graph.origin, CheckpointOrigin):
+        raise GraphPruneError(f"the graph '{graph.name}' was not loaded from a transformers folder")
+    return graph.origin

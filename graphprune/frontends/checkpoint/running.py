@@ -1,0 +1,7 @@
+"""Running a checkpoint's graph operator by operator, so that only the weights in use are in memory."""
+
+from __future__ import annotations
+
+from ..torch.execute import instrument, random_inputs, run
+
+__all__ = ["instrument", "random_inputs", "run"]
