@@ -55,6 +55,13 @@ def _channels_alone(node: Node, labeller: Labeller) -> np.ndarray | None:
     return labels
 
 
+def _read_whole(node: Node, values: list[Value | None], labeller: Labeller) -> None:
+    """Of these operands every element is needed, whatever stays of the channels."""
+    for value in values:
+        for block in labeller.blocks(value) if value is not None else ():
+            labeller.freeze(block.labels, f"{node.op} reads it whole")
+
+
 @operator("conv", rewrite=_rewrite_conv, cost=_conv_cost, bears=True)
 def conv(node: Node, labeller: Labeller) -> None:
     """Input channels are contracted with the weight, filters make the output channels; see `docs/ir.md` for layouts."""
@@ -74,6 +81,7 @@ def conv(node: Node, labeller: Labeller) -> None:
         filters = _grouped(node, labels, labeller)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         labeller.equal(filters, labeller.axis(node.inputs[2], 0))
+    _read_whole(node, node.inputs[3:], labeller)
     batch = labeller.axis(x, 0)
     labeller.put(out, {0: batch, 1: filters})
 
@@ -132,9 +140,7 @@ def spatial(node: Node, labeller: Labeller) -> None:
     x = node.inputs[0]
     assert x is not None
     channels = _channels_alone(node, labeller)
-    for extra in node.inputs[1:]:
-        for block in labeller.blocks(extra) if extra is not None else ():
-            labeller.freeze(block.labels, f"{node.op} reads it whole")
+    _read_whole(node, node.inputs[1:], labeller)
     batch = labeller.axis(x, 0)
     for output in node.outputs:
         labeller.put(output, {0: batch, 1: channels})

@@ -79,6 +79,23 @@ def scatter_along(node: Node, labeller: Labeller) -> None:
     labeller.put(out, {axis: labels})
 
 
+@operator("scatter_rows")
+def scatter_rows(node: Node, labeller: Labeller) -> None:
+    """Values written to tuples of indices that address the first axes (`ScatterND`); the axes after those pass."""
+    x, ids, source, depth = *node.inputs[:3], node.attrs["depth"]
+    assert x is not None and ids is not None and source is not None
+    labeller.freeze(labeller.pointing(ids), "positions along it look into another axis")
+    for value in (x, source):
+        labeller.resolve(value)
+    lead = ids.rank - 1
+    addressed = [labeller.axis(x, a) for a in range(depth)] + [labeller.axis(source, a) for a in range(lead)]
+    for labels in [*addressed, *(block.labels for block in labeller.blocks(ids))]:
+        labeller.freeze(labels, "it is written to by index")
+    for axis in range(depth, x.rank):
+        labeller.equal(labeller.axis(x, axis), labeller.axis(source, lead + axis - depth))
+    labeller.put(node.outputs[0], {axis: labeller.axis(x, axis) for axis in range(depth, x.rank)})
+
+
 @operator("lookup", moves=True)
 def look_up_several(node: Node, labeller: Labeller) -> None:
     """Several axes looked into at once by tensors of indices, `x[rows, columns]`; the other axes pass."""

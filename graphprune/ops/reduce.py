@@ -74,5 +74,9 @@ def axiswise(node: Node, labeller: Labeller) -> None:
         for block in labeller.blocks(extra) if extra is not None else ():
             labeller.freeze(block.labels, f"{node.op} reads it whole")
     passing = {a: labeller.axis(x, a) for a in range(x.rank) if a not in node.attrs["axes"]}
+    if any(output.rank != x.rank for output in node.outputs):
+        for labels in passing.values():
+            labeller.freeze(labels, f"{node.op} makes something of another rank")
+        passing = {}
     for output in node.outputs:
-        labeller.put(output, passing if output.shape is not None and output.rank == x.rank else {})
+        labeller.put(output, passing)

@@ -12,6 +12,7 @@ from . import (
     examples_norm,
     examples_onnx,
     examples_position,
+    examples_rare,
     examples_shape,
 )
 from .registry import EXAMPLES, Example
@@ -27,6 +28,7 @@ __all__ = [
     "examples_linear",
     "examples_norm",
     "examples_onnx",
+    "examples_rare",
     "examples_position",
     "examples_shape",
 ]

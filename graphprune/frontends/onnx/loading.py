@@ -14,6 +14,7 @@ from ...errors import InputError
 from ...graph import Graph, Node, Value, Weight
 from . import (  # noqa: F401  (they register the lowerings)
     lower_attention,
+    lower_axes,
     lower_fused,
     lower_math,
     lower_norm,

@@ -28,6 +28,7 @@ PARAMETERS: dict[str, dict[str, int]] = {
     "Tile": {"repeats": 1},
     "Pad": {"pads": 1, "value": 2, "axes": 3},
     "TopK": {"k": 1},
+    "DFT": {"axis": 2},
     "CumSum": {"axis": 1},
     "CumProd": {"axis": 1},
     "Upsample": {"scales": 1},

@@ -1,0 +1,72 @@
+"""Every operator of the newest opset has a lowering, or a reason why not: so that new ones show."""
+
+from __future__ import annotations
+
+from onnx import defs
+
+from graphprune.frontends import onnx as frontend  # noqa: F401  (registers the lowerings)
+from graphprune.frontends.onnx.control import BODIES
+from graphprune.frontends.onnx.registry import lowered_operators
+
+#: Sizes, and numbers made from them: evaluated while loading, or left in the file as they are.
+SHAPE_ARITHMETIC = {"Constant", "ConstantOfShape", "Range", "Shape", "Size"}
+
+_SEQUENCE = "makes or takes sequences or optional values, which have no axes"
+_DATA = "what comes out has a size that depends on the data"
+_TEXT = "works on strings"
+_RANDOM = "is random: nothing could be proven"
+_LOSS = "is a training loss: all classes are needed"
+_NEW = "is newer than every runtime here: nothing could be proven"
+UNKNOWN = {
+    "AffineGrid": "makes coordinates from few numbers, all of which are needed",
+    "Bernoulli": _RANDOM,
+    "CausalConvWithState": _NEW,
+    "Col2Im": "adds up overlapping blocks; exporters rarely write it",
+    "Compress": _DATA,
+    "ConcatFromSequence": _SEQUENCE,
+    "Det": "needs whole square matrices",
+    "ImageDecoder": "decodes bytes",
+    "LinearAttention": _NEW,
+    "MaxUnpool": "its indices count through channels, which removal would shift",
+    "Multinomial": _RANDOM,
+    "NegativeLogLikelihoodLoss": _LOSS,
+    "NonMaxSuppression": _DATA,
+    "NonZero": _DATA,
+    "OneHot": "its new axis is a set of classes",
+    "Optional": _SEQUENCE,
+    "OptionalGetElement": _SEQUENCE,
+    "OptionalHasElement": _SEQUENCE,
+    "RegexFullMatch": _TEXT,
+    "STFT": "cuts time into frames of another rank; all samples are needed",
+    "SequenceAt": _SEQUENCE,
+    "SequenceConstruct": _SEQUENCE,
+    "SequenceEmpty": _SEQUENCE,
+    "SequenceErase": _SEQUENCE,
+    "SequenceInsert": _SEQUENCE,
+    "SequenceLength": _SEQUENCE,
+    "SequenceMap": _SEQUENCE,
+    "SoftmaxCrossEntropyLoss": _LOSS,
+    "SplitToSequence": _SEQUENCE,
+    "StringConcat": _TEXT,
+    "StringNormalizer": _TEXT,
+    "StringSplit": _TEXT,
+    "SwiGLU": _NEW,
+    "TensorScatter": "writes to a cache in place; its positions are needed",
+    "TfIdfVectorizer": "counts words of a fixed vocabulary",
+    "Unique": _DATA,
+}
+
+
+def newest() -> set[str]:
+    """The operators of the default domain in the newest opset that the onnx package knows."""
+    return {schema.name for schema in defs.get_all_schemas() if schema.domain == "" and not schema.deprecated}
+
+
+def test_every_operator_is_lowered_or_unknown_on_purpose() -> None:
+    known = {*lowered_operators(), *BODIES, *SHAPE_ARITHMETIC, *UNKNOWN}
+    assert not newest() - known, "operators without a lowering and without a reason"
+
+
+def test_no_operator_is_in_two_groups() -> None:
+    assert not UNKNOWN.keys() & {*lowered_operators(), *BODIES, *SHAPE_ARITHMETIC}
+    assert UNKNOWN.keys() <= newest()

@@ -1,0 +1,108 @@
+"""Worked examples: rare ONNX operators that leave some axes alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .examples_onnx import model, node, normal
+from .registry import example
+
+
+@example(
+    """
+    8 exact: w[1] v[0]
+    """
+)
+def sequence_reversed() -> Any:
+    nodes = [
+        node("MatMul", "x w", "h"),
+        node("ReverseSequence", "h lengths", "r", batch_axis=0, time_axis=1),
+        node("MatMul", "r v", "y"),
+    ]
+    return model(nodes, {"w": normal(3, 8), "v": normal(8, 2), "lengths": [5, 3]}, [2, 5, 3], [2, 5, 2])
+
+
+@example(
+    """
+    8 exact: w[1] u[1] v[0]
+    """
+)
+def rows_written_by_index() -> Any:
+    """A slice assignment as the TorchScript exporter writes it: whole rows of the last axis."""
+    nodes = [
+        node("MatMul", "x w", "h"),
+        node("MatMul", "x u", "g"),
+        node("Slice", "g zero three axis", "s"),
+        node("ScatterND", "h places s", "r"),
+        node("MatMul", "r v", "y"),
+    ]
+    places = np.array([[[0, 1], [0, 2], [0, 4]], [[1, 0], [1, 3], [1, 4]]], np.int64)
+    weights = {"w": normal(3, 8), "u": normal(3, 8), "v": normal(8, 2), "places": places}
+    return model(nodes, {**weights, "zero": [0], "three": [3], "axis": [1]}, [2, 5, 3], [2, 5, 2])
+
+
+@example(
+    """
+    6 exact: w[0] b[0] v[1]
+    """
+)
+def regions_of_interest() -> Any:
+    nodes = [
+        node("Conv", "x w b", "h"),
+        node("RoiAlign", "h boxes which", "r", output_height=2, output_width=2),
+        node("Conv", "r v", "y"),
+    ]
+    boxes = np.array([[0, 0, 3, 3], [1, 1, 4, 4], [0, 2, 2, 4]], np.float32)
+    weights = {"w": normal(6, 3, 1, 1), "b": normal(6), "v": normal(2, 6, 1, 1), "boxes": boxes, "which": [0, 1, 0]}
+    return model(nodes, weights, [2, 3, 5, 5], [3, 2, 2, 2])
+
+
+@example(
+    """
+    6 exact: w[0] d[1]
+    8 exact: d[0] db[0] v[1]
+    """
+)
+def deformable_convolution() -> Any:
+    """The offsets come from a convolution of their own, whose filters stay."""
+    nodes = [
+        node("Conv", "x w", "h"),
+        node("Conv", "x o", "shifts"),
+        node("DeformConv", "h d shifts db", "r"),
+        node("Conv", "r v", "y"),
+    ]
+    weights = {"w": normal(6, 3, 1, 1), "o": normal(2, 3, 1, 1), "d": normal(8, 6, 1, 1), "db": normal(8)}
+    return model(nodes, {**weights, "v": normal(2, 8, 1, 1)}, [2, 3, 5, 5], [2, 2, 5, 5], opset=19)
+
+
+@example(
+    """
+    8 exact: w[1] v[0]
+    """
+)
+def cropped_at_the_centre() -> Any:
+    nodes = [
+        node("MatMul", "x w", "h"),
+        node("CenterCropPad", "h size", "r", axes=[1]),
+        node("MatMul", "r v", "y"),
+    ]
+    return model(nodes, {"w": normal(3, 8), "v": normal(8, 2), "size": [3]}, [2, 5, 3], [2, 3, 2], opset=18)
+
+
+@example(
+    """
+    8 exact: w[1] v[0]
+    """
+)
+def fourier_over_time() -> Any:
+    """The transform runs over axis 1; channels pass."""
+    nodes = [
+        node("MatMul", "x w", "h"),
+        node("Unsqueeze", "h last", "u"),
+        node("DFT", "u", "f", axis=1),
+        node("ReduceSumSquare", "f last", "p", keepdims=0),
+        node("MatMul", "p v", "y"),
+    ]
+    return model(nodes, {"w": normal(3, 8), "v": normal(8, 2), "last": [3]}, [2, 5, 3], [2, 5, 2], opset=18)
