@@ -75,7 +75,7 @@ CASES = [
         {"s": W(3), "b": W(3)},
         18,
         "group_norm",
-        subgraph=False,
+        groups=3,
     ),
     case(
         [node("GroupNormalization", "x s b", num_groups=3)], IMAGE, {"s": W(6), "b": W(6)}, 21, "group_norm", groups=3
