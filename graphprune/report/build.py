@@ -55,9 +55,21 @@ def pruning_report(
         proof=proof,
         output_form=form,
         output_reason=getattr(emitted, "reason", ""),
-        notes=[proof.detail] if proof is not None and proof.detail else [],
+        notes=[*_interface(graph, pruned), *([proof.detail] if proof is not None and proof.detail else [])],
         seconds=seconds,
     )
+
+
+def _interface(before: Graph, after: Graph) -> list[str]:
+    """What a caller must know: caches that became smaller."""
+    sides = (("input", before.inputs, after.inputs), ("output", before.outputs, after.outputs))
+    return [
+        f"the {side} '{was.name}' has {now.sizes[axis]} instead of {was.sizes[axis]} indices on axis {axis}"
+        for side, old, new in sides
+        for was, now in zip(old, new, strict=True)
+        for axis in sorted(was.follows)
+        if was.sizes[axis] != now.sizes[axis]
+    ]
 
 
 def measure(graph: Graph) -> Measure:

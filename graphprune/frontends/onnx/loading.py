@@ -22,6 +22,7 @@ from . import (  # noqa: F401  (they register the lowerings)
     lower_shape,
 )
 from .binding import InputShapes, bind
+from .caches import mark_caches
 from .control import DEEPEST, bodies_of, decided, settle
 from .facts import Fact, Propagation, dtype_of
 from .functions import inlined
@@ -141,6 +142,7 @@ class _Loader:
         outputs = [self._read(o.name, "the graph's outputs") for o in graph.output]
         made = Graph(graph.name, nodes, inputs, outputs, "onnx", self.origin)
         _set_statistics_apart(made.flat_nodes)
+        mark_caches(made)
         self.origin.remember(made.copy())
         return made
 
