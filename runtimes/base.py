@@ -67,6 +67,7 @@ class _Entry:
 
 _RUNTIMES = {
     "onnxruntime": _Entry("onnxruntime", "OnnxRuntime", {}),
+    "onnxruntime-unoptimized": _Entry("onnxruntime", "OnnxRuntime", {"optimize": False}),
     "onnxruntime-cuda": _Entry("onnxruntime", "OnnxRuntime", {"provider": "CUDAExecutionProvider"}),
     "onnxruntime-tensorrt": _Entry("onnxruntime", "OnnxRuntime", {"provider": "TensorrtExecutionProvider"}),
     "pytorch": _Entry("pytorch", "PyTorch", {}),

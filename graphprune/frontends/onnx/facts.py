@@ -19,7 +19,7 @@ from .binding import Bound, Shape
 from .contrib import contrib_types
 from .fold import LIMIT, Small, evaluate
 from .protos import attributes, domain, element_type, static_shape, subgraphs, tensor_type
-from .tensors import is_float, numpy_dtype, onnx_dtype, to_tensor
+from .tensors import is_data, numpy_dtype, onnx_dtype, to_tensor
 
 #: Float constants up to this size are read while loading (Resize scales, Clip bounds).
 _FEW = 64
@@ -69,7 +69,7 @@ class Fact:
         weight = self.weight
         if self.computed or weight is None:
             return self.computed
-        if not is_float(weight.dtype):
+        if not is_data(weight.dtype):
             return True
         if len(weight.shape) < 2 or weight.size > 1 << 20 or weight.size == 0:
             return False
@@ -94,7 +94,7 @@ class Fact:
 def of_weight(weight: Weight) -> Fact:
     """The fact of a constant; its value is read if it is small and may say how (integers, a few floats)."""
     kind = tensor_type(onnx_dtype(weight.dtype) if weight.dtype != object else TensorProto.STRING, weight.shape)
-    limit = _FEW if is_float(weight.dtype) else LIMIT
+    limit = _FEW if is_data(weight.dtype) else LIMIT
     readable = weight.dtype != object and weight.size <= limit
     return Fact(kind, kind, Small.fixed(weight.array()) if readable else None, constant=True, weight=weight)
 
@@ -171,7 +171,7 @@ class Propagation:
         if any(i is not None and k is None for i, k in zip(inputs, known, strict=True)):
             return None
         found = evaluate(node, known, self.model.opset_import)
-        floats = found is not None and any(is_float(s.value.dtype) for s in found)
+        floats = found is not None and any(is_data(s.value.dtype) for s in found)
         if floats and not derived and not all(i is None or i.literal for i in inputs):
             return None
         return found
@@ -233,7 +233,7 @@ class Propagation:
 
 def _numbers(dtype: np.dtype[np.generic], shape: Shape | None) -> bool:
     """Integers and truth values, or a single real number."""
-    return not is_float(dtype) or (shape is not None and prod(shape) <= 1)
+    return not is_data(dtype) or (shape is not None and prod(shape) <= 1)
 
 
 def _whole_ones(types: dict[str, TypeProto]) -> dict[str, TypeProto]:

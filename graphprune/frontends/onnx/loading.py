@@ -305,7 +305,10 @@ class _Loader:
         if slot == FILL:
             return self._filler(proto)
         coding = lowered.encoded.get(slot)
-        stored = self.store.operand(proto, coding) if coding is not None else None
+        if coding is not None:
+            stored = self.store.operand(proto, coding)
+        else:
+            stored = self.store.table(proto) if slot == 0 else None
         return stored or self._operand(proto, slot)
 
     def _operand(self, proto: NodeProto, slot: int) -> Value | None:

@@ -161,7 +161,14 @@ def quantised_binary(view: View) -> Lowered | None:
     """Two operands index by index."""
     if not _single(view, 1, 2, 4, 5, 6, 7):
         return None
-    return Lowered("elementwise", (0, 3), {"fn": "add" if view.op == "QLinearAdd" else "mul"})
+    encoded = _constants(view, (0, 3))
+    return Lowered("elementwise", (0, 3), {"fn": "add" if view.op == "QLinearAdd" else "mul"}, encoded=encoded)
+
+
+def _constants(view: View, slots: tuple[int, ...]) -> dict[int, Coding]:
+    """Constant operands, each followed by its scale and zero point."""
+    layouts = (Layout(), Single(), Single())
+    return {s: Coding(view.shape(s), (s, s + 1, s + 2), layouts) for s in slots if view.constant(s)}
 
 
 @lowers("QLinearSigmoid", "QLinearLeakyRelu")
@@ -199,4 +206,5 @@ def quantised_concat(view: View) -> Lowered | None:
     if not _single(view, *(s for s in view.slots if s not in data)):
         return None
     rank = view.rank(2)
-    return Lowered("concat", tuple(data), {"axis": view.axis(int(view.attr("axis", 1)), rank)})
+    axis = view.axis(int(view.attr("axis", 1)), rank)
+    return Lowered("concat", data, {"axis": axis}, encoded=_constants(view, data))

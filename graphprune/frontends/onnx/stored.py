@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from onnx import NodeProto
 
 from ...graph import Value, Weight
 from .protos import attributes
-from .quantized import Encoded, Layout, Part, affine, quantizing, scale_layout
+from .quantized import Encoded, Layout, Part, Single, affine, quantizing, scale_layout
 from .registry import Coding
 
+_MOVES = frozenset({"Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Identity", "Concat", "Split"})
 _CODERS = frozenset({"DequantizeLinear", "QuantizeLinear"})
 
 
 class Store:
     """Makes one value for each stored constant, however many nodes read it."""
 
-    def __init__(self, values: Mapping[str, Value], protos: Iterable[NodeProto]) -> None:
+    def __init__(self, values: Mapping[str, Value], protos: Sequence[NodeProto]) -> None:
         self._values = values
         self._readers = Counter(name for proto in protos for name in proto.input)
+        self._uses: dict[str, list[NodeProto]] = {}
+        for proto in protos:
+            for name in proto.input:
+                self._uses.setdefault(name, []).append(proto)
         self._made: dict[tuple[object, ...], Value] = {}
         self._names: set[str] = set()
 
@@ -51,6 +56,39 @@ class Store:
         parts = [_part(n, w, y, i) for i, (n, w, y) in enumerate(zip(proto.input, weights, layouts, strict=False))]
         decode = affine if proto.op_type == "DequantizeLinear" else quantizing(dtype)
         return Encoded(data.shape, dtype, parts, decode, proto)
+
+    def table(self, proto: NodeProto) -> Value | None:
+        """A table of 8-bit integers whose rows are looked up first and decoded later."""
+        weight = self._weight(proto.input[0]) if proto.op_type == "Gather" else None
+        if weight is None or weight.dtype.itemsize != 1 or weight.dtype.kind not in "iu" or len(weight.shape) < 2:
+            return None
+        scales = self._later_scales(proto.output[0])
+        if scales is None:
+            return None
+        names = [proto.input[0], *scales]
+        weights = [self._weight(name) for name in names]
+        single = all(w is not None and w.size == 1 for w in weights[1:])
+        key = ("table", *names)
+        if key not in self._made:
+            layouts, slots = (Layout(), Single(), Single()), (0, None, None)
+            parts = [_part(*each) for each in zip(names, weights, layouts, slots, strict=False)]
+            found = Encoded(weight.shape, np.dtype(np.float32), parts if single else parts[:1], affine)
+            self._made[key] = _constant(self._name(names[0]), found)
+        return self._made[key]
+
+    def _later_scales(self, name: str) -> list[str] | None:
+        """The scale and zero point by which a value is read, past operators that only move elements."""
+        queue, seen = [name], {name}
+        while queue:
+            value = queue.pop()
+            for reader in self._uses.get(value, []):
+                if reader.op_type == "DequantizeLinear" or reader.op_type.startswith(("QLinear", "QGemm")):
+                    at = list(reader.input).index(value)
+                    return list(reader.input[at + 1 : at + 3])
+                if reader.op_type in _MOVES and reader.output[0] not in seen:
+                    seen.add(reader.output[0])
+                    queue.append(reader.output[0])
+        return None
 
     def operand(self, proto: NodeProto, coding: Coding) -> Value | None:
         """The operand that lies in several slots of an operator; None where it is computed."""

@@ -43,6 +43,14 @@ def is_float(dtype: np.dtype[Any]) -> bool:
     return dtype in _FLOATS
 
 
+def is_data(dtype: np.dtype[Any]) -> bool:
+    """Whether a type holds what a network computes with: real numbers, or integers of few bits that stand for them.
+
+    Sizes and indices are wider.
+    """
+    return is_float(dtype) or (dtype.itemsize == 1 and dtype.kind in "iuV")
+
+
 def _plain(tensor: TensorProto) -> bool:
     """Whether the raw bytes are simply the little-endian elements."""
     return TensorProto.DataType.Name(tensor.data_type) not in {*_PACKED, "STRING", "UNDEFINED"}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ...graph import Graph
+from ...graph import Graph, Value
 from .origin import Source
+from .quantized import Encoded
 
 #: Where operators read (or, negative, as which output they make) the zero point of their first output.
 _SLOTS = {
@@ -36,6 +37,7 @@ def zero_points(graph: Graph) -> dict[str, str]:
         source = node.source
         if not isinstance(source, Source):
             continue
+        _note_weight(node.inputs[0] if node.inputs else None, found)
         proto, slot = source.proto, _SLOTS.get(node.op)
         names = proto.output if slot is not None and slot < 0 else proto.input
         at = None if slot is None else slot if slot >= 0 else ~slot
@@ -44,3 +46,12 @@ def zero_points(graph: Graph) -> dict[str, str]:
         elif at is None and node.kind in _MOVES and node.inputs[0] is not None and node.inputs[0].name in found:
             found.update({value.name: found[node.inputs[0].name] for value in node.outputs})
     return found
+
+
+def _note_weight(value: Value | None, found: dict[str, str]) -> None:
+    """A quantised table whose rows are looked up brings its own zero point."""
+    weight = value.weight if value is not None else None
+    if value is not None and isinstance(weight, Encoded) and weight.node is None and len(weight.parts) > 2:
+        zero = weight.parts[2]
+        if zero is not None:
+            found[value.name] = zero.name
