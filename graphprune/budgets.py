@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from .coupling import Coupling, Group
 from .errors import InputError, TargetError
 from .ops.base import Array
 from .plans import Plan, plan_groups
+from .selection import check_globs, group_names, matches
 
 #: Kept counts are rounded up to a multiple of this where the budget is global (odd counts slow runtimes down).
 GLOBAL_ALIGN = 8
@@ -169,32 +169,9 @@ def _selected(coupling: Coupling, options: Options) -> list[bool]:
     """Whether each group may be pruned under include and exclude; a glob that matches nothing is an error."""
     if not (options.include or options.exclude or options.overrides):
         return [True] * len(coupling.groups)
-    names = _names(coupling)
-    for glob in [*options.include, *options.exclude, *options.overrides]:
-        if not any(_any(own, [glob]) for own in names) and not _exists(coupling, glob):
-            raise InputError(f"'{glob}' matches no weight or node of '{coupling.graph.name}'")
-    return [(not options.include or _any(own, options.include)) and not _any(own, options.exclude) for own in names]
-
-
-def _exists(coupling: Coupling, glob: str) -> bool:
-    known = [*coupling.graph.weights(), *(node.name for node in coupling.graph.flat_nodes)]
-    return any(fnmatchcase(name, glob) for name in known)
-
-
-def _any(names: set[str], globs: Sequence[str]) -> bool:
-    """Whether a name is one of these, or matches one as a glob; `[0]` at the end of a glob is an axis, no choice."""
-    plain = [re.sub(r"\[(\d+)\]$", r"[[]\1]", glob) for glob in globs]
-    return any(name == glob or fnmatchcase(name, glob) for name in names for glob in plain)
-
-
-def _names(coupling: Coupling) -> list[set[str]]:
-    """For each group its weights, their axes (as `name[axis]`) and the nodes that read them."""
-    found: list[set[str]] = [set() for _ in coupling.groups]
-    for use, axis, components in coupling.axes():
-        for index in np.unique(coupling.group_of[components]).tolist():
-            if index >= 0:
-                found[index] |= {use.value.name, f"{use.value.name}[{axis}]", use.node.name}
-    return found
+    names = group_names(coupling)
+    check_globs(coupling, names, [*options.include, *options.exclude, *options.overrides])
+    return [(not options.include or matches(n, options.include)) and not matches(n, options.exclude) for n in names]
 
 
 def _families(coupling: Coupling, open_groups: Sequence[bool], options: Options) -> list[list[Group]]:
@@ -235,9 +212,9 @@ def _ladder(
 def _override(coupling: Coupling, group: Group, options: Options) -> float | None:
     if not options.overrides:
         return None
-    names = _names(coupling)[group.index]
+    names = group_names(coupling)[group.index]
     for glob, ratio in options.overrides.items():
-        if _any(names, [glob]):
+        if matches(names, [glob]):
             if not 0 < ratio <= 1:
                 raise InputError(f"override {glob}={ratio}: the ratio must be greater than 0 and at most 1")
             return ratio

@@ -38,6 +38,7 @@ class Counter:
         self._rows: dict[int, int] = {}
         self._arrays: list[Array] = []
         self._uses = {(use.value, use.node): use.blocks for use in reversed(coupling.uses)}
+        self._copied = _Copies(coupling)
         self._parameters, self._macs = _Terms(self._parameter_terms()), _Terms(self._cost_terms())
         lengths = [a.size for a in self._arrays]
         labels = np.concatenate([a.reshape(-1) for a in self._arrays]) if self._arrays else np.zeros(0, np.int64)
@@ -46,8 +47,8 @@ class Counter:
         self._matrix = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(lengths), coupling.count))
 
     def parameters(self, keep: Array) -> int:
-        """Elements of trainable weights that stay."""
-        return round(self._parameters.evaluate(self._matrix @ keep))
+        """Elements of trainable weights that stay, copies counted where uses of a shared weight come to differ."""
+        return round(self._parameters.evaluate(self._matrix @ keep)) + self._copied.elements(keep)
 
     def macs(self, keep: Array) -> int:
         """Multiply-accumulates that stay."""
@@ -62,7 +63,7 @@ class Counter:
         return self._rows[key]
 
     def _parameter_terms(self) -> list[_Term]:
-        coupling, terms, seen = self._coupling, [], set()
+        coupling, terms, seen = self._coupling, [], set(self._copied.values)
         for use in coupling.uses:
             weight = use.value.weight
             if weight is None or not weight.trainable or use.value in seen:
@@ -106,6 +107,39 @@ class Counter:
             elif axis == block.axes[0]:
                 rows.append(self._row(block.labels))
         return factor, rows
+
+
+class _Copies:
+    """Weights that are one tensor only while all uses keep the same indices of it (see `Weight.tied`).
+
+    What a use keeps is told by a sum of random numbers, one for each index: equal sums, equal slices.
+    """
+
+    def __init__(self, coupling: Coupling) -> None:
+        uses: dict[Value, list[Array]] = {}
+        for use in coupling.uses:
+            weight = use.value.weight
+            if weight is not None and weight.trainable and not weight.tied and len(use.blocks) <= 1:
+                labels = use.blocks[0].labels if use.blocks else np.zeros(weight.size, np.int64)
+                uses.setdefault(use.value, []).append(coupling.component[labels])
+        shared = {v: parts for v, parts in uses.items() if any((p != parts[0]).any() for p in parts[1:])}
+        self.values = frozenset(shared)
+        parts = [part for found in shared.values() for part in found]
+        lengths = [len(part) for part in parts]
+        self._owner = np.repeat(np.arange(len(shared), dtype=np.uint64), [len(found) for found in shared.values()])
+        at = np.repeat(np.arange(len(parts)), lengths), np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        random = np.random.default_rng(0).integers(1, 1 << 63, max(lengths, default=0), np.uint64)
+        marks = np.concatenate([random[:n] for n in lengths]) if parts else np.zeros(0, np.uint64)
+        self._marks = csr_matrix((marks, at), shape=(len(parts), coupling.count))
+        self._counts = csr_matrix((np.ones(len(marks), np.int64), at), shape=(len(parts), coupling.count))
+
+    def elements(self, keep: Array) -> int:
+        """Elements of all tensors that these weights become."""
+        if not self.values:
+            return 0
+        slices = np.stack([self._owner, self._marks @ keep.astype(np.uint64)])
+        _, first = np.unique(slices, axis=1, return_index=True)
+        return int((self._counts @ keep)[first].sum())
 
 
 class _Terms:

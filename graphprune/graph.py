@@ -94,7 +94,8 @@ class Value:
     """One tensor in the graph.
 
     `shape` holds concrete sizes; axes whose size depends on the caller's input are bound to a representative size and
-    listed in `dynamic`. `shape` is None where not even the rank is known. `weight` is set for constants.
+    listed in `dynamic`. `shape` is None where not even the rank is known. `weight` is set for constants. `label` is
+    what reports call a constant whose name an exporter made up.
 
     `follows` lists axes of a model input or output that may shrink with what they belong to: the heads of a key-value
     cache, which the caller hands from one run to the next. All other axes of inputs and outputs stay as they are.
@@ -106,6 +107,12 @@ class Value:
     dynamic: frozenset[int] = frozenset()
     weight: Weight | None = None
     follows: frozenset[int] = frozenset()
+    label: str = ""
+
+    @property
+    def shown(self) -> str:
+        """What reports call it; `--include` and its like take it as well as the name."""
+        return self.label or self.name
 
     @property
     def rank(self) -> int:
@@ -128,8 +135,9 @@ class Node:
     """One operator.
 
     `kind` names an entry of the operator table, `attrs` are normalised as that entry's docstring says. `op` is the
-    operator's name in the model's own framework (for reports). A pass that alters `attrs` goes through `change`, so
-    that the frontend writes back what changed and leaves everything else as the user wrote it.
+    operator's name in the model's own framework and `scope` the path of the module it belongs to, where known (both for
+    reports). A pass that alters `attrs` goes through `change`, so that the frontend writes back what changed and leaves
+    everything else as the user wrote it.
 
     `bodies` are the subgraphs of control flow. They read values of the graphs around them directly; such values are
     not among `inputs`.
@@ -144,6 +152,7 @@ class Node:
     source: Any = None
     changed: bool = False
     bodies: list[Graph] = field(default_factory=list)
+    scope: str = ""
 
     def change(self, **attrs: Any) -> None:
         """Set attributes and mark the node for writing back."""
@@ -252,7 +261,9 @@ class Graph:
     def _copy(self, twin: dict[Value, Value]) -> Graph:
         def clone(value: Value) -> Value:
             if value not in twin:
-                twin[value] = Value(value.name, value.shape, value.dtype, value.dynamic, value.weight, value.follows)
+                twin[value] = Value(
+                    value.name, value.shape, value.dtype, value.dynamic, value.weight, value.follows, value.label
+                )
             return twin[value]
 
         nodes = [
@@ -266,6 +277,7 @@ class Graph:
                 n.source,
                 n.changed,
                 [body._copy(twin) for body in n.bodies],
+                n.scope,
             )
             for n in self.nodes
         ]

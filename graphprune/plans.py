@@ -25,7 +25,10 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class PlanGroup:
-    """What stays of one group: `keep` holds one ascending list of positions per row (rows keep equal numbers)."""
+    """What stays of one group: `keep` holds one ascending list of positions per row (rows keep equal numbers).
+
+    `name` is the group's as the file has it; `label`, where it is another, is what reports call it (for people).
+    """
 
     name: str
     rows: int
@@ -34,6 +37,7 @@ class PlanGroup:
     exact: bool
     keep: tuple[tuple[int, ...], ...]
     reason: str = ""
+    label: str = ""
 
     @property
     def kept(self) -> int:
@@ -131,6 +135,7 @@ def plan_groups(coupling: Coupling, keep: Array, reasons: Sequence[str]) -> tupl
             group.exact,
             tuple(tuple(np.flatnonzero(keep[row]).tolist()) for row in group.components),
             reason,
+            "" if group.label == group.name else group.label,
         )
         for group, reason in zip(coupling.groups, reasons, strict=True)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,8 @@ def test_the_graph_given_is_untouched() -> None:
     before = {name: value.shape for name, value in graph.weights().items()}
     gp.apply(graph, gp.plan(graph, gp.channels(0.5)))
     assert {name: value.shape for name, value in graph.weights().items()} == before
+
+
+def test_the_package_has_the_names_of_its_api() -> None:
+    assert gp.__all__ == import_module("graphprune.api").__all__
+    assert all(callable(getattr(gp, name)) for name in gp.__all__)

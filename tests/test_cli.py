@@ -148,7 +148,8 @@ def test_json_is_all_there_is_on_stdout(api: StandIn, model: str, line: str, key
     ("line", "shown"),
     [
         ("prune m.onnx -o o.onnx --target params=.5", "pruned to macs=0.5"),
-        ("inspect m.onnx", "Coupled groups of net.onnx"),
+        ("inspect m.onnx", "Coupled groups of m.onnx"),
+        ("inspect m.onnx --all", "Coupled groups of m.onnx"),
         ("verify m.onnx plan.json --plan plan.json", "Verification passed"),
         ("bench m.onnx", "Latency, measured in turns"),
         ("opt m.onnx -o o.onnx --passes cleanup,fold-batchnorm --verify-each", "cleanup,fold-batchnorm"),

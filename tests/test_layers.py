@@ -19,6 +19,7 @@ ORDER = [
     {"runtimes", "proof"},
     {"passes"},
     {"plans", "budgets"},
+    {"selection"},
     {"criteria", "counting", "kept"},
     {"coupling"},
     {"frontends"},

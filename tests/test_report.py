@@ -24,8 +24,8 @@ GROUPS = [
     reports.GroupRow("g1", 12, 12, False, ["blocks.0.attn.qkv.weight[0]"], kind="heads", width=64, parameters=1000),
 ]
 FROZEN = [
-    reports.FrozenRow("fc.weight", 0, 1000, "", "it makes the output 'logits'"),
-    reports.FrozenRow("head.weight", 1, 24, "/nms", "no rule for 'NonMaxSuppression'"),
+    reports.FrozenRow("fc.weight", 0, 1000, "", "it makes the output 'logits'", "output"),
+    reports.FrozenRow("head.weight", 1, 24, "nms", "it meets what a box is", "unknown", "NonMaxSuppression", "detect"),
 ]
 UNKNOWN = [reports.UnknownRow("NonMaxSuppression", 2, "/nms")]
 PROOF = Proof(True, 2e-6, 1e-4, 3, 1, 1)
@@ -47,9 +47,9 @@ REPORT = reports.Report(
 INSPECTION = reports.InspectReport("net.onnx", 49, 11_689_512, 1_814_073_344, GROUPS, FROZEN, UNKNOWN, 11_000_000)
 
 
-def shown(item: reports.Report | reports.InspectReport) -> str:
+def shown(item: reports.Report | reports.InspectReport, width: int = 200, **options: bool) -> str:
     out = io.StringIO()
-    item.render(Console(file=out, width=200))
+    item.render(Console(file=out, width=width), **options)
     return out.getvalue()
 
 
@@ -58,9 +58,9 @@ def test_the_report_shows_gain_groups_frozen_unknown_and_proof() -> None:
     for line in (
         "resnet[18].onnx pruned to macs=0.5 by l2",
         "Coupled groups: 2, of which 1 lost components; 1 exact (removing equals zeroing), 1 renormalizing",
-        "Frozen: 1,024 indices on 2 axes of 2 weights must stay, because of:",
-        "the model: it makes the output 'logits' (1,000 indices)",
-        "/nms: no rule for 'NonMaxSuppression' (24 indices)",
+        "Frozen: 1,024 indices on 2 axes of 2 weights must stay because of",
+        "fc.weight[0] (1,000 indices): it makes the output 'logits'",
+        "head.weight[1] (24 indices): it meets what a box is, at nms (NonMaxSuppression in detect)",
         "NonMaxSuppression x2 (first: /nms)",
         "Verification passed: largest error 2e-06 of the outputs' spread against the masked original (allowed",
         "Output: own class (its outputs agree with the fx graph's).",
@@ -84,18 +84,72 @@ def test_without_latency_and_proof() -> None:
 def test_the_inspection_has_a_line_per_group() -> None:
     lines = shown(INSPECTION).splitlines()
     rows = [line.split() for line in lines if line.startswith(("  g0", "  g1"))]
-    assert rows[0] == ["g0", "64", "channels", "exact", "9,408", "conv1.weight[0]", "+", "2", "more"]
-    assert rows[1][:6] == ["g1", "12", "heads", "of", "64", "renormalizing"]
-    assert any(line.startswith("Each row is a set of weight axes") for line in lines)
+    assert rows[0][:5] == ["g0", "64", "exact", "9.41", "k"]
+    assert rows[0][5:] == ["3", "conv1.weight[0],", "layer1.0.conv1.weight[1],", "bn1.weight[0]"]
+    assert rows[1] == ["g1", "12", "x", "64", "renormalizing", "1.00", "k", "1", "blocks.0.attn.qkv.weight[0]"]
+    assert any(line.startswith("Each row is a group: axes of weights") for line in lines)
+    assert any(line.startswith("12 x 64: twelve components") for line in lines)
+    assert any("so that the parameters add up to more than the model has" in line for line in lines)
     assert any(line.startswith("Total: 2 groups (1 exact, 1 renormalizing) with 76 components") for line in lines)
 
 
-def test_many_frozen_nodes_are_summed_up() -> None:
-    rows = [reports.FrozenRow(f"w{i}", 0, i + 1, f"n{i}", "why") for i in range(20)]
+LAYERS = [
+    reports.GroupRow(name, size, size, True, [name, f"encoder.layers.{i}.mlp.3.weight[1]"], parameters=1_000_000)
+    for i in range(12)
+    for name, size in ((f"encoder.layers.{i}.mlp.0.weight[0]", 3072), (f"encoder.layers.{i}.attn.weight[0]", 12))
+]
+
+
+def test_layers_that_are_alike_are_one_row_unless_asked_for() -> None:
+    report = replace(INSPECTION, groups=LAYERS)
+    rows = [line for line in shown(report).splitlines() if line.startswith("  encoder")]
+    assert len(rows) == 2
+    assert rows[0].split() == [
+        *("encoder.layers.{0-11}.mlp.0.weight[0]", "x12", "3,072", "exact", "12.0", "M", "2"),
+        "encoder.layers.{0-11}.mlp.3.weight[1]",
+    ]
+    assert "x3: three groups that differ by a layer number" in shown(report)
+    everything = shown(report, every=True)
+    assert sum(line.startswith("  encoder.layers.11.mlp.0.weight[0]  ") for line in everything.splitlines()) == 1
+    assert "{0-11}" not in everything and "x3: three groups" not in everything
+    assert len(report.to_json()["groups"]) == 24
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_nothing_is_wider_than_the_terminal_and_no_name_is_cut_off(width: int) -> None:
+    text = shown(replace(INSPECTION, groups=LAYERS + GROUPS), width)
+    assert max(map(len, text.splitlines())) <= width
+    first = "".join(line[:40].split("  ")[1] for line in text.splitlines() if line.startswith("  ")).replace(" ", "")
+    assert "encoder.layers.{0-11}.mlp.0.weight[0]" in first
+    assert any(line.startswith("  that the parameters") or "that the parameters" in line for line in text.splitlines())
+
+
+def test_causes_that_a_user_can_do_something_about_come_first() -> None:
+    order = ["output", "input", "position", "constant", "operator", "unknown"]
+    rows = [reports.FrozenRow(f"w{cause}", 0, 9, "n", f"why {cause}", cause) for cause in order]
+    lines = shown(replace(INSPECTION, frozen=rows)).splitlines()
+    assert [line.split()[-3] for line in lines if "why" in line] == [f"{cause}," for cause in reversed(order)]
+    assert sum("(nothing to do):" in line for line in lines) == 3
+
+
+def test_the_same_reason_is_given_once_and_layers_are_one_name() -> None:
+    rows = [
+        reports.FrozenRow(f"blocks.{i}.table", 0, 169, f"add_{3 * i}", "it meets positions", "position", "Add")
+        for i in range(4)
+    ]
+    rows += [reports.FrozenRow(f"head.{name}", 0, 10, "", "it makes 'y'", "output") for name in ("weight", "bias")]
     text = shown(replace(INSPECTION, frozen=rows))
-    assert "n19: why (20 indices)" in text
-    assert "n0: why" not in text
-    assert "and 12 more nodes" in text
+    assert "    blocks.{0-3}.table[0] x4 (676 indices): it meets positions, at add_{0,3,6,9} (Add)\n" in text
+    assert "    head.weight[0], head.bias[0] (20 indices): it makes 'y'\n" in text
+
+
+def test_many_reasons_are_summed_up() -> None:
+    rows = [reports.FrozenRow(f"w{i}", 0, i + 1, f"n{i}", f"why{'x' * i}") for i in range(20)]
+    text = shown(replace(INSPECTION, frozen=rows))
+    assert "w19[0] (20 indices): why" in text
+    assert "w0[0] (1 index): why" not in text
+    assert "and 12 more reasons (inspect --all shows them)" in text
+    assert "w0[0] (1 index): why" in shown(replace(INSPECTION, frozen=rows), every=True)
 
 
 @pytest.mark.parametrize("item", [REPORT, INSPECTION])
@@ -103,7 +157,7 @@ def test_json_holds_everything(item: reports.Report | reports.InspectReport) -> 
     data = json.loads(json.dumps(item.to_json(), allow_nan=False))
     assert data["format"] in ("graphprune-report/1", "graphprune-inspect/1")
     assert data["groups"][0]["members"] == GROUPS[0].members
-    assert data["frozen"][1]["node"] == "/nms"
+    assert data["frozen"][1]["node"] == "nms"
     assert data["unknown"] == [{"op": "NonMaxSuppression", "count": 2, "first_node": "/nms"}]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -64,18 +65,20 @@ def root(
 
 
 @app.command()
-def inspect(model: opt.Model, input_shape: opt.InputShape = None, as_json: opt.Json = False) -> None:
+def inspect(
+    model: opt.Model, input_shape: opt.InputShape = None, every: opt.All = False, as_json: opt.Json = False
+) -> None:
     """Show what can be pruned: the coupled groups, what is frozen and why."""
     shapes = parse_shapes(input_shape or [])
     check_model(model)
     with working("reading the model") as progress:
         graph = _api().load(model, shapes)
         progress("coupling")
-        found = _api().inspect(graph)
+        found = replace(_api().inspect(graph), model=model)
     if as_json:
         _print_json(found.to_json())
     else:
-        found.render(_console())
+        found.render(_console(), every=every)
 
 
 @app.command()
@@ -136,16 +139,17 @@ def prune(
             progress=progress,
             **{name: value for name, value in chosen.items() if value is not None},
         )
+        report = replace(result.report, model=model)
         progress("writing")
         result.save(output)
         if plan_out is not None:
             result.plan.save(plan_out)
         if report_out is not None:
-            reports.write_json(result.report.to_json(), report_out)
+            reports.write_json(report.to_json(), report_out)
     if as_json:
-        _print_json(result.report.to_json())
+        _print_json(report.to_json())
     else:
-        result.report.render(_console())
+        report.render(_console())
 
 
 @app.command()

@@ -28,6 +28,7 @@ InputShape = Annotated[
         metavar="SHAPE",
     ),
 ]
+All = Annotated[bool, typer.Option("--all", help="Show every group and every reason, also those that are alike.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Calibration data (.npz).", metavar="FILE.npz")]

@@ -9,7 +9,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from ..ops.base import Array
-from .labeller import Statements
+from .labeller import MET, Statements
 
 #: Rounds of tying positions where a count constraint cannot be met group by group; each round only adds equalities.
 _ROUNDS = 8
@@ -40,7 +40,7 @@ def solve(said: Statements, labels: int) -> tuple[Solution, list[tuple[int, str]
         nodes, which = np.unique(at[zero], return_inverse=True)
         frozen_labels.append(np.maximum(left, right)[zero])
         frozen_causes.append(which + len(causes))
-        causes += [(int(n), "it meets an index that must stay") for n in nodes]
+        causes += [(int(n), MET) for n in nodes]
     left, right = left[~zero], right[~zero]
     for _ in range(_ROUNDS):
         count, component = connected_components(

@@ -14,7 +14,8 @@ from ..graph import Graph, Value
 from ..ops import Block, known, lookup, reader
 from ..ops.base import Array
 from .components import Solution, solve
-from .labeller import Use, Walk
+from .labeller import MET, Use, Walk
+from .reasons import CONSTANT, OPERATOR, OUTPUT, POSITION, Reason, Tracer
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,7 @@ class Group:
 
     `components` is 2-d: the rows must keep equal numbers (one row where no operator asks for that). `width` is the
     number of indices of the birth axis that one component covers: 1 for channels, the head width for attention heads.
+    `name` is that axis as the file names it, `label` as reports do.
     """
 
     index: int
@@ -30,6 +32,7 @@ class Group:
     components: Array
     width: int
     exact: bool
+    label: str = ""
 
     @property
     def size(self) -> int:
@@ -39,13 +42,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Frozen:
-    """Indices of a weight axis that must stay, and the node that says so."""
+    """Indices of a weight axis that must stay, the node because of which, and the kind of cause (see `reasons.py`)."""
 
     weight: str
     axis: int
     indices: int
     node: str
     reason: str
+    cause: str
+    op: str = ""
+    scope: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,10 +77,9 @@ class Coupling:
         self.renormalizing = solution.renormalizing
         self.count = len(solution.frozen)
         self._cause = solution.cause
-        self._causes = causes
-        self._nodes = walk.nodes
-        self._unread = ~self.frozen & ~self._read()
-        self.frozen[self._unread] = True
+        nodes = walk.nodes
+        self._causes = [Reason("", why, nodes[at] if at < len(nodes) else None) for at, why in causes]
+        self.hold(np.flatnonzero(~self._read()), Reason(POSITION, "inputs of this size do not reach it"))
         self.groups = _groups(self, solution.cells)
 
     def _read(self) -> Array:
@@ -123,7 +128,7 @@ class Coupling:
         for use, axis, components in self.axes():
             for index in np.unique(self.group_of[components]).tolist():
                 if index >= 0:
-                    found[index].setdefault(f"{use.value.name}[{axis}]")
+                    found[index].setdefault(f"{use.value.shown}[{axis}]")
         return [list(names) for names in found]
 
     def frozen_axes(self) -> list[Frozen]:
@@ -133,18 +138,39 @@ class Coupling:
             stuck = self.frozen[components]
             if (use.value.name, axis) in rows or not stuck.any() or not _trainable(use.value):
                 continue
-            node, why = self.why(int(components[np.argmax(stuck)]))
-            rows[use.value.name, axis] = Frozen(use.value.name, axis, int(stuck.sum()), node, why)
+            why = self.why(int(components[np.argmax(stuck)]), len(components))
+            rows[use.value.name, axis] = _frozen(use.value, axis, int(stuck.sum()), why)
         return list(rows.values())
 
-    def why(self, component: int) -> tuple[str, str]:
-        """The node and the reason that froze a component."""
-        if self._unread[component]:
-            return "", "inputs of this size do not reach it"
+    def why(self, component: int, size: int) -> Reason:
+        """Why a component must stay, on an axis of this size."""
         if self._cause[component] < 0:
-            return "", "it is tied to an index that must stay"
-        at, why = self._causes[self._cause[component]]
-        return (self._nodes[at].name if at < len(self._nodes) else ""), why
+            return Reason(OPERATOR, "it is tied to an index that must stay")
+        reason = self._causes[self._cause[component]]
+        if reason.cause:
+            return reason
+        if reason.node is None:
+            return Reason(OUTPUT, reason.text)
+        if reason.text == MET:
+            return self._tracer.met(reason.node, size)
+        return self._tracer.said(reason.node, reason.text)
+
+    @cached_property
+    def _tracer(self) -> Tracer:
+        return Tracer(self.graph, self.blocks)
+
+    def hold(self, components: Array, reason: Reason) -> None:
+        """Let components stay that no rule froze."""
+        new = components[~self.frozen[components]]
+        self.frozen[new] = True
+        self._cause[new] = len(self._causes)
+        self._causes.append(reason)
+
+    def hold_rows(self, components: Array) -> None:
+        """Equal counts cannot be promised where some indices must stay: then all must."""
+        cause = int(self._cause[components].max())
+        node = self._causes[cause].node if cause >= 0 else None
+        self.hold(components, Reason(OPERATOR, "it must keep as many as others, of which some must stay", node))
 
     def unknown(self) -> list[Unknown]:
         """Operators without a rule, or with one that needs a shape nobody knows; most frequent first."""
@@ -174,6 +200,12 @@ class Coupling:
         return "\n".join(lines)
 
 
+def _frozen(value: Value, axis: int, indices: int, why: Reason) -> Frozen:
+    node = why.node
+    at = ("", "", "") if node is None else (node.name, node.op, node.scope)
+    return Frozen(value.shown, axis, indices, at[0], why.text, why.cause, at[1], at[2])
+
+
 def _trainable(value: Value) -> bool:
     return value.weight is not None and value.weight.trainable
 
@@ -194,7 +226,7 @@ class _Births:
     axis: Array
     position: Array
     width: Array
-    names: list[str]
+    uses: list[tuple[Value, int]]
 
 
 def _freeze_constants(coupling: Coupling, axes: list[tuple[Use, int, Array]]) -> None:
@@ -202,7 +234,8 @@ def _freeze_constants(coupling: Coupling, axes: list[tuple[Use, int, Array]]) ->
     seen = np.zeros(coupling.count, bool)
     for use, axis, components in axes:
         if not _trainable(use.value) and not seen[components].all() and _varies(use.value, axis):
-            coupling.frozen[components[~seen[components]]] = True
+            why = f"it comes with the constant '{use.value.shown}', which is part of the model's definition"
+            coupling.hold(components[~seen[components]], Reason(CONSTANT, why, use.node))
         seen[components] = True
 
 
@@ -222,8 +255,8 @@ def _births(coupling: Coupling) -> _Births:
         if not new.any() or not _trainable(use.value):
             continue
         unique, first, counts = np.unique(components[new], return_index=True, return_counts=True)
-        born.axis[unique], born.position[unique], born.width[unique] = len(born.names), first, counts
-        born.names.append(f"{use.value.name}[{axis}]")
+        born.axis[unique], born.position[unique], born.width[unique] = len(born.uses), first, counts
+        born.uses.append((use.value, axis))
     return born
 
 
@@ -237,7 +270,7 @@ def _groups(coupling: Coupling, cells: list[Array]) -> list[Group]:
     for rows in cells:
         flat = rows.reshape(-1)
         if coupling.frozen[flat].any() or (born.axis[flat] < 0).any():
-            coupling.frozen[flat] = True  # equal counts cannot be promised where some indices must stay
+            coupling.hold_rows(flat)
         else:
             order = np.argsort(born.axis[rows] * (1 + born.position.max()) + born.position[rows], axis=1, kind="stable")
             found.append(np.take_along_axis(rows, order, axis=1))
@@ -248,16 +281,14 @@ def _groups(coupling: Coupling, cells: list[Array]) -> list[Group]:
     cuts = np.flatnonzero(np.diff(born.axis[members])) + 1
     found += [part[None, :] for part in np.split(members, cuts) if part.size]
     found = sorted((rows for rows in found if rows.size > 1), key=lambda rows: int(born.axis[rows].min()))
-    return [
-        Group(
-            i,
-            born.names[int(born.axis[rows].min())],
-            rows,
-            int(born.width[rows].max()),
-            not bool(coupling.renormalizing[rows].any()),
-        )
-        for i, rows in enumerate(found)
-    ]
+    return [_group(coupling, born, i, rows) for i, rows in enumerate(found)]
+
+
+def _group(coupling: Coupling, born: _Births, index: int, rows: Array) -> Group:
+    value, axis = born.uses[int(born.axis[rows].min())]
+    exact = not bool(coupling.renormalizing[rows].any())
+    width = int(born.width[rows].max())
+    return Group(index, f"{value.name}[{axis}]", rows, width, exact, f"{value.shown}[{axis}]")
 
 
 def couple(graph: Graph, *, grouped: str = "within") -> Coupling:

@@ -11,6 +11,9 @@ from ..graph import Graph, Node, Value
 from ..ops import Block, Columns, lookup
 from ..ops.base import Array
 
+#: The reason of indices that met some that must stay; `reasons.py` finds out which where somebody asks.
+MET = "it meets an index that must stay"
+
 
 @dataclass(eq=False)
 class Use:
@@ -64,7 +67,7 @@ class Walk:
             self.freeze(self._pointing.get(output), "positions along it are an output of the model")
             for block in self.blocks(output):
                 if block.joint or not set(block.axes) <= output.follows:
-                    self.freeze(block.labels, "it is an output of the model")
+                    self.freeze(block.labels, f"it makes the model's output '{output.name}'")
 
     def _visit(self, node: Node) -> None:
         """State a node's rule; where it has bodies, what enters them first, then theirs."""
@@ -218,18 +221,11 @@ class Walk:
         if a is b:
             return
         if a is None or b is None:
-            self.freeze(a if b is None else b, self._fixed())
+            self.freeze(a if b is None else b, MET)
             return
         if a.shape != b.shape:
             a, b = np.broadcast_arrays(a, b)
         self.said.equal.append((a.reshape(-1), b.reshape(-1), self._at))
-
-    def _fixed(self) -> str:
-        """Why an axis that the current node meets carries no labels."""
-        read = [v for v in self.nodes[self._at].inputs if v in self.inputs]
-        if read:
-            return f"it meets the model's input '{read[0].name}'"
-        return "it meets an axis that is fixed (a position, or a size the operator needs)"
 
     def freeze(self, labels: Array | None, why: str) -> None:
         """See `Labeller`."""

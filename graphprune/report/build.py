@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from .. import counting
 from ..coupling import Coupling
-from ..graph import Graph
+from ..graph import Graph, Value
 from ..plans import Plan
 from ..proof import Proof
 from .data import FrozenRow, GroupRow, InspectReport, Measure, Report, UnknownRow
@@ -24,7 +25,6 @@ _FORMS = {
 def inspection(coupled: Coupling) -> InspectReport:
     """What can be pruned in a model, and what cannot and why."""
     graph, rows = coupled.graph, _group_rows(coupled, None)
-    touched = sum(row.parameters for row in rows)
     return InspectReport(
         graph.name,
         len(graph.nodes),
@@ -33,7 +33,8 @@ def inspection(coupled: Coupling) -> InspectReport:
         rows,
         _frozen_rows(coupled),
         _unknown_rows(coupled),
-        min(touched, graph.parameter_count()),
+        _touched(coupled),
+        {value.label: name for name, value in graph.weights().items() if value.label},
     )
 
 
@@ -85,7 +86,7 @@ def _group_rows(coupled: Coupling, made: Plan | None) -> list[GroupRow]:
         own = None if made is None else made.groups[group.index]
         rows.append(
             GroupRow(
-                group.name,
+                group.label or group.name,
                 group.size,
                 group.size if own is None else own.kept,
                 group.exact,
@@ -113,8 +114,19 @@ def _covered(coupled: Coupling) -> list[int]:
     return [round(count) for count in covered]
 
 
+def _touched(coupled: Coupling) -> int:
+    """Elements of trainable weights that lie on an index of some group."""
+    still: dict[Value, dict[int, float]] = {}
+    for use, axis, components in coupled.axes():
+        if use.value.weight is not None and use.value.weight.trainable:
+            still.setdefault(use.value, {}).setdefault(axis, float((coupled.group_of[components] < 0).mean()))
+    return sum(round(prod(v.sizes) * (1 - prod(shares.values()))) for v, shares in still.items())
+
+
 def _frozen_rows(coupled: Coupling) -> list[FrozenRow]:
-    return [FrozenRow(f.weight, f.axis, f.indices, f.node, f.reason) for f in coupled.frozen_axes()]
+    return [
+        FrozenRow(f.weight, f.axis, f.indices, f.node, f.reason, f.cause, f.op, f.scope) for f in coupled.frozen_axes()
+    ]
 
 
 def _unknown_rows(coupled: Coupling) -> list[UnknownRow]:

@@ -43,13 +43,20 @@ class GroupRow:
 
 @dataclass(frozen=True)
 class FrozenRow:
-    """`indices` indices of one axis of a weight that must stay, and the node because of which."""
+    """`indices` indices of one axis of a weight that must stay, and why.
+
+    `node`, an `op` of the module `scope`, is where they meet the reason; `cause` says what kind of reason it is
+    ("unknown" operator, "operator", "constant", "position", "input", "output").
+    """
 
     weight: str
     axis: int
     indices: int
     node: str
     reason: str
+    cause: str = "operator"
+    op: str = ""
+    scope: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,11 @@ class PassRow:
 
 @dataclass(frozen=True)
 class InspectReport:
-    """What can be pruned in a model, and what cannot and why."""
+    """What can be pruned in a model, and what cannot and why.
+
+    `renamed` gives the names in the file of weights that the report calls by another name, since an exporter made up
+    theirs.
+    """
 
     model: str
     nodes: int
@@ -92,16 +103,17 @@ class InspectReport:
     frozen: list[FrozenRow]
     unknown: list[UnknownRow]
     prunable_parameters: int | None = None
+    renamed: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON-ready data."""
         return {"format": "graphprune-inspect/1", **_fields(self)}
 
-    def render(self, console: Console) -> None:
-        """Print the tables."""
+    def render(self, console: Console, *, every: bool = False) -> None:
+        """Print the tables; `every` row of them, or what is alike as one."""
         from .render import render_inspect
 
-        render_inspect(self, console)
+        render_inspect(self, console, every=every)
 
 
 @dataclass(frozen=True)

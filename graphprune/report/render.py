@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ..runtimes.timing import Comparison, describe
-from .data import FrozenRow, GroupRow, InspectReport, PassRow, Report, UnknownRow
+from .causes import frozen_lines, unknown_lines
+from .data import GroupRow, InspectReport, PassRow, Report
+from .groups import groups_table
 
 if TYPE_CHECKING:
     from ..proof import Proof
-
-_FROZEN_SHOWN = 8
 
 
 def render_report(report: Report, console: Console) -> None:
@@ -46,7 +46,7 @@ def _gain_table(report: Report) -> Table:
 
 
 def _report_lines(report: Report) -> list[str]:
-    lines = [_groups_line(report.groups), *_frozen_lines(report.frozen), *_unknown_lines(report.unknown)]
+    lines = [_groups_line(report.groups), *unknown_lines(report.unknown), *frozen_lines(report.frozen)]
     lines.append(proof_line(report.proof))
     if report.output_form:
         lines.append(f"Output: {report.output_form}" + (f" ({report.output_reason})." if report.output_reason else "."))
@@ -65,39 +65,33 @@ def _groups_line(groups: Sequence[GroupRow]) -> str:
     )
 
 
-def render_inspect(report: InspectReport, console: Console) -> None:
-    """One line per coupled group, then what is frozen and why, unknown operators and totals."""
-    console.print(_group_table(report))
-    _say(
-        console,
-        "Each row is a set of weight axes whose indices can only be removed together: removing one of its components"
-        " removes that index from every member. Exact: removing equals zeroing. Renormalizing: a normalization or"
-        " mean runs over the axis, so its statistic is taken over what is kept.",
-    )
-    for line in (*_frozen_lines(report.frozen), *_unknown_lines(report.unknown), _totals(report)):
+def render_inspect(report: InspectReport, console: Console, *, every: bool = False) -> None:
+    """The coupled groups, how to read them, then what is frozen and why, unknown operators and totals."""
+    table = _table(f"Coupled groups of {report.model}")
+    folded = groups_table(table, report, console.width, every)
+    console.print(table)
+    for line in (*_legend(report, folded), _totals(report), *unknown_lines(report.unknown)):
+        _say(console, line)
+    for line in frozen_lines(report.frozen, every=every):
         _say(console, line)
 
 
-def _group_table(report: InspectReport) -> Table:
-    table = _table(f"Coupled groups of {report.model}")
-    table.add_column("group", no_wrap=True)
-    table.add_column("components", justify="right")
-    table.add_column("kind", no_wrap=True)
-    table.add_column("removal", no_wrap=True)
-    table.add_column("parameters", justify="right")
-    table.add_column("members", overflow="fold")
-    for group in report.groups:
-        kind = group.kind if group.width == 1 else f"{group.kind} of {group.width}"
-        removal = "exact" if group.exact else "renormalizing"
-        cells = [group.name, f"{group.size:,}", kind, removal, f"{group.parameters:,}", _members(group.members)]
-        table.add_row(*map(Text, cells))
-    return table
-
-
-def _members(members: Sequence[str]) -> str:
-    if not members:
-        return "-"
-    return members[0] if len(members) == 1 else f"{members[0]} + {len(members) - 1} more"
+def _legend(report: InspectReport, folded: bool) -> list[str]:
+    """How to read the table, as far as the table needs it."""
+    lines = [
+        "Each row is a group: axes of weights whose indices hang together. w[0] is the first axis of weight w (of a"
+        " PyTorch layer its outputs), w[1] the second (its inputs). Removing one component of a group takes one index,"
+        " or a block of them, from each of its axes.",
+        "exact: removing is the same as setting to zero. renormalizing: a norm, mean or softmax runs over the axis, and"
+        " is taken over what is left.",
+        "A parameter may lie on two groups, one for its rows and one for its columns, so that the parameters add up to"
+        " more than the model has. --include and --exclude take the names shown.",
+    ]
+    if any(group.width > 1 for group in report.groups):
+        lines.insert(1, "12 x 64: twelve components, each a block of 64 indices, as attention heads are.")
+    if folded:
+        lines.insert(1, "x3: three groups that differ by a layer number, their parameters together; --all shows each.")
+    return lines
 
 
 def _totals(report: InspectReport) -> str:
@@ -111,29 +105,6 @@ def _totals(report: InspectReport) -> str:
     if report.prunable_parameters is None or not report.parameters:
         return line
     return f"{line} {report.prunable_parameters / report.parameters:.1%} of the parameters are in some group."
-
-
-def _frozen_lines(frozen: Sequence[FrozenRow]) -> list[str]:
-    """How much is frozen, then the nodes responsible for most of it."""
-    if not frozen:
-        return ["Frozen: nothing."]
-    causes: Counter[tuple[str, str]] = Counter()
-    for row in frozen:
-        causes[row.node, row.reason] += row.indices
-    weights = len({row.weight for row in frozen})
-    lines = [f"Frozen: {causes.total():,} indices on {len(frozen)} axes of {weights} weights must stay, because of:"]
-    for (node, reason), count in causes.most_common(_FROZEN_SHOWN):
-        lines.append(f"  {node or 'the model'}: {reason} ({count:,} indices)")
-    if len(causes) > _FROZEN_SHOWN:
-        lines.append(f"  and {len(causes) - _FROZEN_SHOWN} more nodes (all of them in the JSON)")
-    return lines
-
-
-def _unknown_lines(unknown: Sequence[UnknownRow]) -> list[str]:
-    if not unknown:
-        return ["Unknown operators: none."]
-    named = ", ".join(f"{row.op} x{row.count} (first: {row.first_node})" for row in unknown)
-    return [f"Unknown operators, which freeze everything they touch: {named}."]
 
 
 def proof_line(proof: Proof | None) -> str:
@@ -218,5 +189,7 @@ def _table(title: str) -> Table:
 
 
 def _say(console: Console, line: str) -> None:
-    """Print text in which square brackets are just brackets."""
-    console.print(Text(line), soft_wrap=False)
+    """Print text in which square brackets are just brackets; what is wrapped stays indented."""
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    for part in wrap(line, console.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False):
+        console.print(Text(part), soft_wrap=True)

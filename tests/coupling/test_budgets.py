@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from graphprune.errors import InputError, TargetError
 from graphprune.graph import Graph
 from graphprune.passes.remove_channels import remove_channels
 from graphprune.plans import Plan
+from tests.frontends import onnx_tools
 from tests.helpers import graph_of
 from tests.ops.registry import Net, conv
 
@@ -174,3 +176,26 @@ def test_uniform_keeps_equal_counts_in_layers_alike(target: str) -> None:
     assert len(hidden) == 3 and len(set(hidden)) == 1
     if target != "channels=0.5":
         assert len({g.kept for g in free.groups if g.size == 24}) > 1
+
+
+def test_copies_of_a_shared_constant_are_counted() -> None:
+    """Exporters merge equal vectors; uses that come to differ need a tensor each."""
+    nodes = [
+        onnx_tools.node("Conv", "x a", "h"),
+        onnx_tools.node("Mul", "h ones", "i"),
+        onnx_tools.node("Conv", "i b", "j"),
+        onnx_tools.node("Mul", "j ones", "k"),
+        onnx_tools.node("Conv", "k c", "y"),
+    ]
+    weights = {"a": (16, 3, 1, 1), "b": (16, 16, 1, 1), "c": (2, 16, 1, 1), "ones": (16, 1, 1)}
+    model = onnx_tools.model(nodes, {"x": (1, 3, 4, 4)}, weights={n: onnx_tools.weight(*s) for n, s in weights.items()})
+    coupling = couple(graph_of(model))
+    counter, whole = counting.Counter(coupling), coupling.graph.parameter_count()
+    assert counter.parameters(np.ones(coupling.count, bool)) == whole
+    for components in (coupling.groups[0].components[0, :4], coupling.groups[1].components[0, 2:5]):
+        keep = np.ones(coupling.count, bool)
+        keep[components] = False
+        left = remove_channels(coupling, keep)
+        assert len(left.weights()) == 5 and counter.parameters(keep) == left.parameter_count()
+    made = plan(coupling, budgets.params(0.5), align=1)
+    assert made.notes["params"] == remove_channels(coupling, made.kept(coupling)).parameter_count() <= 0.5 * whole

@@ -26,6 +26,7 @@ from .caches import mark_caches
 from .control import DEEPEST, bodies_of, decided, settle
 from .facts import Fact, Propagation, dtype_of
 from .functions import inlined
+from .naming import label_weights, scope_of
 from .origin import Origin, Source, copy_notes
 from .protos import attributes, captured, domain, subgraphs
 from .quantized import Encoded
@@ -143,6 +144,7 @@ class _Loader:
         made = Graph(graph.name, nodes, inputs, outputs, "onnx", self.origin)
         _set_statistics_apart(made.flat_nodes)
         mark_caches(made)
+        label_weights(made.flat_nodes)
         self.origin.remember(made.copy())
         return made
 
@@ -204,6 +206,7 @@ class _Loader:
             attrs["subgraph"] = any(True for _ in subgraphs(proto))
         node = Node(lowered.kind, self._name(proto, index), inputs, outputs, attrs, proto.op_type)
         node.source = Source(proto, (*slots, *(-1 for _ in outer)), outer)
+        node.scope = scope_of(proto)
         return [node]
 
     def _control(self, proto: NodeProto, index: int) -> list[Node]:

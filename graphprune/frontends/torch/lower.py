@@ -179,7 +179,7 @@ class _Walk:
             attrs, kind, target, place = {"subgraph": False}, "unknown", aten.select_scatter.default, [call["index"]]
         result = self._value(f"{node.name}.{base.name}", base.meta["val"])
         source = Source(target, (Slot(0), Slot(1), axis, *place), {}, False, owner_of(node), dict(attrs))
-        self.nodes.append(Node(kind, result.name, inputs, [result], attrs, str(target), source))
+        self.nodes.append(Node(kind, result.name, inputs, [result], attrs, str(target), source, scope=source.owner))
         self._overwrite(base, result)
 
     def _lower(self, node: fx.Node, target: OpOverload | None = None) -> Any:
@@ -244,7 +244,7 @@ class _Walk:
             outputs = [self._value(node.name, result)]
         source = Source(target, args, kwargs, several, owner_of(node), dict(attrs))
         op = str(node.target).removesuffix(".default")
-        self.nodes.append(Node(kind, node.name, inputs, outputs, attrs, op, source))
+        self.nodes.append(Node(kind, node.name, inputs, outputs, attrs, op, source, scope=source.owner))
         return outputs if several else outputs[0]
 
     def _value(self, name: str, like: Any) -> Value:

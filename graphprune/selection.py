@@ -1,0 +1,62 @@
+"""Which groups a user means: globs on weights, their axes and nodes, as the file names them and as reports do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fnmatch import translate
+from functools import lru_cache
+
+import numpy as np
+
+from .coupling import Coupling
+from .errors import InputError
+
+#: `{0-11}` or `{1,3-5}` in a glob (here as `fnmatch.translate` leaves it): these numbers, as folded names in reports.
+_BRACES = re.compile(r"\\\{(\d+(?:\\?-\d+)?(?:,\d+(?:\\?-\d+)?)*)\\\}")
+_AXIS = re.compile(r"\[(\d+)\]$")
+_MOST_NUMBERS = 10_000
+
+
+def group_names(coupling: Coupling) -> list[set[str]]:
+    """For each group its weights, their axes (as `name[axis]`) and the nodes that read them."""
+    found: list[set[str]] = [set() for _ in coupling.groups]
+    for use, axis, components in coupling.axes():
+        names = {use.value.name, use.value.shown}
+        own = {*names, *(f"{name}[{axis}]" for name in names), use.node.name}
+        for index in np.unique(coupling.group_of[components]).tolist():
+            if index >= 0:
+                found[index] |= own
+    return found
+
+
+def matches(names: set[str], globs: Sequence[str]) -> bool:
+    """Whether a name is one of these, or matches one as a glob (`w[0]` is both a name and a glob)."""
+    return any(name == glob or _pattern(glob).match(name) is not None for glob in globs for name in names)
+
+
+def check_globs(coupling: Coupling, names: Sequence[set[str]], globs: Sequence[str]) -> None:
+    """Raise InputError for a glob that matches nothing in the model."""
+    graph = coupling.graph
+    for glob in globs:
+        if any(matches(own, [glob]) for own in names):
+            continue
+        shown = {text for value in graph.weights().values() for text in (value.name, value.shown)}
+        if not matches(shown | {node.name for node in graph.flat_nodes}, [glob]):
+            raise InputError(f"'{glob}' matches no weight or node of '{graph.name}'")
+
+
+@lru_cache(maxsize=256)
+def _pattern(glob: str) -> re.Pattern[str]:
+    """A glob as a regular expression; `[0]` at its end is an axis, no choice of characters."""
+    return re.compile(_BRACES.sub(_alternatives, translate(_AXIS.sub(r"[[]\1]", glob))))
+
+
+def _alternatives(found: re.Match[str]) -> str:
+    numbers: list[str] = []
+    for part in found[1].replace("\\", "").split(","):
+        first, _, last = part.partition("-")
+        if last and not 0 <= int(last) - int(first) < _MOST_NUMBERS:
+            raise InputError(f"'{{{part}}}' in a glob: the numbers must ascend, and be fewer than {_MOST_NUMBERS:,}")
+        numbers += [part] if not last else [str(n) for n in range(int(first), int(last) + 1)]
+    return f"(?:{'|'.join(numbers)})"
