@@ -221,22 +221,16 @@ class Encoded(Weight):
 
     def sliced(self, cut: Cut, shape: Shape) -> Weight:
         """Each part by its layout."""
-        parts = [None if p is None else self._cut(p, cut, shape) for p in self.parts]
-        first = parts[0]
-        if first is not None and type(first.layout) is Layout:
-            return self._with(first.weight.shape, parts)
-        return self._with(tuple(len(picks(cut, self.shape, axis)) for axis in range(len(self.shape))), parts)
+        return self._with(shape, [None if p is None else self._cut(p, cut, shape) for p in self.parts])
 
     def _cut(self, part: Part, cut: Cut, shape: Shape) -> Part:
-        if type(part.layout) is Layout and part.weight.shape == self.shape:
+        if type(part.layout) is Layout:
             return replace(part, weight=part.weight.sliced(cut, shape))
         array = part.weight.array()
-        if type(part.layout) is Layout:
-            return replace(part, weight=part.weight.sliced(cut, cut(array).shape))
-        cutted = part.layout.take(array, cut, self.shape)
-        if cutted is array:
+        left = part.layout.take(array, cut, self.shape)
+        if left is array:
             return part
-        return replace(part, weight=Weight.of(np.ascontiguousarray(cutted), trainable=False, tied=False))
+        return replace(part, weight=Weight.of(np.ascontiguousarray(left), trainable=False, tied=False))
 
     def masked(self, masks: Iterable[Array]) -> Weight:
         """Integers are masked at their zero point."""
