@@ -14,7 +14,7 @@ from .coupling import Coupling, Group
 from .errors import InputError, TargetError
 from .ops.base import Array
 from .plans import Plan, plan_groups
-from .selection import check_globs, group_names, matches
+from .selection import check_globs, matches
 
 #: Kept counts are rounded up to a multiple of this where the budget is global (odd counts slow runtimes down).
 GLOBAL_ALIGN = 8
@@ -169,7 +169,7 @@ def _selected(coupling: Coupling, options: Options) -> list[bool]:
     """Whether each group may be pruned under include and exclude; a glob that matches nothing is an error."""
     if not (options.include or options.exclude or options.overrides):
         return [True] * len(coupling.groups)
-    names = group_names(coupling)
+    names = coupling.names
     check_globs(coupling, names, [*options.include, *options.exclude, *options.overrides])
     return [(not options.include or matches(n, options.include)) and not matches(n, options.exclude) for n in names]
 
@@ -212,7 +212,7 @@ def _ladder(
 def _override(coupling: Coupling, group: Group, options: Options) -> float | None:
     if not options.overrides:
         return None
-    names = group_names(coupling)[group.index]
+    names = coupling.names[group.index]
     for glob, ratio in options.overrides.items():
         if matches(names, [glob]):
             if not 0 < ratio <= 1:

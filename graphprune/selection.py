@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from fnmatch import translate
 from functools import lru_cache
 
-import numpy as np
-
 from .coupling import Coupling
 from .errors import InputError
 
@@ -16,18 +14,6 @@ from .errors import InputError
 _BRACES = re.compile(r"\\\{(\d+(?:\\?-\d+)?(?:,\d+(?:\\?-\d+)?)*)\\\}")
 _AXIS = re.compile(r"\[(\d+)\]$")
 _MOST_NUMBERS = 10_000
-
-
-def group_names(coupling: Coupling) -> list[set[str]]:
-    """For each group its weights, their axes (as `name[axis]`) and the nodes that read them."""
-    found: list[set[str]] = [set() for _ in coupling.groups]
-    for use, axis, components in coupling.axes():
-        names = {use.value.name, use.value.shown}
-        own = {*names, *(f"{name}[{axis}]" for name in names), use.node.name}
-        for index in np.unique(coupling.group_of[components]).tolist():
-            if index >= 0:
-                found[index] |= own
-    return found
 
 
 def matches(names: set[str], globs: Sequence[str]) -> bool:

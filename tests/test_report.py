@@ -124,12 +124,17 @@ def test_nothing_is_wider_than_the_terminal_and_no_name_is_cut_off(width: int) -
     assert any(line.startswith("  that the parameters") or "that the parameters" in line for line in text.splitlines())
 
 
+def test_a_model_without_groups_is_reported_too() -> None:
+    text = shown(replace(INSPECTION, groups=[], prunable_parameters=0))
+    assert "Total: 0 groups" in text and "0.0% of the parameters are in some group" in text
+
+
 def test_causes_that_a_user_can_do_something_about_come_first() -> None:
-    order = ["output", "input", "position", "constant", "operator", "unknown"]
+    order = ["output", "input", "position", "lookup", "constant", "operator", "unknown"]
     rows = [reports.FrozenRow(f"w{cause}", 0, 9, "n", f"why {cause}", cause) for cause in order]
     lines = shown(replace(INSPECTION, frozen=rows)).splitlines()
     assert [line.split()[-3] for line in lines if "why" in line] == [f"{cause}," for cause in reversed(order)]
-    assert sum("(nothing to do):" in line for line in lines) == 3
+    assert sum("(nothing to do):" in line for line in lines) == 4
 
 
 def test_the_same_reason_is_given_once_and_layers_are_one_name() -> None:

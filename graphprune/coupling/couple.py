@@ -131,6 +131,18 @@ class Coupling:
                     found[index].setdefault(f"{use.value.shown}[{axis}]")
         return [list(names) for names in found]
 
+    @cached_property
+    def names(self) -> list[set[str]]:
+        """For each group all that it may be asked for by: weights, their axes (`name[axis]`), nodes that read them."""
+        found: list[set[str]] = [set() for _ in self.groups]
+        for use, axis, components in self.axes():
+            weights = {use.value.name, use.value.shown}
+            own = {*weights, *(f"{name}[{axis}]" for name in weights), use.node.name}
+            for index in np.unique(self.group_of[components]).tolist():
+                if index >= 0:
+                    found[index] |= own
+        return found
+
     def frozen_axes(self) -> list[Frozen]:
         """Axes of trainable weights with indices that must stay, each with the first node that froze them."""
         rows: dict[tuple[str, int], Frozen] = {}

@@ -16,7 +16,8 @@ from ..ops.base import Array
 from .labeller import MET, Walk
 
 #: Kinds of causes, the one that a user can do most about first.
-UNKNOWN, OPERATOR, CONSTANT, POSITION, INPUT, OUTPUT = "unknown", "operator", "constant", "position", "input", "output"
+UNKNOWN, OPERATOR, CONSTANT, LOOKUP = "unknown", "operator", "constant", "lookup"
+POSITION, INPUT, OUTPUT = "position", "input", "output"
 #: Operators that work along axes whose length follows from the input's: space, time, sequence.
 _ALONG = frozenset({"conv", "spatial", "unfold", "attention", "recurrent", "group_norm", "instance_norm"})
 
@@ -43,6 +44,8 @@ class Tracer:
         """The reason of a rule that froze indices itself."""
         if not known(node.kind):
             return Reason(UNKNOWN, text, node)
+        if node.kind == "gather":
+            return Reason(LOOKUP, text, node)
         return Reason(POSITION if node.kind in _ALONG else OPERATOR, text, node)
 
     def met(self, node: Node, size: int) -> Reason:
@@ -102,7 +105,7 @@ class Tracer:
         for labels, source, a in places:
             if block is not None and np.isin(block.labels, labels).any():
                 return source, a
-        if maker.kind in _ALONG:
+        if maker.kind in _ALONG or maker.kind == "gather":
             return Reason(POSITION, f"it meets positions, along which {_named(maker)} works")
         said, _ = _probe(maker, lambda _, __: True)
         why = next((f": {why}" for _, _, why in said.said.freeze if why != MET), "")

@@ -12,6 +12,7 @@ _HEADINGS = {
     "unknown": "operators that graphprune has no rule for (write that part with others, or report them as missing)",
     "operator": "operators that need every index (another way to write that part may free them)",
     "constant": "constants, which are part of the model's definition (leave them, or make them parameters)",
+    "lookup": "tables whose rows are looked up by index, which a caller may choose (nothing to do)",
     "position": "positions in space or sequence, as many as the input has (nothing to do)",
     "input": "the model's inputs, which keep their shape (nothing to do)",
     "output": "the model's outputs, which keep their shape (nothing to do)",

@@ -46,7 +46,7 @@ class FrozenRow:
     """`indices` indices of one axis of a weight that must stay, and why.
 
     `node`, an `op` of the module `scope`, is where they meet the reason; `cause` says what kind of reason it is
-    ("unknown" operator, "operator", "constant", "position", "input", "output").
+    ("unknown" operator, "operator", "constant", "lookup", "position", "input", "output").
     """
 
     weight: str

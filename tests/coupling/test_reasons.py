@@ -11,7 +11,7 @@ from torch import nn
 
 from graphprune.coupling import Frozen, couple
 from graphprune.coupling.labeller import MET
-from graphprune.coupling.reasons import CONSTANT, INPUT, OPERATOR, OUTPUT, POSITION, UNKNOWN
+from graphprune.coupling.reasons import CONSTANT, INPUT, LOOKUP, OPERATOR, OUTPUT, POSITION, UNKNOWN
 from tests.frontends import onnx_tools
 from tests.helpers import graph_of
 from tests.ops.examples_all import EXAMPLES
@@ -82,6 +82,17 @@ def test_a_part_that_is_fixed_is_found_behind_a_concat() -> None:
     assert found["b.weight", 1].reason == "it meets axis 1 of the model's input 'args_0'"
 
 
+def test_tables_are_looked_up_and_positions_are_those_of_the_ids() -> None:
+    def call(m: Any, ids: torch.Tensor) -> torch.Tensor:
+        return m.head((m.words(ids) + m.places).relu())
+
+    net = Net(call, words=nn.Embedding(9, 6), places=parameter(5, 6), head=nn.Linear(6, 2))
+    found = frozen(net, torch.randint(0, 9, (2, 5)))
+    assert (found["words.weight", 0].cause, found["words.weight", 0].reason) == (LOOKUP, "rows are looked up by index")
+    assert (found["places", 0].cause, found["places", 0].node) == (POSITION, "add")
+    assert found["places", 0].reason == "it meets positions, along which aten.embedding (embedding) works"
+
+
 def test_constants_are_named() -> None:
     def call(m: Any, x: torch.Tensor) -> torch.Tensor:
         return m.b(m.grid * x.mean() + m.scale)
@@ -94,6 +105,6 @@ def test_constants_are_named() -> None:
 
 @pytest.mark.parametrize("worked", EXAMPLES, ids=lambda e: e.name)
 def test_every_worked_example_has_reasons(worked: Example) -> None:
-    known = {UNKNOWN, OPERATOR, CONSTANT, POSITION, INPUT, OUTPUT}
+    known = {UNKNOWN, OPERATOR, CONSTANT, LOOKUP, POSITION, INPUT, OUTPUT}
     for row in couple(worked.graph(), grouped=worked.grouped).frozen_axes():
         assert row.cause in known and MET not in row.reason, row

@@ -108,6 +108,14 @@ def test_a_weight_that_an_identity_hands_on_is_called_after_its_reader() -> None
     assert labels(loaded(tools.model(nodes, {"x": (1, 3, 4, 4)}, weights=weights)))["val_1"] == "stem.bias"
 
 
+def test_other_operators_have_weights_too() -> None:
+    nodes = [tools.node("LSTM", "x onnx::LSTM_1 onnx::LSTM_2", "y", hidden_size=3)]
+    nodes[0].name = "/cell/LSTM"
+    weights = {"onnx::LSTM_1": tools.weight(1, 12, 5), "onnx::LSTM_2": tools.weight(1, 12, 3)}
+    found = labels(loaded(tools.model(nodes, {"x": (4, 2, 5)}, weights=weights)))
+    assert found == {"onnx::LSTM_1": "cell.LSTM.weight", "onnx::LSTM_2": "/cell/LSTM.weight"}
+
+
 def kept(graph: Graph, **options: Any) -> list[int]:
     return [group.kept for group in gp.plan(graph, gp.channels(0.5), **options).groups]
 

@@ -219,9 +219,8 @@ class _Loader:
         inputs = [self._operand(proto, slot) for slot in slots]
         outputs = [self._output(proto, j) for j in range(_last_output(proto))]
         name, source = self._name(proto, index), Source(proto, slots, outer)
-        return [
-            Node(proto.op_type.lower(), name, inputs, outputs, flow.attrs, proto.op_type, source, bodies=flow.bodies)
-        ]
+        kind, scope = proto.op_type.lower(), scope_of(proto)
+        return [Node(kind, name, inputs, outputs, flow.attrs, proto.op_type, source, bodies=flow.bodies, scope=scope)]
 
     def _captured(self, proto: NodeProto) -> tuple[str, ...]:
         """Values of this graph that the node's subgraphs read."""

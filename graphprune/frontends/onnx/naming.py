@@ -86,7 +86,13 @@ def _reader(node: Node, slot: int, consumers: Mapping[Value, tuple[Node, int]]) 
 
 
 def _role(node: Node, slot: int) -> str:
-    return _ROLES.get(node.kind, {}).get(slot, "constant")
+    """What a weight is to its reader, as far as a word is known for it."""
+    value = node.inputs[slot]
+    if node.kind in _ROLES or node.kind == "elementwise" or value is None or value.weight is None:
+        return _ROLES.get(node.kind, {}).get(slot, "constant")
+    if not value.weight.trainable:
+        return "constant"
+    return "weight" if len(value.sizes) > 1 else "bias"
 
 
 def _candidates(node: Node, slot: int, bias: str, alone: bool) -> Iterator[str]:
