@@ -152,6 +152,8 @@ class Named:
 class OnnxOps(TorchOps):
     """Computes each operator with PyTorch and adds the ONNX nodes that do the same."""
 
+    opset = OPSET
+
     def __init__(self, weights: Any) -> None:
         super().__init__(weights)
         self.nodes: list[onnx.NodeProto] = []
@@ -297,7 +299,7 @@ class OnnxOps(TorchOps):
     def reduce(self, fn: str, x: Any, axes: Sequence[int], keepdims: bool) -> Any:
         y = super().reduce(fn, x.tensor, axes, keepdims)
         op = f"Reduce{fn.capitalize()}"
-        if fn == "sum" or OPSET >= 18:
+        if fn == "sum" or self.opset >= 18:
             return self._node(op, [x, self._integers(*axes)], y, keepdims=int(keepdims))
         return self._node(op, [x], y, axes=list(axes), keepdims=int(keepdims))
 
@@ -336,4 +338,4 @@ class OnnxOps(TorchOps):
             [helper.make_tensor_value_info(y.name, TensorProto.FLOAT, list(y.tensor.shape)) for y in results],
             [tensor for name, tensor in self.initializers.items() if name in read],
         )
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=9)

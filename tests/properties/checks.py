@@ -1,0 +1,256 @@
+"""What must hold of a case: the proof, and properties that do not rest on the coupling's labels of activations.
+
+- The plan applied to a fresh copy gives the very same model; keeping everything gives the very same outputs.
+- An ONNX result passes the checker with full shape inference, and onnxruntime computes the same with and without its
+  optimizations, and at another batch where that is open.
+- Zeroing the weights of what was removed from exact groups in the *plain* original computes the same as removing them.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import numpy_helper
+
+from graphprune import budgets, criteria, frontends, proof
+from graphprune.coupling import Coupling, couple
+from graphprune.coupling.couple import Frozen
+from graphprune.errors import InputError
+from graphprune.graph import Graph, Node
+from graphprune.kept import Survivors
+from graphprune.ops.base import Array
+from graphprune.ops.reduce import SUMS
+from graphprune.passes.remove_channels import remove_channels
+from graphprune.plans import Plan
+from tests.helpers import graph_of
+
+from .cases import Case
+
+#: In units of how much an output varies, as in the proof.
+LIMIT = 1e-3
+#: Elementwise functions that make something of nothing.
+_FROM_ZERO = frozenset({"sigmoid", "exp", "cos", "softplus", "logical_not", "eq", "equal", "reciprocal"})
+
+
+def check(case: Case) -> dict[str, Any]:
+    """Prune a case and assert all that must hold; facts about it for the table."""
+    module = case.program()
+    model = module if case.backend == "torch" else module.onnx(case.opset, case.dynamic, case.computed)
+    graph = _captured(case, model)
+    coupling = couple(graph, grouped=case.grouped)
+    strange = any(name == "strange" for name, _, _ in case.steps)
+    assert strange or not coupling.unknown(), coupling.unknown()
+    facts: dict[str, Any] = {"kinds": Counter(node.kind for node in graph.nodes), "groups": len(coupling)}
+    facts["frozen"] = Counter(_reason(row) for row in coupling.frozen_axes())
+    plan, why = _plan(case, coupling)
+    if plan is None:
+        return {**facts, "outcome": "nothing prunable", "why": why}
+    keep = plan.kept(coupling)
+    pruned = remove_channels(coupling, keep)
+    pruned.check()
+    result = emitted(pruned)
+    found = proof.verify(coupling, keep, result, seed=case.number)
+    assert found.passed, found
+    assert [v.shape for v in pruned.outputs] == [v.shape for v in graph.outputs]
+    facts["kept"] = pruned.parameter_count() / max(1, graph.parameter_count())
+    assert facts["kept"] <= 1, "parameters were added"
+    facts["outcome"] = "kept all" if keep.all() else "pruned"
+    facts["little"] = "proves little" in found.detail
+    facts["also"] = _others(case, model, coupling, plan, keep, result)
+    return facts
+
+
+def _reason(row: Frozen) -> str:
+    """Why an axis stays, without names: tables count these."""
+    if not row.node and "output" not in row.reason:
+        return f"unexplained: {row.reason}"
+    return re.sub(r"'.*'", "...", row.reason)
+
+
+def _others(case: Case, model: Any, coupling: Coupling, plan: Plan, keep: Array, result: Any) -> list[str]:
+    """The further properties, each in a part of the cases; their names."""
+    often = 1 if case.backend == "onnx" else 3
+    done, turn = [], case.number // 7
+    if turn % (2 * often) == 0 and coupling.graph.frontend == "onnx":
+        _assert_same_model(result, _again(case, model, plan))
+        done.append("fresh copy")
+    if turn % (2 * often) == 1 and _matches_zeroed(case, model, coupling, keep):
+        done.append("zeroed weights")
+    if turn % (4 * often) == 2:
+        _assert_all_kept_is_the_same(coupling, model)
+        done.append("all kept")
+    if case.backend == "torch" and turn % 6 == 4:
+        _assert_same_model(result, _again(case, case.program(), plan))
+        done.append("fresh copy")
+    if case.backend == "onnx":
+        _assert_optimizations_do_not_matter(coupling.graph, result, case)
+        done.append("unoptimized")
+    return done
+
+
+def emitted(graph: Graph) -> Any:
+    """The foreign model; an ONNX one passes the checker with full inference."""
+    made = frontends.emit(graph)
+    model = getattr(made, "module", made)
+    if graph.frontend == "onnx":
+        onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _captured(case: Case, model: Any) -> Graph:
+    return graph_of(model) if case.backend == "onnx" else graph_of(model, model.example)
+
+
+def _plan(case: Case, coupling: Coupling) -> tuple[Plan | None, str]:
+    """What the case asks for; where that cannot be (a budget out of reach, no norm to score by), half of each group."""
+    asked = (case.criterion, case.target, budgets.Options(case.include, case.exclude, align=case.align, floor=case.floor))
+    why = ""
+    for criterion, target, options in (asked, ("random", "channels", budgets.Options(align=1))):
+        try:
+            scores = criteria.score(coupling, criterion, seed=case.number)
+            return budgets.make_plan(coupling, scores, budgets.Target(target, case.ratio), options, criterion), ""
+        except InputError as error:
+            why = str(error)
+    return None, why
+
+
+def _again(case: Case, model: Any, plan: Plan) -> Any:
+    """The plan, written and read, applied to the model captured once more."""
+    coupling = couple(_captured(case, model), grouped=case.grouped)
+    read = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+    return emitted(remove_channels(coupling, read.kept(coupling)))
+
+
+def _assert_same_model(one: Any, other: Any) -> None:
+    if isinstance(one, onnx.ModelProto):
+        assert one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
+        return
+    first, second = one.state_dict(), other.state_dict()
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def _runs(graph: Graph, model: Any, seeds: Sequence[int]) -> list[list[Array]]:
+    run = proof._runner(graph, model)
+    return [list(run(proof.random_inputs(graph, seed))) for seed in seeds]
+
+
+def _assert_all_kept_is_the_same(coupling: Coupling, model: Any) -> None:
+    whole = emitted(remove_channels(coupling, np.ones(coupling.count, bool)))
+    pairs = zip(_runs(coupling.graph, model, [0]), _runs(coupling.graph, whole, [0]), strict=True)
+    for wants, haves in pairs:
+        for want, have in zip(wants, haves, strict=True):
+            np.testing.assert_array_equal(have, want)
+
+
+def _assert_close(graph: Graph, expected: list[list[Array]], found: list[list[Array]], model: Any, what: str) -> None:
+    """Close in the proof's units; an ill-conditioned model is held to what rounding its inputs does to it."""
+    worst, detail = proof._largest_difference(expected, found)
+    if worst <= LIMIT:
+        return
+    run = proof._runner(graph, model)
+    shaken = [list(run(proof._shaken(proof.random_inputs(graph, seed)))) for seed in range(len(expected))]
+    rounding, _ = proof._largest_difference(expected, shaken)
+    assert worst <= proof.ROUNDING * rounding, f"{what}: outputs differ by {worst:.2g} {detail}"
+
+
+def _assert_optimizations_do_not_matter(graph: Graph, model: onnx.ModelProto, case: Case) -> None:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feeds = [proof.random_inputs(graph, seed) for seed in range(2)]
+    _assert_close(graph, _runs(graph, model, [0, 1]), [session.run(None, f) for f in feeds], model, "unoptimized")
+    if case.dynamic:
+        joined = {name: np.concatenate([feeds[0][name], feeds[1][name][:1]]) for name in feeds[0]}
+        apart = [session.run(None, feeds[0]), session.run(None, {n: a[:1] for n, a in feeds[1].items()})]
+        together = [np.concatenate(pair) for pair in zip(*apart, strict=True)]
+        _assert_close(graph, [together], [session.run(None, joined)], model, "another batch")
+
+
+def _matches_zeroed(case: Case, model: Any, coupling: Coupling, keep: Array) -> bool:
+    """Prune exact groups only and compare with the original whose weights are zero there; False where it says nothing.
+    """
+    keep = keep.copy()
+    for group in coupling.groups:
+        if not group.exact:
+            keep[group.components] = True
+    if keep.all() or _makes_something_of_nothing(coupling.graph):
+        return False
+    arrays = _zeroed(coupling, keep)
+    if arrays is None:
+        return False
+    original = _with_weights(model, arrays)
+    pruned = emitted(remove_channels(coupling, keep))
+    expected, found = (_runs(coupling.graph, m, [0, 1]) for m in (original, pruned))
+    _assert_close(coupling.graph, expected, found, original, "zeroed weights")
+    return True
+
+
+def _makes_something_of_nothing(graph: Graph) -> bool:
+    """Whether zero channels may turn into others and then leave other than through a weight that is zero as well."""
+    something = any(n.kind == "elementwise" and _from_zero(n) for n in graph.nodes)
+    return something and any(_leaves_without_weight(n) for n in graph.nodes)
+
+
+def _from_zero(node: Node) -> bool:
+    if node.attrs["fn"] in _FROM_ZERO:
+        return True
+    scalar = node.attrs.get("scalars") or any(v is not None and v.weight and v.weight.size == 1 for v in node.inputs)
+    return node.attrs["fn"] in ("add", "sub", "pow", "clip", "where", "div") and bool(scalar)
+
+
+def _leaves_without_weight(node: Node) -> bool:
+    if node.kind == "reduce":
+        return node.attrs["fn"] in SUMS
+    made = [v for v in node.inputs[:2] if v is not None and v.weight is None]
+    return node.kind == "attention" or (node.kind in ("matmul", "einsum") and len(made) > 1)
+
+
+def _zeroed(coupling: Coupling, keep: Array) -> dict[str, Array] | None:
+    """Every weight that loses something, zero there; None where uses of one weight lose different things."""
+    survivors, made, keys = Survivors(coupling, keep), {}, {}
+    for use in coupling.uses:
+        key = survivors.key(use)
+        if keys.setdefault(use.value, key) != key:
+            return None
+        if not key:
+            continue
+        assert use.value.weight is not None
+        array = made.setdefault(use.value.name, use.value.weight.array().copy())
+        for block in use.blocks:
+            gone = ~survivors.mask(block.labels)
+            array[tuple(slice(None) if a != block.axes[0] else gone for a in range(array.ndim))] = 0
+        if use.columns is not None:
+            groups = len(use.columns.labels)
+            rows = np.moveaxis(array, (use.columns.by, use.columns.axis), (0, 1))
+            parts = rows.reshape(groups, -1, *rows.shape[1:])
+            for part, labels in zip(parts, use.columns.labels, strict=True):
+                part[:, ~survivors.mask(labels)] = 0
+            made[use.value.name] = np.moveaxis(parts.reshape(rows.shape), (0, 1), (use.columns.by, use.columns.axis))
+    return made
+
+
+def _with_weights(model: Any, arrays: dict[str, Array]) -> Any:
+    changed = copy.deepcopy(model)
+    if isinstance(model, onnx.ModelProto):
+        for tensor in changed.graph.initializer:
+            if tensor.name in arrays:
+                tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(arrays[tensor.name]), tensor.name))
+        return changed
+    state = changed.state_dict()
+    with torch.no_grad():
+        for name in arrays.keys() & state.keys():
+            state[name].copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
+    return changed
