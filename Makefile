@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types unit bench coverage clean
+.PHONY: help demo test lint types unit bench coverage fuzz clean
 .DEFAULT_GOAL := help
 
 help:  ## Print the targets
@@ -34,6 +34,9 @@ bench: .venv/.bench  ## Measure beside the peers (hours; resumes, `rm -r .cache/
 
 coverage: .venv/.bench  ## Prune timm and transformers (hours; resumes, `rm -r .cache/bench` starts over); writes docs/coverage.md
 	$(BIN)/python -m benchmarks.coverage $(ARGS)
+
+fuzz: .venv/.test  ## 10,000 random networks and 5,000 broken files (an hour or two; resumes, `rm .cache/bench/fuzz.jsonl` starts over)
+	$(BIN)/python -m benchmarks.fuzz
 
 clean:  ## Remove the environment, caches and build output
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build out *.egg-info

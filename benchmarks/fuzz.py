@@ -1,7 +1,8 @@
 """Random models and broken files by the thousand: what `make fuzz` runs and docs/measurements/fuzz.md shows.
 
 Work is cut into chunks of seeds, each in a process of its own with a time and a memory limit; a rerun goes on where the
-last one stopped, and `--fresh` starts over. A failure prints a line that repeats it: `python -m benchmarks.fuzz --one onnx:123`.
+last one stopped, and `--fresh` starts over. A failure prints a line that repeats it:
+`python -m benchmarks.fuzz --one onnx:123`.
 """
 
 from __future__ import annotations

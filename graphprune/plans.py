@@ -85,6 +85,12 @@ class Plan:
         """The inverse of `to_json`."""
         if data["format"] != _FORMAT:
             raise ValueError(f"format {data['format']} is not {_FORMAT}")
+        texts = {
+            name: data[name] for name in ("model", "fingerprint", "target", "criterion", "grouped") if name in data
+        }
+        for name, text in texts.items():
+            if not isinstance(text, str):
+                raise ValueError(f"'{name}' is {text!r}, not a text")
         groups = tuple(
             PlanGroup(**{**g, "keep": tuple(tuple(map(index, row)) for row in g["keep"])}) for g in data["groups"]
         )

@@ -20,6 +20,9 @@ from .commands import app
 
 OK, FAILED_VERIFICATION, BAD_INPUT, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
+#: Characters of an error that are shown.
+_LONGEST = 1000
+
 
 def main() -> None:
     """The console script."""
@@ -80,6 +83,15 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return str(error), FAILED_VERIFICATION
     if isinstance(error, GraphPruneError):
         return str(error), BAD_INPUT
+    return _explain_others(error)
+
+
+def _explain_others(error: BaseException) -> tuple[str, int]:
+    """What Python raises on broken files and full disks; anything else is a bug."""
+    if isinstance(error, MemoryError):
+        return f"the model asks for more memory than there is: {error}", BAD_INPUT
+    if isinstance(error, UnicodeDecodeError):
+        return f"the model holds text that is not UTF-8: {error}", BAD_INPUT
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f" ('{error.filename}')" if error.filename else ""), BAD_INPUT
     return f"{type(error).__name__}: {error}; this is a bug, GRAPHPRUNE_DEBUG=1 shows where", BUG
@@ -107,8 +119,14 @@ def _usage(error: BaseException) -> int:
 def _fail(message: str, code: int) -> int:
     if _debug():
         traceback.print_exc()
-    print("graphprune: error:", " ".join(message.split()), file=sys.stderr)
+    print("graphprune: error:", shortened(" ".join(message.split())), file=sys.stderr)
     return code
+
+
+def shortened(sentence: str) -> str:
+    """A sentence that fits a screen and prints: names from files may be of any length and hold anything."""
+    plain = "".join(letter if letter.isprintable() else "\ufffd" for letter in sentence)
+    return plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST - 200]} [...] {plain[-180:]}"
 
 
 def _debug() -> bool:

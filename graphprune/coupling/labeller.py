@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 
+from ..errors import GraphPruneError, InputError
 from ..graph import Graph, Node, Value
 from ..ops import Block, Columns, lookup
 from ..ops.base import Array
 
 #: The reason of indices that met some that must stay; `reasons.py` finds out which where somebody asks.
 MET = "it meets an index that must stay"
+#: Labels of one axis take eight bytes each; an axis this long is a broken size.
+LARGEST = 1 << 27
 
 
 @dataclass(eq=False)
@@ -77,7 +81,7 @@ class Walk:
             if any(v is not None and v.shape is None for v in (*node.inputs, *node.outputs)):
                 self._freeze_node(node)
             else:
-                rule.couple(node, self)
+                self._couple(node)
             self._hand_positions_on(node)
             return
         if rule.enter is not None:
@@ -86,10 +90,21 @@ class Walk:
             for inner in body.nodes:
                 self._visit(inner)
         self._at = self._place[node]
-        rule.couple(node, self)
+        self._couple(node)
         for output in (v for body in node.bodies for v in body.outputs):
             self.freeze(self._pointing.get(output), "positions along it leave a body")
         self._hand_positions_on(node)
+
+    def _couple(self, node: Node) -> None:
+        """Apply a rule. It may fail only on operands that do not fit together, which no frontend can rule out."""
+        try:
+            lookup(node.kind).couple(node, self)
+        except GraphPruneError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(str(v.shape) for v in node.inputs if v is not None)
+            where = f"the node '{node.name}' ({node.op}) with operands of shapes {shapes}"
+            raise InputError(f"{where} makes no sense: {error}") from error
 
     def _freeze_node(self, node: Node) -> None:
         for value in node.inputs:
@@ -211,7 +226,10 @@ class Walk:
 
     def fresh(self, *shape: int) -> Array:
         """See `Labeller`."""
-        size = int(np.prod(shape))
+        size = prod(int(n) for n in shape)
+        if size > LARGEST:
+            what = f"'{self.nodes[self._at].name}'" if self._at < len(self.nodes) else "the model"
+            raise InputError(f"{what} has an axis of {size} indices, more than graphprune can label")
         labels = np.arange(self.count, self.count + size, dtype=np.int64).reshape(shape)
         self.count += size
         return labels

@@ -91,7 +91,7 @@ def _reshape_group(node: Node, ins: tuple[int, ...], outs: tuple[int, ...], labe
         return [Block(tuple(rename[a] for a in b.axes), b.labels, b.origin) for b in blocks]
     if len(ins) == 1:
         return [Block(outs, blocks[0].labels.reshape(after), node.name)] if len(outs) > 1 else blocks
-    if len(outs) > 1 and _interleaved(blocks, ins, x, out):
+    if len(outs) > 1 and _turned(blocks, x):
         labeller.resolve(x)
         blocks = [b for b in labeller.blocks(x) if set(b.axes) <= set(ins)]
     block = _active(blocks, labeller)
@@ -101,17 +101,12 @@ def _reshape_group(node: Node, ins: tuple[int, ...], outs: tuple[int, ...], labe
     return [carry(spread(block, ins, before).reshape(after), outs, block.origin or node.name)]
 
 
-def _interleaved(blocks: list[Block], ins: tuple[int, ...], x: Value, out: Value) -> bool:
-    """Whether the axes of a joint block, in the order in which it is stored, jump to and fro between reshape groups:
-    then
-    what a ragged plan keeps could not be brought into the order of the output.
+def _turned(blocks: list[Block], x: Value) -> bool:
+    """Whether the axes of a joint block do not lie in the order in which it is stored: what a ragged plan keeps could
+    then not be brought into the order of several output axes, each row needing a rearrangement of its own.
     """
-    groups = reshape_groups(x.sizes, out.sizes)
-    for block in blocks:
-        home = [next(i for i, g in enumerate(groups) if axis in g[0]) for axis in block.axes if x.sizes[axis] > 1]
-        if home != sorted(home):
-            return True
-    return False
+    stored = [[axis for axis in block.axes if x.sizes[axis] > 1] for block in blocks]
+    return any(axes != sorted(axes) for axes in stored)
 
 
 def _active(blocks: list[Block], labeller: Labeller) -> Block:

@@ -120,6 +120,10 @@ def gated_channels(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
 @block
 def filled(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
     """A tensor of ones of the map's shape, scaled per channel and added; or joined as a channel of its own."""
+    if b % 3 == 2:
+        n, c = o.shape(x)[:2]
+        pooled = o.reduce("mean", x, (2, 3), False)
+        return o.binary("add", x, o.reshape(o.binary("add", pooled, o.eye_like(pooled)), (n, c, 1, 1)))
     ones = o.ones_like(x)
     if b % 2:
         return o.concat([x, o.slice(ones, 1, 0, 1, 1)], 1)
@@ -188,7 +192,7 @@ def nested_factors(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
 @block
 def position_mixer(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
     """Einsum with a learned matrix over channels, over positions, or over both."""
-    c, h, w = o.shape(x)[1:]
+    c, h = o.shape(x)[1:3]
     if b % 3 == 0:
         return o.einsum("nchw,cd->ndhw", x, o.weight(c, pick(WIDTHS, a), scale=0.4))
     if b % 3 == 1:
@@ -233,4 +237,3 @@ def strange(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
     """An operator nobody knows, in the middle or in a branch; placed by programs that say so."""
     y = o.strange(make_conv(o, x, pick(WIDTHS, a)))
     return make_conv(o, y, o.shape(x)[1]) if b % 2 else y
-

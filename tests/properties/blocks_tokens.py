@@ -190,7 +190,7 @@ def state_space(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
 def embedded(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
     """Positions or the user's ids looked up in a table and added; the table may make an output of logits too."""
     t = tokens(o, x)
-    n, length, c = o.shape(t)
+    length, c = o.shape(t)[1:]
     rows = 8
     table = o.weight(rows, c, name=f"embedding{c}", scale=1.0)
     if "ids" in o.inputs:

@@ -78,23 +78,19 @@ def _reason(row: Frozen) -> str:
 
 def _others(case: Case, model: Any, coupling: Coupling, plan: Plan, keep: Array, result: Any) -> list[str]:
     """The further properties, each in a part of the cases; their names."""
-    often = 1 if case.backend == "onnx" else 3
-    done, turn = [], case.number // 7
-    if turn % (2 * often) == 0 and coupling.graph.frontend == "onnx":
+    turn = case.number // 7 % 6
+    if turn < 3:
+        return ["zeroed weights"] if _matches_zeroed(model, coupling, keep) else []
+    if turn == 3:
         _assert_same_model(result, _again(case, model, plan))
-        done.append("fresh copy")
-    if turn % (2 * often) == 1 and _matches_zeroed(case, model, coupling, keep):
-        done.append("zeroed weights")
-    if turn % (4 * often) == 2:
+        return ["fresh copy"]
+    if turn == 4:
         _assert_all_kept_is_the_same(coupling, model)
-        done.append("all kept")
-    if case.backend == "torch" and turn % 6 == 4:
-        _assert_same_model(result, _again(case, case.program(), plan))
-        done.append("fresh copy")
+        return ["all kept"]
     if case.backend == "onnx":
         _assert_optimizations_do_not_matter(coupling.graph, result, case)
-        done.append("unoptimized")
-    return done
+        return ["unoptimized"]
+    return []
 
 
 def emitted(graph: Graph) -> Any:
@@ -112,7 +108,11 @@ def _captured(case: Case, model: Any) -> Graph:
 
 def _plan(case: Case, coupling: Coupling) -> tuple[Plan | None, str]:
     """What the case asks for; where that cannot be (a budget out of reach, no norm to score by), half of each group."""
-    asked = (case.criterion, case.target, budgets.Options(case.include, case.exclude, align=case.align, floor=case.floor))
+    asked = (
+        case.criterion,
+        case.target,
+        budgets.Options(case.include, case.exclude, align=case.align, floor=case.floor),
+    )
     why = ""
     for criterion, target, options in (asked, ("random", "channels", budgets.Options(align=1))):
         try:
@@ -179,9 +179,8 @@ def _assert_optimizations_do_not_matter(graph: Graph, model: onnx.ModelProto, ca
         _assert_close(graph, [together], [session.run(None, joined)], model, "another batch")
 
 
-def _matches_zeroed(case: Case, model: Any, coupling: Coupling, keep: Array) -> bool:
-    """Prune exact groups only and compare with the original whose weights are zero there; False where it says nothing.
-    """
+def _matches_zeroed(model: Any, coupling: Coupling, keep: Array) -> bool:
+    """Prune exact groups only and compare with the original, its weights zero there; False where that says nothing."""
     keep = keep.copy()
     for group in coupling.groups:
         if not group.exact:

@@ -21,7 +21,8 @@ from .backends import Named, OnnxOps, TorchOps
 _GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
 _CELLS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 _POINTWISE = {
-    "sqrt": torch.sqrt, "gelu": F.gelu, "silu": F.silu, "exp": torch.exp, "abs": torch.abs, "erf": torch.erf, "cos": torch.cos,
+    "sqrt": torch.sqrt, "gelu": F.gelu, "silu": F.silu, "exp": torch.exp, "abs": torch.abs, "erf": torch.erf,
+    "cos": torch.cos,
     "softplus": F.softplus, "hardswish": F.hardswish, "leaky": F.leaky_relu, "relu6": F.relu6,
 }  # fmt: skip
 
@@ -94,6 +95,9 @@ class TorchMore(TorchOps):
 
     def ones_like(self, x: Any) -> Any:
         return torch.ones_like(x)
+
+    def eye_like(self, x: Any) -> Any:
+        return torch.eye(*x.shape)
 
     def embedding(self, table: Any, ids: Any) -> Any:
         return F.embedding(ids, table)
@@ -266,6 +270,9 @@ class OnnxMore(OnnxOps, TorchMore):
         sizes = self._node("Shape", [x], torch.tensor(x.tensor.shape))
         one = numpy_helper.from_array(np.ones(1, np.float32))
         return self._node("ConstantOfShape", [sizes], torch.ones_like(x.tensor), value=one)
+
+    def eye_like(self, x: Any) -> Any:
+        return self._node("EyeLike", [x], torch.eye(*x.tensor.shape))
 
     def embedding(self, table: Any, ids: Any) -> Any:
         return self._node("Gather", [table, ids], F.embedding(ids.tensor, table.tensor), axis=0)

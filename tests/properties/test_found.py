@@ -6,6 +6,8 @@ import pytest
 
 from graphprune import budgets
 from tests.helpers import graph_of
+from tests.properties.cases import Case
+from tests.properties.checks import check
 from tests.properties.programs import Program
 from tests.properties.test_random_networks import prune
 
@@ -41,3 +43,15 @@ def test_found(name: str, frontend: str) -> None:
     module = Program(program, number, batch)
     graph = graph_of(module, module.example) if frontend == "torch" else graph_of(module.onnx())
     prune(graph, budgets.Target(kind, ratio), grouped, align, number)
+
+
+#: Found by the seeds of `make fuzz`, and shrunk.
+CASES: dict[str, Case] = {
+    "ragged_rows_turned_and_merged_in_part": Case("onnx", (("nested_factors", 5, 2),), number=75291, ratio=0.7),
+    "masked_truth_values": Case("onnx", (("batch_of_activations", 7, 10),), number=63389, ratio=0.25),
+}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_found_by_seed(name: str) -> None:
+    assert check(CASES[name])["outcome"] == "pruned"

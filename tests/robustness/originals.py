@@ -26,7 +26,11 @@ _PROGRAMS: dict[str, Sequence[str]] = {
 
 
 def _model(
-    nodes: Sequence[NodeProto], weights: dict[str, np.ndarray], inside: Sequence[Any], outside: Sequence[Any], **how: Any
+    nodes: Sequence[NodeProto],
+    weights: dict[str, np.ndarray],
+    inside: Sequence[Any],
+    outside: Sequence[Any],
+    **how: Any,
 ) -> ModelProto:
     tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, list(inside))
@@ -42,10 +46,11 @@ def _weights(**shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
 
 
 def _layers(middle: Sequence[NodeProto], last: str, weights: dict[str, np.ndarray], **how: Any) -> ModelProto:
-    """x -> w1 -> relu r -> middle -> w2 -> y."""
-    nodes = [helper.make_node("MatMul", ["x", "w1"], ["a"]), helper.make_node("Relu", ["a"], ["r"])]
+    """x -> w0 -> tanh -> w1 -> relu r -> middle -> w2 -> y; what lies before w1 can always be pruned."""
+    nodes = [helper.make_node("MatMul", ["x", "w0"], ["first"]), helper.make_node("Tanh", ["first"], ["second"])]
+    nodes += [helper.make_node("MatMul", ["second", "w1"], ["a"]), helper.make_node("Relu", ["a"], ["r"])]
     nodes += [*middle, helper.make_node("MatMul", [last, "w2"], ["y"])]
-    return _model(nodes, {**_weights(w1=(6, 8), w2=(8, 4)), **weights}, ["N", 6], ["N", 4], **how)
+    return _model(nodes, {**_weights(w0=(6, 10), w1=(10, 8), w2=(8, 4)), **weights}, ["N", 6], ["N", 4], **how)
 
 
 def _info(name: str, *shape: Any) -> onnx.ValueInfoProto:
@@ -113,7 +118,7 @@ def element_types() -> ModelProto:
         middle.append(helper.make_node("Cast", [f"t{kind}"], [f"c{kind}"], to=TensorProto.FLOAT))
         middle.append(helper.make_node("Add", [last, f"c{kind}"], [f"s{kind}"]))
         last = f"s{kind}"
-    nodes = [*model.graph.node[:2], *middle, helper.make_node("MatMul", [last, "w2"], ["y"])]
+    nodes = [*model.graph.node[:4], *middle, helper.make_node("MatMul", [last, "w2"], ["y"])]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     model.opset_import[0].version = 19

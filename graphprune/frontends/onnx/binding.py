@@ -51,7 +51,7 @@ def _channels(model: ModelProto) -> dict[str, int]:
     shapes = {w.name: w.dims for w in model.graph.initializer}
     found = {}
     for node in model.graph.node:
-        if node.op_type == "Conv" and node.input[1] in shapes:
+        if node.op_type == "Conv" and len(node.input) > 1 and len(shapes.get(node.input[1], ())) > 1:
             found[node.input[0]] = int(shapes[node.input[1]][1]) * int(attributes(node).get("group", 1))
     return found
 

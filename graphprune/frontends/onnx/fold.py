@@ -245,7 +245,12 @@ def evaluate(
                 found = _referenced(node, inputs, opsets)
     except Exception:  # whatever cannot be evaluated stays a node
         return None
-    return found if found is not None and all(max(s.value.size, s.other.size) <= limit for s in found) else None
+    return found if found is not None and all(_usable(s, limit) for s in found) else None
+
+
+def _usable(small: Small, limit: int) -> bool:
+    """Whether a value is small and of a type that numpy has (a cast to no such type makes objects)."""
+    return max(small.value.size, small.other.size) <= limit and small.value.dtype != object
 
 
 def _filled(attrs: dict[str, Any], shape: Small | None, limit: int) -> list[Small] | None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from ...errors import InputError
+from ...errors import GraphPruneError, InputError
 from ...graph import Graph, Node, Value, Weight
 from . import (  # noqa: F401  (they register the lowerings)
     lower_attention,
@@ -23,21 +23,24 @@ from . import (  # noqa: F401  (they register the lowerings)
 )
 from .binding import InputShapes, bind
 from .caches import mark_caches
+from .constants import constant_weight, dense_weight, fill_of, weight_of
 from .control import DEEPEST, bodies_of, decided, settle
 from .facts import Fact, Propagation, dtype_of
 from .functions import inlined
 from .naming import label_weights, scope_of
 from .origin import Origin, Source, copy_notes
-from .protos import attributes, captured, domain, subgraphs
+from .protos import captured, domain, subgraphs
 from .quantized import Encoded
 from .reading import check_model, check_structure, external_tensors, read_model
 from .registry import FILL, Lowered, View, lower
 from .scopes import Taken, share_names
 from .stored import Store
-from .tensors import external_file, external_reader, inline_array, is_external, is_float, numpy_dtype
+from .tensors import external_file, is_float
 
 #: Where a batch norm reads its mean and variance.
 _STATISTICS = (3, 4)
+#: Elements of a repeated number that are taken for a constant: more is a broken size.
+_HUGE = 1 << 31
 
 
 def load(path: str | Path, input_shapes: InputShapes | None = None) -> Graph:
@@ -56,37 +59,17 @@ def from_model(model: ModelProto, input_shapes: InputShapes | None = None, base_
 
 
 def _graph(model: ModelProto, input_shapes: InputShapes | None, folder: Path | None, file: str) -> Graph:
-    weights = {t.name: _weight(t, folder, file) for t in model.graph.initializer}
-    weights.update({s.values.name: _sparse(s) for s in model.graph.sparse_initializer})
+    weights = {t.name: weight_of(t, folder, file) for t in model.graph.initializer}
+    weights.update({s.values.name: dense_weight(s) for s in model.graph.sparse_initializer})
     skeleton, inner = _skeleton(model)
-    weights.update({t.name: _weight(t, folder, file) for t in inner.weights})
-    weights.update({s.values.name: _sparse(s) for s in inner.sparse})
+    weights.update({t.name: weight_of(t, folder, file) for t in inner.weights})
+    weights.update({s.values.name: dense_weight(s) for s in inner.sparse})
     data_files = frozenset(external_file(t, folder, file)[0] for t in external_tensors(model))
     origin = Origin(skeleton, file, data_files, weights=weights)
     origin.headers = {t.name: t for t in (*skeleton.graph.initializer, *map(_header, inner.weights))}
     propagation = Propagation(skeleton, bind(skeleton, input_shapes), weights)
     origin.facts = propagation.facts
     return _Loader(origin, propagation, folder).run(list(skeleton.graph.node))
-
-
-def _weight(tensor: TensorProto, folder: Path | None, file: str) -> Weight:
-    shape, dtype = tuple(tensor.dims), numpy_dtype(tensor.data_type)
-    trainable = is_float(dtype) and prod(shape) > 1
-    tied = sum(1 for n in shape if n > 1) >= 2
-    if is_external(tensor):
-        read = external_reader(tensor, folder, file)
-        return Weight(shape, dtype, read, trainable=trainable, tied=tied, lazy=True)
-    return Weight.of(inline_array(tensor), trainable=trainable, tied=tied)
-
-
-def _sparse(tensor: SparseTensorProto) -> Weight:
-    values, indices = inline_array(tensor.values), inline_array(tensor.indices)
-    dense = np.zeros(tuple(tensor.dims), values.dtype)
-    if indices.ndim == 2:
-        dense[tuple(indices.T)] = values
-    else:
-        dense.reshape(-1)[indices] = values
-    return Weight.of(dense, trainable=is_float(dense.dtype), tied=True)
 
 
 def _skeleton(model: ModelProto) -> tuple[ModelProto, Taken]:
@@ -149,7 +132,7 @@ class _Loader:
         return made
 
     def _nodes(self, protos: Iterable[NodeProto], outputs: set[str]) -> list[Node]:
-        found = [node for index, proto in enumerate(protos) for node in self._node(proto, index)]
+        found = [node for index, proto in enumerate(protos) for node in self._read_node(proto, index)]
         return _read_ones(found, outputs)
 
     def body(self, proto: GraphProto) -> Graph:
@@ -183,6 +166,16 @@ class _Loader:
                     known.pop(name, None)
             for inner in subgraphs(node):
                 self.forget(inner)
+
+    def _read_node(self, proto: NodeProto, index: int) -> list[Node]:
+        """The node; what is wrong with one that the checker let pass is said with its name."""
+        try:
+            return self._node(proto, index)
+        except GraphPruneError:
+            raise
+        except Exception as error:
+            where = f"the node '{proto.name or index}' ({proto.op_type}) of '{self.origin.file}'"
+            raise InputError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
 
     def _node(self, proto: NodeProto, index: int) -> list[Node]:
         """The node, or none where its outputs are constants."""
@@ -247,7 +240,7 @@ class _Loader:
     def _is_constant(self, proto: NodeProto) -> bool:
         if domain(proto) or proto.op_type != "Constant":
             return False
-        weight = _constant_weight(proto, self.folder, self.origin.file)
+        weight = constant_weight(proto, self.folder, self.origin.file)
         if weight is None:
             return False
         self._keep(proto.output[0], weight)
@@ -276,8 +269,10 @@ class _Loader:
         shape = self.facts[proto.input[0]].small if proto.input[0] in self.facts else None
         if shape is None or not shape.static:
             return False
-        fill = _fill(proto)
+        fill = fill_of(proto)
         sizes = tuple(int(n) for n in shape.value)
+        if any(n < 0 for n in sizes) or prod(sizes) > _HUGE:
+            return False
         trainable, tied = is_float(fill.dtype) and prod(sizes) > 1, sum(1 for n in sizes if n > 1) >= 2
         weight = Weight(sizes, fill.dtype, lambda: np.broadcast_to(fill, sizes), trainable=trainable, tied=tied)
         self._keep(proto.output[0], weight)
@@ -291,7 +286,7 @@ class _Loader:
 
     def _filler(self, proto: NodeProto) -> Value:
         """The number that a ConstantOfShape repeats."""
-        return _constant(f"{proto.output[0]}::fill", Weight.of(_fill(proto), trainable=False, tied=False))
+        return _constant(f"{proto.output[0]}::fill", Weight.of(fill_of(proto), trainable=False, tied=False))
 
     def _decoded(self, proto: NodeProto) -> bool:
         """Whether the node only decodes a constant: that is then how the constant is stored."""
@@ -375,23 +370,5 @@ def _last_output(proto: NodeProto) -> int:
     return max((i + 1 for i, name in enumerate(proto.output) if name), default=0)
 
 
-def _fill(proto: NodeProto) -> np.ndarray:
-    attrs = attributes(proto)
-    return inline_array(attrs["value"]).reshape(()) if "value" in attrs else np.zeros((), np.float32)
-
-
 def _constant(name: str, weight: Weight) -> Value:
     return Value(name, weight.shape, weight.dtype, weight=weight)
-
-
-def _constant_weight(proto: NodeProto, folder: Path | None, file: str) -> Weight | None:
-    """The tensor of a Constant node in any of its forms; None for those that are no tensor."""
-    attrs = attributes(proto)
-    if "value" in attrs:
-        return _weight(attrs["value"], folder, file)
-    for name, dtype in (("value_float", np.float32), ("value_int", np.int64)):
-        for key in (name, name + "s"):
-            if key in attrs:
-                array = np.asarray(attrs[key], dtype)
-                return Weight.of(array, trainable=is_float(array.dtype) and array.size > 1, tied=False)
-    return None

@@ -6,7 +6,7 @@ from itertools import zip_longest
 
 import numpy as np
 
-from .registry import Lowered, View, lowers
+from .registry import Lowered, UnlowerableError, View, lowers
 
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
@@ -128,7 +128,13 @@ def gather_nd(view: View) -> Lowered | None:
 
 
 def _positive(indices: np.ndarray | None, size: int) -> np.ndarray | None:
-    return None if indices is None else np.where(indices < 0, indices + size, indices).astype(np.int64)
+    if indices is None:
+        return None
+    if indices.dtype.kind not in "iu" or (
+        indices.size and not -size <= int(indices.min()) <= int(indices.max()) < size
+    ):
+        raise UnlowerableError
+    return np.where(indices < 0, indices + size, indices).astype(np.int64)
 
 
 @lowers("Pad")

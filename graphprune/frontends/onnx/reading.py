@@ -53,6 +53,9 @@ def check_structure(model: ModelProto, name: str, folder: Path | None) -> None:
     """Raise InputError for a model without a graph, of an opset too old, or whose external data is not there."""
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise InputError(f"{name} holds no graph")
+    handed_on = {i.name for i in model.graph.input}
+    if all(o.name in handed_on for o in model.graph.output):
+        raise InputError(f"{name} computes nothing: its outputs are its inputs")
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx") and opset.version < OLDEST_OPSET:
             raise InputError(f"{name} uses opset {opset.version}; graphprune reads opset {OLDEST_OPSET} and newer")

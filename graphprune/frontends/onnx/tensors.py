@@ -53,6 +53,8 @@ def is_data(dtype: np.dtype[Any]) -> bool:
 
 def _plain(tensor: TensorProto) -> bool:
     """Whether the raw bytes are simply the little-endian elements."""
+    if tensor.data_type not in TensorProto.DataType.values():
+        raise InputError(f"the tensor '{tensor.name}' has the element type {tensor.data_type}, which does not exist")
     return TensorProto.DataType.Name(tensor.data_type) not in {*_PACKED, "STRING", "UNDEFINED"}
 
 
@@ -78,21 +80,32 @@ def is_external(tensor: TensorProto) -> bool:
 def external_file(tensor: TensorProto, folder: Path | None, model: str) -> tuple[Path, int]:
     """The file and byte offset of an external tensor; raises InputError unless it lies whole in the model's folder."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
+    location = str(entries.get("location", ""))
     where = f"the tensor '{tensor.name}' of {model} refers to the external file '{location}'"
     if folder is None:
         raise InputError(f"{where}, but the model was given without a folder: pass base_dir, or load it from its path")
+    if "\0" in location:
+        raise InputError(f"{where}, which is no name of a file")
     root = Path(os.path.realpath(folder))
     path = Path(os.path.realpath(root / location))
     if not location or Path(location).is_absolute() or not path.is_relative_to(root):
         raise InputError(f"{where}, which is outside the model's folder")
     if not path.is_file():
         raise InputError(f"{where}, which does not exist")
-    offset, need = int(entries.get("offset", 0)), _byte_count(tensor)
+    if any(n < 0 for n in tensor.dims):
+        raise InputError(f"the tensor '{tensor.name}' of {model} has the impossible shape {list(tensor.dims)}")
+    offset, need = _offset(entries, where), _byte_count(tensor)
     size = path.stat().st_size
-    if offset < 0 or offset + need > size:
+    if offset + need > size:
         raise InputError(f"{where}, which is too short: it has {size} bytes and {offset + need} are needed")
     return path, offset
+
+
+def _offset(entries: dict[str, str], where: str) -> int:
+    text = entries.get("offset", "0") or "0"
+    if not text.isdecimal():
+        raise InputError(f"{where} at the offset '{text}', which is no number of bytes")
+    return int(text)
 
 
 def _byte_count(tensor: TensorProto) -> int:

@@ -46,6 +46,10 @@ def load_program(path: Path) -> ExportedProgram:
             _refuse_unsafe(path, archive)
     except zipfile.BadZipFile as error:
         raise InputError(f"'{path}' is no .pt2 archive (or a truncated one): {first_line(error)}") from error
+    except InputError:
+        raise
+    except Exception as error:  # encrypted, of unknown compression, or holding JSON that is none
+        raise InputError(f"'{path}' is a broken .pt2 archive: {first_line(error)}") from error
     try:
         with quiet(), weights_only():
             return torch.export.load(path)

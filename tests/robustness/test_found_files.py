@@ -1,0 +1,101 @@
+"""Broken files that random search found wanting once: each ended as a bug before its fix, now in a sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from tests.robustness.attempts import _planned, command
+from tests.robustness.originals import originals
+
+
+def _entry(model: ModelProto, **entries: str) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value)
+
+
+def _offset(model: ModelProto) -> None:
+    _entry(model, location="in.onnx", offset="many")
+
+
+def _null(model: ModelProto) -> None:
+    _entry(model, location="in\0.onnx")
+
+
+def _negative(model: ModelProto) -> None:
+    _entry(model, location="in.onnx", offset="-8")
+
+
+def _type(model: ModelProto) -> None:
+    model.graph.initializer[0].data_type = -7
+
+
+def _handed_on(model: ModelProto) -> None:
+    model.graph.output[0].CopyFrom(model.graph.input[0])
+
+
+def _lonely(model: ModelProto) -> None:
+    model.graph.node[0].op_type = "Conv"
+    del model.graph.node[0].input[1:]
+
+
+def _rows(model: ModelProto) -> None:
+    """An index far outside the rows it looks into."""
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2**31 - 1]), "far"))
+    model.graph.node.append(helper.make_node("Gather", ["w0", "far"], ["rows"], "rows", axis=1))
+    model.graph.node.append(helper.make_node("Add", ["y", "rows"], ["z"], "sum"))
+    model.graph.output[0].name = "z"
+
+
+def _immense(model: ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1 << 40, 8]), "huge"))
+    model.graph.node.append(helper.make_node("ConstantOfShape", ["huge"], ["immense"], "immense"))
+    model.graph.node.append(helper.make_node("Add", ["y", "immense"], ["z"], "sum"))
+    model.graph.output[0].name = "z"
+
+
+def _long(model: ModelProto) -> None:
+    model.graph.node[0].input[0] = "n" * 70_000
+
+
+BREAKS: dict[str, tuple[Callable[[ModelProto], None], str]] = {
+    "offset": (_offset, "at the offset 'many', which is no number of bytes"),
+    "null": (_null, "which is no name of a file"),
+    "negative": (_negative, "at the offset '-8'"),
+    "type": (_type, "element type -7, which does not exist"),
+    "handed_on": (_handed_on, "its outputs are its inputs"),
+    "lonely": (_lonely, "is not a valid ONNX model"),
+    "rows": (_rows, "onnxruntime cannot run the model"),
+    "immense": (_immense, ""),
+    "long": (_long, "[...]"),
+}
+
+
+@pytest.mark.parametrize("name", list(BREAKS))
+def test_found_models(name: str, tmp_path: Path) -> None:
+    model = ModelProto.FromString(originals()["large"]["in.onnx"])
+    change, text = BREAKS[name]
+    change(model)
+    (tmp_path / "in.onnx").write_bytes(model.SerializeToString())
+    line = ["prune", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx"), "--target", "channels=0.5"]
+    code, errors = command(line)
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert text in errors and len(errors) < 1500
+    assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
+
+
+def test_found_plan(tmp_path: Path) -> None:
+    """A list where the plan's mode should stand."""
+    for name, data in _planned().items():
+        (tmp_path / name).write_bytes(data)
+    plan = json.loads((tmp_path / "plan.json").read_text()) | {"grouped": []}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    line = ["apply", str(tmp_path / "in.onnx"), "--plan", str(tmp_path / "plan.json"), "-o", str(tmp_path / "o.onnx")]
+    assert command(line)[0] == 2
