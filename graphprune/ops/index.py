@@ -134,12 +134,20 @@ def positions(start: int, stop: int, step: int) -> Array:
     return np.arange(start, stop, step)
 
 
+def _takes_all(x: Value, axis: int, start: int, stop: int, step: int) -> bool:
+    return step == 1 and start == 0 and stop >= x.sizes[axis]
+
+
 def _rewrite_slice(node: Node, kept: Kept) -> None:
     x = node.inputs[0]
     assert x is not None
     slices, takes = [], []
     for axis, start, stop, step in node.attrs["slices"]:
-        indices = None if kept.size(x, axis) == x.sizes[axis] else kept.indices(x, axis)
+        size = kept.size(x, axis)
+        if _takes_all(x, axis, start, stop, step):  # an axis may even be labeled jointly with others then
+            slices.append((axis, start, stop if size == x.sizes[axis] else size, step))
+            continue
+        indices = None if size == x.sizes[axis] else kept.indices(x, axis)
         if indices is None:
             slices.append((axis, start, stop, step))
             continue
@@ -163,7 +171,7 @@ def slice_(node: Node, labeller: Labeller) -> None:
     x, out = node.inputs[0], node.outputs[0]
     assert x is not None
     for axis, start, stop, step in node.attrs["slices"]:
-        if step == 1 and start == 0 and stop >= x.sizes[axis]:
+        if _takes_all(x, axis, start, stop, step):
             continue
         if stop - start == 1 and step == 1 and len(node.attrs["slices"]) == 1:
             labeller.put_blocks(out, _pieces(node, axis, [(start, stop)], False, labeller)[0])

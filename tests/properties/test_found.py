@@ -48,6 +48,7 @@ def test_found(name: str, frontend: str) -> None:
 #: Found by the seeds of `make fuzz`, and shrunk.
 CASES: dict[str, Case] = {
     "ragged_rows_turned_and_merged_in_part": Case("onnx", (("nested_factors", 5, 2),), number=75291, ratio=0.7),
+    "slice_of_a_whole_joint_axis": Case("onnx", (("flattened", 10, 10), ("slices", 2, 10)), number=17849),
     "masked_truth_values": Case("onnx", (("batch_of_activations", 7, 10),), number=63389, ratio=0.25),
 }
 
