@@ -143,8 +143,9 @@ def integers(dice: random.Random, model: ModelProto) -> None:
 def dims(dice: random.Random, model: ModelProto) -> None:
     """A tensor or an input whose declared sizes are others."""
     found = [t for m in messages(model) if isinstance(m, TensorProto) and m.dims for t in [m]]
-    if dice.randrange(3) == 0:
-        info = dice.choice(list(model.graph.input) + list(model.graph.output))
+    infos = [*model.graph.input, *model.graph.output]
+    if infos and dice.randrange(3) == 0:
+        info = dice.choice(infos)
         if info.type.tensor_type.shape.dim:
             dice.choice(info.type.tensor_type.shape.dim).dim_value = dice.choice(INTEGERS)
     elif found:

@@ -65,6 +65,23 @@ def _long(model: ModelProto) -> None:
     model.graph.node[0].input[0] = "n" * 70_000
 
 
+def _blocks(model: ModelProto) -> None:
+    """A block whose square is zero modulo 2**64: onnxruntime divides by it, which ends the process."""
+    model.graph.node.append(helper.make_node("DepthToSpace", ["y"], ["z"], "pixels", blocksize=1 << 62))
+    model.graph.output[0].name = "z"
+
+
+def _groups(model: ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Conv", ["y", "w0"], ["z"], "grouped", group=0))
+    model.graph.output[0].name = "z"
+
+
+def _bits(model: ModelProto) -> None:
+    """Integers in a field of their own, fewer than the shape says."""
+    model.graph.initializer.append(TensorProto(name="few", data_type=TensorProto.INT4, dims=[7], int32_data=[1]))
+    model.graph.initializer[-1].dims[0] = 1 << 20
+
+
 BREAKS: dict[str, tuple[Callable[[ModelProto], None], str]] = {
     "offset": (_offset, "at the offset 'many', which is no number of bytes"),
     "null": (_null, "which is no name of a file"),
@@ -72,6 +89,9 @@ BREAKS: dict[str, tuple[Callable[[ModelProto], None], str]] = {
     "type": (_type, "element type -7, which does not exist"),
     "handed_on": (_handed_on, "its outputs are its inputs"),
     "lonely": (_lonely, "is not a valid ONNX model"),
+    "blocks": (_blocks, "has blocksize [4611686018427387904]"),
+    "groups": (_groups, "has group [0]"),
+    "bits": (_bits, "few"),
     "rows": (_rows, "onnxruntime cannot run the model"),
     "immense": (_immense, ""),
     "long": (_long, "[...]"),

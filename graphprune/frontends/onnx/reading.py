@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
@@ -17,6 +18,12 @@ from .tensors import external_file, is_external
 #: protobuf cannot serialise more than this.
 PROTO_LIMIT = 1_900_000_000
 OLDEST_OPSET = 9
+#: What counts and steps of operators may be: runtimes divide by them, or by their squares.
+_BOUNDS = {
+    **dict.fromkeys(("group", "num_groups", "strides", "dilations", "kernel_shape"), (1, 1 << 31)),
+    **dict.fromkeys(("num_heads", "q_num_heads", "kv_num_heads", "hidden_size"), (0, 1 << 31)),
+    "blocksize": (1, 1 << 15),
+}
 
 
 def read_model(path: Path) -> ModelProto:
@@ -61,6 +68,25 @@ def check_structure(model: ModelProto, name: str, folder: Path | None) -> None:
             raise InputError(f"{name} uses opset {opset.version}; graphprune reads opset {OLDEST_OPSET} and newer")
     for tensor in external_tensors(model):
         external_file(tensor, folder, name)
+    for graph in (model.graph, *model.functions):
+        _check_attributes(graph.node, name)
+
+
+def _check_attributes(nodes: Iterable[onnx.NodeProto], name: str) -> None:
+    """Raise InputError for counts and steps that make runtimes divide by zero, which ends the process."""
+    for node in nodes:
+        for attribute in node.attribute:
+            bounds = _BOUNDS.get(attribute.name)
+            if bounds is None or node.domain not in ("", "ai.onnx", "com.microsoft"):
+                continue
+            values = [attribute.i] if attribute.type == onnx.AttributeProto.INT else attribute.ints
+            if any(not bounds[0] <= value <= bounds[1] for value in values):
+                where = f"the node '{node.name}' ({node.op_type}) of {name}"
+                raise InputError(
+                    f"{where} has {attribute.name} {list(values)}, which must lie from {bounds[0]} to {bounds[1]}"
+                )
+        for inner in subgraphs(node):
+            _check_attributes(inner.node, name)
 
 
 def external_tensors(model: ModelProto) -> list[TensorProto]:

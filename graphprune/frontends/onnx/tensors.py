@@ -68,7 +68,10 @@ def inline_array(tensor: TensorProto) -> np.ndarray:
                 f"{prod(tensor.dims) * dtype.itemsize}"
             )
         return np.frombuffer(raw, dtype.newbyteorder("<") if dtype.kind in "iufcb" else dtype).reshape(tensor.dims)
-    array: np.ndarray = numpy_helper.to_array(tensor)
+    try:
+        array: np.ndarray = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"the tensor '{tensor.name}' cannot be read: {error}") from error
     return array.view(numpy_dtype(tensor.data_type)) if tensor.data_type in _EXTRA else array
 
 
