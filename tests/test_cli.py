@@ -95,7 +95,7 @@ def test_prune_hands_every_option_on(api: StandIn, model: str) -> None:
     line = (
         "prune m.onnx -o o.onnx --target macs=0.5 --criterion lamp --include conv* --include fc* --exclude head"
         " --align 4 --floor 0.1 --override layer1.*=0.75 --override a=b=1 --reduction mean --normalization max"
-        " --grouped whole --input-shape x=1,3,8,8 --seed 7 --plan-out p.json --report r.json --no-verify"
+        " --uniform --grouped whole --input-shape x=1,3,8,8 --seed 7 --plan-out p.json --report r.json --no-verify"
     )
     assert run(line.split()) == 0
     name, options = api.calls["prune"]
@@ -109,6 +109,7 @@ def test_prune_hands_every_option_on(api: StandIn, model: str) -> None:
         "exclude": ("head",),
         "align": 4,
         "floor": 0.1,
+        "uniform": True,
         "overrides": {"layer1.*": 0.75, "a=b": 1.0},
         "reduction": "mean",
         "normalization": "max",

@@ -111,7 +111,7 @@ def prune(
         "exclude": tuple(exclude or ()),
         "align": align,
         "floor": floor,
-        "uniform": uniform,
+        "uniform": uniform or None,
         "overrides": parse_overrides(override or []),
         "reduction": reduction,
         "normalization": normalization,
