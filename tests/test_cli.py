@@ -235,7 +235,7 @@ PRUNE = "prune m.onnx -o o.onnx --target macs=0.5 "
         ("prune m.onnx -o o.onnx --target macs=1.01", "above 0 and at most 1, not 1.01"),
         ("prune m.onnx -o o.onnx --target latency=0.6x", "latency=... comes with a later version"),
         ("prune nope.onnx -o o.onnx --target macs=1", "there is no file 'nope.onnx'"),
-        ("prune . -o o.onnx --target macs=1", "'.' is not a file"),
+        ("prune . -o o.onnx --target macs=1", "'.' is a folder without config.json"),
         ("prune m.onnx -o m.onnx --target macs=1", "--output 'm.onnx' is an input as well"),
         ("prune m.onnx -o alias.onnx --target macs=1", "--output 'alias.onnx' is an input as well"),
         ("prune m.onnx -o o.pt2 --target macs=1", "--output 'o.pt2' must end in .onnx"),
