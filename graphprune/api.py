@@ -87,7 +87,7 @@ def plan(
     seed: int = 0,
 ) -> Plan:
     """Couple, score and choose what stays; see `budgets.make_plan` and `criteria.score` for options and errors."""
-    coupled = graph if isinstance(graph, Coupling) else _coupled(graph, grouped)
+    coupled = graph if isinstance(graph, Coupling) else _coupled(graph, grouped, coupling.requested(graph, include))
     scores = criteria.score(coupled, criterion, reduction=reduction, normalization=normalization, seed=seed)
     options = Options(include, exclude, overrides or {}, align, floor, uniform)
     return budgets.make_plan(coupled, scores, Target.of(target), options, criterion)
@@ -95,13 +95,13 @@ def plan(
 
 def apply(graph: Graph | Coupling, plan: Plan) -> Graph:
     """A new graph with only what the plan keeps; raises InputError where the plan does not fit the model."""
-    coupled = graph if isinstance(graph, Coupling) else _coupled(graph, plan.grouped)
+    coupled = graph if isinstance(graph, Coupling) else _coupled(graph, plan.grouped, plan.rows)
     return remove_channels(coupled, plan.kept(coupled))
 
 
 def verify(graph: Graph | Coupling, pruned: Any, plan: Plan, *, inputs: int = 3, seed: int = 0) -> proving.Proof:
     """Compare a pruned model (a `Graph` or a foreign model) with the masked original."""
-    coupled = graph if isinstance(graph, Coupling) else _coupled(graph, plan.grouped)
+    coupled = graph if isinstance(graph, Coupling) else _coupled(graph, plan.grouped, plan.rows)
     keep = plan.kept(coupled)
     proof = proving.verify(
         coupled, keep, _foreign(pruned) if isinstance(pruned, Graph) else pruned, inputs=inputs, seed=seed
@@ -216,7 +216,7 @@ def prune(
     with clock("reading the model"):
         graph = _graph(model, example_inputs, input_shapes)
     with clock("coupling"):
-        coupled = coupling.couple(graph, grouped=grouped)
+        coupled = coupling.couple(graph, grouped=grouped, rows=coupling.requested(graph, include))
     with clock("planning"):
         scores = criteria.score(coupled, criterion, reduction=reduction, normalization=normalization, seed=seed)
         options = Options(include, exclude, overrides or {}, align, floor, uniform)
@@ -301,12 +301,12 @@ def _graph(model: Any, example_inputs: Any, input_shapes: Any) -> Graph:
     return capture(model, example_inputs)
 
 
-def _coupled(graph: Graph, grouped: str) -> Coupling:
+def _coupled(graph: Graph, grouped: str, rows: tuple[str, ...] = ()) -> Coupling:
     """The coupling of a graph, computed once for each mode (a graph does not change once it is loaded)."""
-    known: dict[str, Coupling] = graph.__dict__.setdefault("_couplings", {})
-    if grouped not in known:
-        known[grouped] = coupling.couple(graph, grouped=grouped)
-    return known[grouped]
+    known: dict[Any, Coupling] = graph.__dict__.setdefault("_couplings", {})
+    if (grouped, rows) not in known:
+        known[grouped, rows] = coupling.couple(graph, grouped=grouped, rows=rows)
+    return known[grouped, rows]
 
 
 def _foreign(graph: Graph) -> Any:

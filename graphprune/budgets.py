@@ -135,6 +135,7 @@ def make_plan(coupling: Coupling, scores: Array, target: Target, options: Option
         plan_groups(coupling, keep, reasons),
         coupling.grouped,
         {"params": counter.parameters(keep), "macs": counter.macs(keep)},
+        tuple(table.weight.name for table in coupling.tables),
     )
 
 

@@ -183,7 +183,8 @@ class Graph:
 
     `training` is the same model as it runs in training, where that reads weights that inference leaves aside
     (auxiliary heads): it is coupled and sliced along, so that the result still trains. Both graphs share the `Value`s
-    of their weights.
+    of their weights. `pinned` are ids that must stay where the rows of a table may go (special tokens);
+    `kept_rows` are the ids that did, by the name of the input: new id `i` is what was id `kept_rows[name][i]`.
     """
 
     name: str
@@ -193,6 +194,8 @@ class Graph:
     frontend: str = ""
     origin: Any = None
     training: Graph | None = None
+    pinned: frozenset[int] = frozenset()
+    kept_rows: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def flat_nodes(self) -> list[Node]:
@@ -284,7 +287,9 @@ class Graph:
         inputs = [clone(v) for v in self.inputs]
         training = None if self.training is None else self.training._copy(twin)
         outputs = [clone(v) for v in self.outputs]
-        return Graph(self.name, nodes, inputs, outputs, self.frontend, self.origin, training)
+        return Graph(
+            self.name, nodes, inputs, outputs, self.frontend, self.origin, training, self.pinned, dict(self.kept_rows)
+        )
 
     def check(self) -> None:
         """Raise if a name is used twice or a value is read before it is made."""

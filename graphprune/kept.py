@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from .coupling import Coupling, Use
+from .coupling import Coupling, Table, Use
 from .errors import GraphPruneError
 from .graph import Value
 from .ops import Block
@@ -50,6 +50,16 @@ def along_one_axis(order: Array) -> tuple[int, Array] | None:
         if np.array_equal(flat.take(indices, axis=axis), order):
             return axis, indices.astype(np.int64)
     return None
+
+
+def kept_rows(coupling: Coupling, keep: Array) -> list[tuple[Table, Array]]:
+    """Which rows of tables whose rows may go stay: row `i` of the pruned table is row `ids[i]` of the original."""
+    alive = keep[coupling.component]
+    found = []
+    for table in coupling.tables:
+        block = next(b for b in coupling.blocks[table.weight] if b.axes == (table.axis,))
+        found.append((table, np.flatnonzero(alive[block.labels])))
+    return found
 
 
 class Survivors:

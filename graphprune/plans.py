@@ -47,7 +47,10 @@ class PlanGroup:
 
 @dataclass(frozen=True)
 class Plan:
-    """The kept components of every group of the model with this fingerprint."""
+    """The kept components of every group of the model with this fingerprint.
+
+    `grouped` and `rows` are how it was coupled (see `coupling.couple`).
+    """
 
     model: str
     fingerprint: str
@@ -56,6 +59,7 @@ class Plan:
     groups: tuple[PlanGroup, ...]
     grouped: str = "within"
     notes: dict[str, Any] = field(default_factory=dict)
+    rows: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -94,7 +98,8 @@ class Plan:
         groups = tuple(
             PlanGroup(**{**g, "keep": tuple(tuple(map(index, row)) for row in g["keep"])}) for g in data["groups"]
         )
-        return cls(**{k: v for k, v in data.items() if k not in ("format", "groups")}, groups=groups)
+        rest = {k: v for k, v in data.items() if k not in ("format", "groups", "rows")}
+        return cls(**rest, groups=groups, rows=tuple(map(str, data.get("rows", ()))))
 
     def kept(self, coupling: Coupling) -> Array:
         """Which components of a coupling stay (bool); raises InputError where the plan does not fit the model."""

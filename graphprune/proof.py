@@ -7,10 +7,10 @@ wrong label shows as a difference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from .coupling import Coupling
 from .errors import BackendError
 from .frontends.treatment import Compaction, Index, Treatment
 from .graph import Graph, Node, Value, Weight
+from .kept import kept_rows
 from .ops import Block, Statistic, inner, lookup
 from .ops.base import Array
 
@@ -157,9 +158,12 @@ class Reference:
     def __init__(self, coupling: Coupling, keep: Array, *, inputs: int = 3, seed: int = 0) -> None:
         graph = self._graph = coupling.graph
         self._run = _runner(graph, frontends.of(graph).instrument(graph, treatment(coupling, keep)))
-        self._feeds = [random_inputs(graph, seed + i) for i in range(inputs)]
         self._alive = keep[coupling.component]
-        self._blocks = {v: coupling.blocks.get(v, ()) for v in (*graph.inputs, *graph.outputs) if v.follows}
+        renumbered = {v for table in coupling.tables for v, _ in table.outputs}
+        ends = (*graph.inputs, *graph.outputs)
+        self._blocks = {v: coupling.blocks.get(v, ()) for v in ends if v.follows or v in renumbered}
+        self._ids = {v.name: ids for table, ids in kept_rows(coupling, keep) for v in table.inputs}
+        self._feeds = [self._within(random_inputs(graph, seed + i)) for i in range(inputs)]
         self._expected = [self._cut_outputs(self._run(feed)) for feed in self._feeds]
         touched = [g for g in coupling.groups if not keep[g.components].all()]
         self._exact = sum(g.exact for g in touched)
@@ -194,10 +198,21 @@ class Reference:
                 array = array.compress(self._alive[block.labels], axis=block.axes[0])
         return array
 
+    def _within(self, feed: Any) -> Any:
+        """Inputs whose ids are among those that stay."""
+        change = {name: partial(_pick, ids) for name, ids in self._ids.items()}
+        return self._changed(feed, change) if change else feed
+
     def _cut_inputs(self, feed: Any) -> Any:
-        if not self._blocks:
-            return feed
-        return {v.name: self._cut(v, feed[v.name]) for v in self._graph.inputs}
+        """Inputs as the pruned model takes them."""
+        change: dict[str, Callable[[Array], Array]] = {n: partial(_renumber, ids) for n, ids in self._ids.items()}
+        change.update({v.name: partial(self._cut, v) for v in self._graph.inputs if v in self._blocks})
+        return self._changed(feed, change) if change else feed
+
+    def _changed(self, feed: Any, change: Mapping[str, Callable[[Array], Array]]) -> Any:
+        if self._graph.frontend != "onnx":
+            return frontends.of(self._graph).change_inputs(self._graph, feed, change)
+        return {name: change[name](array) if name in change else array for name, array in feed.items()}
 
     def _cut_outputs(self, arrays: Sequence[Array]) -> list[Array]:
         return (
@@ -211,6 +226,14 @@ class Reference:
         except Exception as error:
             return str(error).partition("\n")[0] or type(error).__name__
         return "" if proof.passed else proof.detail or f"results differ by {proof.max_error:.2g}"
+
+
+def _pick(kept: Array, ids: Array) -> Array:
+    return kept[ids % len(kept)].astype(ids.dtype)
+
+
+def _renumber(kept: Array, ids: Array) -> Array:
+    return np.searchsorted(kept, ids).astype(ids.dtype)
 
 
 def verify(coupling: Coupling, keep: Array, pruned: Any, *, inputs: int = 3, seed: int = 0) -> Proof:

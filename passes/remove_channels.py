@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from graphprune import criteria
 from graphprune.budgets import FLOOR, Options, Target, make_plan
-from graphprune.coupling import Coupling, Use, couple
+from graphprune.coupling import Coupling, Use, couple, requested
 from graphprune.errors import InputError, PassError
 from graphprune.graph import Graph, Value
-from graphprune.kept import Survivors
+from graphprune.kept import Survivors, kept_rows
 from graphprune.ops import lookup
 from graphprune.ops.base import Array
 from graphprune.plans import Plan
@@ -28,6 +28,10 @@ def remove_channels(coupling: Coupling, keep: Array) -> Graph:
     _rewrite_nodes(coupling.graph, graph, survivors)
     _slice_weights(coupling, graph, survivors)
     _resize(coupling.graph, graph, survivors)
+    for table, ids in kept_rows(coupling, keep):
+        for value in table.inputs:
+            before = graph.kept_rows.get(value.name)
+            graph.kept_rows[value.name] = ids if before is None else before[ids]
     return graph
 
 
@@ -132,7 +136,7 @@ class RemoveChannels(Pass):
 
     def plan(self, graph: Graph) -> tuple[Coupling, Plan]:
         """What the pass removes from a graph; the same each time."""
-        coupling = couple(graph, grouped=self.grouped)
+        coupling = couple(graph, grouped=self.grouped, rows=requested(graph, self.include))
         how = {"reduction": self.reduction, "normalization": self.normalization}
         scores = criteria.score(coupling, self.criterion, seed=self.seed, **how)
         options = Options(self.include, self.exclude, align=self.align, floor=self.floor, uniform=self.uniform)

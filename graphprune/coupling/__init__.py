@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from .couple import Coupling, Frozen, Group, Unknown, couple
 from .labeller import Use
+from .tables import Table, requested
 
-__all__ = ["Coupling", "Frozen", "Group", "Unknown", "Use", "couple"]
+__all__ = ["Coupling", "Frozen", "Group", "Table", "Unknown", "Use", "couple", "requested"]

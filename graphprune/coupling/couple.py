@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from ..ops.base import Array
 from .components import Solution, solve
 from .labeller import MET, Use, Walk
 from .reasons import CONSTANT, OPERATOR, OUTPUT, POSITION, Reason, Tracer
+from .tables import Table, find_tables
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +70,7 @@ class Coupling:
     def __init__(self, graph: Graph, walk: Walk, solution: Solution, causes: list[tuple[int, str]]) -> None:
         self.graph = graph
         self.grouped = walk.grouped
+        self.tables = tuple(walk.tables)
         self.blocks: dict[Value, tuple[Block, ...]] = walk.values
         self.uses: list[Use] = walk.uses()
         self.at_least: list[tuple[Array, int]] = walk.said.at_least
@@ -86,7 +88,8 @@ class Coupling:
         """Components that some computation meets: not so the rows of a table that this input does not look up."""
         read = np.zeros(self.count, bool)
         seen = {id(b.labels): b.labels for value, bs in self.blocks.items() if value.weight is None for b in bs}
-        for labels in seen.values():
+        asked = [b.labels for table in self.tables for b in self.blocks[table.weight] if b.axes == (table.axis,)]
+        for labels in [*seen.values(), *asked]:
             read[self.component[labels]] = True
         return read
 
@@ -303,29 +306,32 @@ def _group(coupling: Coupling, born: _Births, index: int, rows: Array) -> Group:
     return Group(index, f"{value.name}[{axis}]", rows, width, exact, f"{value.shown}[{axis}]")
 
 
-def couple(graph: Graph, *, grouped: str = "within") -> Coupling:
+def couple(graph: Graph, *, grouped: str = "within", rows: Sequence[str] = ()) -> Coupling:
     """Find the coupled groups of a graph.
 
-    `grouped` says what grouped convolutions and group norms allow: "within" (equal counts in each group, chosen group
-    by group) or "whole" (whole groups only). Where a split axis ends up frozen, the other factor of the split is
-    tried.
+    `rows` names tables (embeddings) whose rows may go although the caller's ids pick them. `grouped` says what grouped
+    convolutions and group norms allow: "within" (equal counts in each group, chosen group by group) or "whole" (whole
+    groups only). Where a split axis ends up frozen, the other factor of the split is tried.
     """
     if grouped not in ("within", "whole"):
         raise InputError(f"grouped must be 'within' or 'whole', not '{grouped}'")
-    first, stuck = _attempt(graph, grouped, frozenset())
+    tables = find_tables(graph, rows, graph.pinned)
+    first, stuck = _attempt(graph, grouped, frozenset(), tables)
     if not stuck:
         return first
-    _, still = _attempt(graph, grouped, stuck)
+    _, still = _attempt(graph, grouped, stuck, tables)
     helped = stuck - still
     if not helped:
         return first
-    second, _ = _attempt(graph, grouped, helped)
+    second, _ = _attempt(graph, grouped, helped, tables)
     return second if second.free_indices() > first.free_indices() else first
 
 
-def _attempt(graph: Graph, grouped: str, flipped: frozenset[str]) -> tuple[Coupling, frozenset[str]]:
+def _attempt(
+    graph: Graph, grouped: str, flipped: frozenset[str], tables: Sequence[Table]
+) -> tuple[Coupling, frozenset[str]]:
     """One walk and one solve; also the reshapes whose active factor ended up frozen or as one piece."""
-    walk = Walk(graph, grouped=grouped, flipped=flipped)
+    walk = Walk(graph, grouped=grouped, flipped=flipped, tables=tables)
     walk.run()
     solution, causes = solve(walk.said, walk.count)
     stuck = set()

@@ -12,6 +12,7 @@ from ..errors import GraphPruneError, InputError
 from ..graph import Graph, Node, Value
 from ..ops import Block, Columns, lookup
 from ..ops.base import Array
+from .tables import Table
 
 #: The reason of indices that met some that must stay; `reasons.py` finds out which where somebody asks.
 MET = "it meets an index that must stay"
@@ -45,7 +46,14 @@ class Statements:
 class Walk:
     """The `Labeller` handed to coupling rules. Label 0 is never given out: it stands for indices that must stay."""
 
-    def __init__(self, graph: Graph, *, grouped: str = "within", flipped: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        grouped: str = "within",
+        flipped: frozenset[str] = frozenset(),
+        tables: Sequence[Table] = (),
+    ) -> None:
         self.nodes = graph.all_nodes
         self._place = {node: at for at, node in enumerate(self.nodes)}
         self._top = [*graph.nodes, *(graph.training.nodes if graph.training is not None else [])]
@@ -53,6 +61,7 @@ class Walk:
         self.outputs = [*graph.outputs, *(graph.training.outputs if graph.training is not None else [])]
         self.grouped = grouped
         self.flipped = flipped
+        self.tables = tables
         self.count = 1
         self.said = Statements()
         self.values: dict[Value, tuple[Block, ...]] = {}
@@ -64,12 +73,27 @@ class Walk:
 
     def run(self) -> None:
         """Apply every node's rule in order, then freeze the model's outputs."""
+        self._at = len(self.nodes)
+        rows = {table: self.axis(table.weight, table.axis) for table in self.tables}
+        for table, labels in rows.items():
+            assert labels is not None
+            self._pointing.update(dict.fromkeys(table.inputs, labels))
+            self.freeze(labels[table.pinned], "it is a special token")
         for node in self._top:
             self._visit(node)
         self._at = len(self.nodes)
+        for table, labels in rows.items():
+            for output, axis in table.outputs:
+                self.equal(labels, self.axis(output, axis))
+        self._freeze_outputs()
+
+    def _freeze_outputs(self) -> None:
+        renumbered = {output: axis for table in self.tables for output, axis in table.outputs}
         for output in self.outputs:
             self.freeze(self._pointing.get(output), "positions along it are an output of the model")
             for block in self.blocks(output):
+                if block.axes == (renumbered.get(output),):
+                    continue
                 if block.joint or not set(block.axes) <= output.follows:
                     self.freeze(block.labels, f"it makes the model's output '{output.name}'")
 

@@ -58,6 +58,7 @@ def pruning_report(
         output_reason=getattr(emitted, "reason", ""),
         notes=[*_interface(graph, pruned), *([proof.detail] if proof is not None and proof.detail else [])],
         seconds=seconds,
+        kept_ids={name: ids.tolist() for name, ids in pruned.kept_rows.items()},
     )
 
 

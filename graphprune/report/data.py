@@ -121,7 +121,8 @@ class Report:
     """What one pruning did.
 
     `output_form` says what came out ("own class", "fx GraphModule", "ONNX") and `output_reason` why. `seconds` holds
-    the time of each stage by name; `notes` are sentences worth the user's attention.
+    the time of each stage by name; `notes` are sentences worth the user's attention. `kept_ids` says for an input whose
+    vocabulary lost rows which ids stayed: new id `i` is old id `kept_ids[input][i]`.
     """
 
     model: str
@@ -137,6 +138,7 @@ class Report:
     output_reason: str = ""
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    kept_ids: dict[str, list[int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON-ready data."""

@@ -50,6 +50,10 @@ def _report_lines(report: Report) -> list[str]:
     lines.append(proof_line(report.proof))
     if report.output_form:
         lines.append(f"Output: {report.output_form}" + (f" ({report.output_reason})." if report.output_reason else "."))
+    for name, ids in report.kept_ids.items():
+        lines.append(
+            f"Ids in '{name}' are counted anew: {len(ids):,} stay, old ids in the report (--report, kept_ids)."
+        )
     if report.seconds:
         stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in report.seconds.items())
         lines.append(f"Time: {stages}.")

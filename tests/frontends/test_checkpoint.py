@@ -93,6 +93,22 @@ def test_weights_are_read_when_needed_only(folder: Path, monkeypatch: pytest.Mon
     assert read == [(VOCABULARY, HIDDEN)]
 
 
+def test_a_vocabulary_loses_rows_on_request(folder: Path, tmp_path: Path) -> None:
+    """Special tokens (1 and 2 in this configuration) stay and get their new ids; the folder says which ids stayed."""
+    import transformers
+
+    result = gp.prune(folder, target="channels=0.5", uniform=True, include=["model.embed_tokens.weight[0]"])
+    result.save(tmp_path / "small")
+    kept = json.loads((tmp_path / "small" / "token_ids.json").read_text())["kept"]
+    model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "small").eval()
+    assert model.config.vocab_size == len(kept) < VOCABULARY
+    assert [kept[model.config.bos_token_id], kept[model.config.eos_token_id]] == [1, 2]
+    assert result.report.kept_ids["input_ids"] == kept
+    new = torch.randint(0, len(kept), (2, 16))
+    expected = logits(llama(), torch.tensor(kept)[new])[..., kept]
+    torch.testing.assert_close(logits(model, new), expected)
+
+
 def test_tied_embeddings_stay_tied(tmp_path: Path) -> None:
     import transformers
 

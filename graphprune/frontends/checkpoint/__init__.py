@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .emission import emit
 from .loading import from_config, load
-from .running import instrument, random_inputs, run
+from .running import change_inputs, instrument, random_inputs, run
 from .writing import save
 
-__all__ = ["emit", "from_config", "instrument", "load", "random_inputs", "run", "save"]
+__all__ = ["change_inputs", "emit", "from_config", "instrument", "load", "random_inputs", "run", "save"]

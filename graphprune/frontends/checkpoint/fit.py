@@ -22,6 +22,7 @@ from ..torch.tracing import capture, quiet
 from .compare import mismatch
 from .layers import Layers, numbered
 from .origin import CheckpointOrigin, checkpoint_of
+from .renumber import kept_ids, renumber, token_ids
 from .skeleton import skeleton
 
 #: A place in a configuration: keys of nested dictionaries and indices of lists.
@@ -53,7 +54,7 @@ def fit(graph: Graph) -> Fitted:
     search = _Search(origin, graph, layers)
     config = search.run()
     changes = {p: (v, _get(config.to_dict(), p)) for p, v in _integers(origin.config.to_dict(), lists=False)}
-    changes = {p: (old, new) for p, (old, new) in changes.items() if old != new}
+    changes = {p: (old, new) for p, (old, new) in changes.items() if old != new and p not in search.special}
     return Fitted(config, changes, layers.names)
 
 
@@ -63,13 +64,14 @@ class _Search:
         self.graph = graph
         self.layers = layers
         self.data = layers.shorten(origin.config.to_dict())
+        self.special = token_ids(self.data)
         self.wanted = _wanted(origin, graph, layers)
         self.became = _became(graph, layers)
         self.refusal = ""
 
     def run(self) -> Any:
         """Change every candidate, mend what that gets wrong, take back what was not needed."""
-        chosen = {path: self._first(value) for path, value in _integers(self.data) if self._options(value)}
+        chosen = {path: self._first(value) for path, value in self._sizes() if self._options(value)}
         chosen = self._mended(chosen)
         wrong = self._wrong_shape(chosen)
         if wrong:
@@ -83,6 +85,10 @@ class _Search:
             raise InputError(f"a configuration would give another model: {problem}")
         return self._config(self._needed(chosen))
 
+    def _sizes(self) -> Iterator[tuple[Path, Any]]:
+        """Integers that may be sizes: ids of special tokens are none."""
+        return ((p, v) for p, v in _integers(self.data) if not any(p[: len(own)] == own for own in self.special))
+
     def _options(self, value: int) -> list[int]:
         return sorted(self.became.get(value, set()) - {value}) if value > 1 else []
 
@@ -92,7 +98,7 @@ class _Search:
     def _mended(self, chosen: dict[Path, int]) -> dict[Path, int]:
         """Turn single candidates to another value while that brings more parameters to their sizes."""
         best = self._count_wrong(chosen)
-        for path, value in list(_integers(self.data)) * 2:
+        for path, value in list(self._sizes()) * 2:
             if not best:
                 break
             for option in [value, *self._options(value)][:_MOST_TRIES]:
@@ -118,6 +124,9 @@ class _Search:
         data = copy.deepcopy(self.data)
         for path, value in chosen.items():
             _set(data, path, value)
+        kept = kept_ids(self.graph)
+        if kept is not None:
+            renumber(data, kept)
         try:
             with quiet():
                 return type(self.origin.config).from_dict(data)

@@ -19,6 +19,7 @@ from ..torch.origin import Origin, origin_of
 from ..torch.tracing import capture, first_line, quiet
 from .inputs import example_inputs
 from .origin import CheckpointOrigin
+from .renumber import token_ids
 from .shards import Stored, read_shards
 from .skeleton import class_of, read_config, skeleton
 
@@ -45,6 +46,7 @@ def load(folder: str | Path, input_shapes: Shapes | None = None) -> Graph:
     graph.name = folder.resolve().name
     _attach(graph, named)
     _extend(graph, folder, config, named)
+    graph.pinned = frozenset(n for value in token_ids(config.to_dict()).values() for n in value)
     return graph
 
 

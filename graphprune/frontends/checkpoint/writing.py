@@ -19,11 +19,14 @@ from ..torch.arrays import to_numpy, to_torch
 from ..torch.tracing import quiet
 from .emission import EmittedCheckpoint, emit
 from .origin import CheckpointOrigin, checkpoint_of
+from .renumber import kept_ids, renumber
 from .shards import INDEX, SINGLE
 from .skeleton import skeleton
 
 #: Bytes of one shard, which is what writing takes of memory.
 SHARD = 1 << 30
+#: Where a folder whose vocabulary lost rows says which ids it kept.
+TOKEN_IDS = "token_ids.json"
 _COPIED = frozenset({".json", ".txt", ".model", ".jinja", ".md", ".tiktoken", ".vocab"})
 _NOT_COPIED = frozenset({"config.json", INDEX})
 
@@ -65,6 +68,19 @@ def _write(emitted: EmittedCheckpoint, folder: Path) -> None:
     if fitted is not None:
         fitted.config.save_pretrained(folder)
         _copy_companions(origin.folder, folder)
+        kept = kept_ids(emitted.graph)
+        if kept is not None:
+            _write_ids(kept, folder)
+
+
+def _write_ids(kept: np.ndarray, folder: Path) -> None:
+    """What tokens are called now: `kept[new] = old`; generation settings follow, a tokenizer still tells old ids."""
+    (folder / TOKEN_IDS).write_text(json.dumps({"kept": kept.tolist()}) + "\n")
+    settings = folder / "generation_config.json"
+    if settings.exists():
+        data = json.loads(settings.read_text())
+        renumber(data, kept)
+        settings.write_text(json.dumps(data, indent=2) + "\n")
 
 
 def _save_pretrained(config: Any, cls: Any, tensors: dict[str, Any], folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .emission import Emitted, emit
-from .execute import flatten_outputs, instrument, random_inputs, run
+from .execute import change_inputs, flatten_outputs, instrument, random_inputs, run
 from .files import load, save
 from .graph_module import to_graph_module
 from .tracing import capture, capture_training
@@ -12,6 +12,7 @@ __all__ = [
     "Emitted",
     "capture",
     "capture_training",
+    "change_inputs",
     "emit",
     "flatten_outputs",
     "instrument",

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from ...graph import Graph
 from ..treatment import Treatment
-from .execute import instrument, random_inputs, run
+from .execute import example_inputs, instrument, random_inputs, run
 from .graph_module import to_graph_module
 from .origin import origin_of
 from .own_class import Setting, apply_setting, rebuild, settings, size_changes
@@ -50,7 +50,7 @@ def emit(graph: Graph, *, own_class: bool = True, trial: Trial | None = None) ->
     where a pass has taken a tensor out of the graph (a folded batch norm) that the class would go on reading.
     """
     origin = origin_of(graph)
-    example = _call((origin.args, origin.kwargs))
+    example = example_inputs(graph)
     if origin.module is None:
         return _as_graph(graph, "a .pt2 file holds no class", example)
     if not own_class:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,35 @@ def random_inputs(graph: Graph, seed: int) -> Any:
         order = torch.randperm(leaf.numel(), generator=generator)
         return leaf.flatten()[order.to(leaf.device)].reshape(leaf.shape)
 
-    args, kwargs = pytree.tree_map(fresh, (origin.args, origin.kwargs))
+    return _renumbered(graph, pytree.tree_map(fresh, (origin.args, origin.kwargs)))
+
+
+def example_inputs(graph: Graph) -> Any:
+    """The example that the module was captured with, as `run` takes it; with ids that the graph still knows."""
+    origin = origin_of(graph)
+    return _renumbered(graph, (origin.args, origin.kwargs))
+
+
+def _renumbered(graph: Graph, given: tuple[Any, Any]) -> Any:
+    args, kwargs = given
+    inputs = kwargs if kwargs and not args else args
+    if not graph.kept_rows:
+        return inputs
+    return change_inputs(graph, inputs, {name: partial(_modulo, len(k)) for name, k in graph.kept_rows.items()})
+
+
+def _modulo(count: int, ids: np.ndarray) -> np.ndarray:
+    return ids % count
+
+
+def change_inputs(graph: Graph, inputs: Any, change: Mapping[str, Callable[[np.ndarray], np.ndarray]]) -> Any:
+    """Inputs (as `run` takes them) with those of some names changed."""
+    args, kwargs = split_inputs(inputs)
+    origin = origin_of(graph)
+    leaves, spec = pytree.tree_flatten((args, {name: kwargs[name] for name in origin.kwargs}))
+    named = zip(origin.placeholders, leaves, strict=True)
+    made = [to_torch(change[n](to_numpy(leaf))).to(leaf.device) if n in change else leaf for n, leaf in named]
+    args, kwargs = pytree.tree_unflatten(made, spec)
     return kwargs if kwargs and not args else args
 
 
