@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..random_weights import vary
 from ..zoo import torchvision
 from . import transformers_sense as sense
 from . import transformers_text as text
@@ -31,6 +32,7 @@ _MAIN = (
 
 #: Parameters whose initial values say what they are: decay rates, steps and gains.
 _LEFT_ALONE = ("A_log", "original0", "time_decay", "time_first", "layer_scale_1", "layer_scale_2", "lambda1")
+_GAIN = 1.7
 
 
 def names() -> list[str]:
@@ -82,6 +84,7 @@ class Main(nn.Module):
 
 def redraw(model: nn.Module) -> None:
     """Draw weights at a size at which signals neither fade nor grow: initial values of 0.02 let them fade."""
+    vary(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -96,6 +99,8 @@ def redraw(model: nn.Module) -> None:
             if isinstance(module, nn.Embedding):
                 noise = torch.randn(module.weight.shape, generator=generator)
                 module.weight.copy_(0.5 * noise)
+            elif isinstance(module, nn.Conv2d):  # behind it there is mostly an activation that halves the signal
+                module.weight.mul_(_GAIN)
 
 
 def _tokens(generator: torch.Generator, length: int, batch: int = 2) -> Tensor:
@@ -121,6 +126,11 @@ def _pair(generator: torch.Generator) -> dict[str, Tensor]:
 
 def _picture(side: int) -> Callable[[torch.Generator], dict[str, Tensor]]:
     return lambda generator: {"pixel_values": _floats(generator, 2, 3, side, side)}
+
+
+def _hidden(generator: torch.Generator) -> dict[str, Tensor]:
+    """The order in which patches are hidden comes from outside, so that it is the same each time."""
+    return {**_picture(32)(generator), "noise": torch.rand(2, 16, generator=generator)}
 
 
 def _both(generator: torch.Generator) -> dict[str, Tensor]:
@@ -174,6 +184,7 @@ _INPUTS: dict[str, Callable[[torch.Generator], dict[str, Tensor]]] = {
     "picture": _picture(32),
     "picture64": _picture(64),
     "both": _both,
+    "hidden": _hidden,
     "pictures": _pictures,
     "heard": _heard,
     "shown": _shown,

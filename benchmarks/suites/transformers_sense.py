@@ -92,6 +92,7 @@ VISION: dict[str, Entry] = {
     "vit_mae": _vision(
         "ViTMAE",
         "PreTraining",
+        "hidden",
         decoder_hidden_size=32,
         decoder_num_hidden_layers=1,
         decoder_num_attention_heads=4,
@@ -124,7 +125,7 @@ VISION: dict[str, Entry] = {
     "cvt": _other(
         "Cvt",
         "ImageClassification",
-        {"embed_dim": [16, 32, 48], "num_heads": [1, 2, 3], "depth": [1, 1, 2], "num_labels": 10},
+        {"embed_dim": [16, 32, 48], "num_heads": [1, 2, 3], "depth": [1, 2, 3], "num_labels": 10},
         "picture64",
     ),
     "hiera": _other(

@@ -136,14 +136,18 @@ def _columns(weight: Value, groups: int, labeller: Labeller) -> np.ndarray | Non
 
 @operator("spatial")
 def spatial(node: Node, labeller: Labeller) -> None:
-    """Pools, resizes and grid samples: batch and channel pass, the other axes are fixed."""
+    """Pools, resizes and grid samples: batch and channel pass, the axes along which they work are fixed."""
     x = node.inputs[0]
     assert x is not None
-    channels = _channels_alone(node, labeller)
+    channels = labeller.axis(x, 1, touched=True)
+    worked = node.attrs.get("axes", range(2, x.rank))
+    for axis in worked:
+        labeller.freeze(labeller.axis(x, axis), f"{node.op} works along this axis")
+    passing = {a: labeller.axis(x, a) for a in range(2, x.rank) if a not in worked}
     _read_whole(node, node.inputs[1:], labeller)
     batch = labeller.axis(x, 0)
     for output in node.outputs:
-        labeller.put(output, {0: batch, 1: channels})
+        labeller.put(output, {0: batch, 1: channels, **passing})
 
 
 @operator("depth_to_space")

@@ -160,9 +160,26 @@ def expand(node: Node, labeller: Labeller) -> None:
     labeller.put(out, labels)
 
 
-@operator("tile", moves=True)
+def _made(node: Node) -> list[int]:
+    """Axes of the output of a `tile` that one index is repeated along, as in `expand`."""
+    x, out = node.inputs[0], node.outputs[0]
+    assert x is not None
+    missing = out.rank - x.rank
+    single = [a for a in range(out.rank) if a < missing or x.sizes[a - missing] == 1]
+    return [a for a in single if out.sizes[a] > 1 and a not in out.dynamic]
+
+
+def _rewrite_tile(node: Node, kept: Kept) -> None:
+    repeats = list(node.attrs["repeats"])
+    for axis in _made(node):
+        repeats[axis] = kept.size(node.outputs[0], axis)
+    if repeats != list(node.attrs["repeats"]):
+        node.change(repeats=repeats)
+
+
+@operator("tile", rewrite=_rewrite_tile, moves=True)
 def tile(node: Node, labeller: Labeller) -> None:
-    """Labels repeat with the data; an axis of one index stays as it is."""
+    """Labels repeat with the data; where one index is repeated, the copies get labels of their own."""
     x, out, repeats = node.inputs[0], node.outputs[0], node.attrs["repeats"]
     assert x is not None
     missing = out.rank - x.rank
@@ -176,6 +193,7 @@ def tile(node: Node, labeller: Labeller) -> None:
             Block(tuple(a + missing for a in b.axes), np.tile(b.labels, count) if count > 1 else b.labels, b.origin)
         )
     labeller.put_blocks(out, blocks)
+    labeller.put(out, {a: labeller.fresh(out.sizes[a]) for a in _made(node)})
 
 
 @operator("repeat_interleave", moves=True)

@@ -183,3 +183,18 @@ def depthwise_convolution_with_a_computed_weight() -> Any:
         return m.out(F.conv1d(m.a(x), m.w.unsqueeze(1), padding=1, groups=6))
 
     return Net(call, a=nn.Conv1d(3, 6, 1), w=parameter(6, 3), out=nn.Conv1d(6, 2, 1)), torch.randn(2, 3, 7)
+
+
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] out.weight[1]
+    """
+)
+def pool_over_one_axis() -> Any:
+    """Channels last, pooled along positions: a window of one index leaves its axis alone."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        h = F.avg_pool2d(m.a(x)[:, None], (2, 1), stride=(2, 1))
+        return m.out(F.max_pool2d(h, [3, 1], [1, 1], [1, 0])[:, 0])
+
+    return Net(call, a=nn.Linear(3, 6), out=nn.Linear(6, 2)), torch.randn(2, 8, 3)

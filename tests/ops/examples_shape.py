@@ -126,3 +126,17 @@ def factor_by_factor() -> Any:
 def outer_factor_summed() -> Any:
     """Four blocks of three channels are summed: any block may go, whatever reads the sum."""
     return Net(lambda m, x: m.out(m.a(x).unflatten(1, (4, 3)).sum(1)), a=conv(3, 12), out=conv(3, 2)), image()
+
+
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] out.weight[1]
+    """
+)
+def one_index_repeated_along_channels() -> Any:
+    """A factor for each position, repeated for every channel: as many copies as channels are left."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return m.out(m.a(x) * x.sum(1, keepdim=True).repeat(1, 6, 1, 1))
+
+    return Net(call, a=conv(3, 6), out=conv(6, 2)), image()

@@ -21,8 +21,18 @@ def _channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
     return x.reshape(n, groups, c // groups, *rest).transpose(1, 2).reshape(n, c, *rest)
 
 
+def _weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    others = [axis for axis in range(v.ndim) if axis != dim]
+    norm = torch.linalg.vector_norm(v, 2, others, keepdim=True)
+    return v * (g / norm), norm
+
+
 # Replacements for operators that ATen itself does not take apart.
-_OWN: dict[str, Callable[..., Any]] = {"channel_shuffle": _channel_shuffle, "native_channel_shuffle": _channel_shuffle}
+_OWN: dict[str, Callable[..., Any]] = {
+    "channel_shuffle": _channel_shuffle,
+    "native_channel_shuffle": _channel_shuffle,
+    "_weight_norm_interface": _weight_norm,
+}
 
 
 def decompose(module: fx.GraphModule) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .registry import Call, Spec, lowers
 
 _REDUCE = {
@@ -72,7 +74,24 @@ def spatial(call: Call) -> Spec | None:
     """Batch and channels pass; unbatched data is left unknown."""
     data = "self" if "self" in call else "input"
     digits = next(int(c) for c in call.name if c.isdigit())
-    return Spec("spatial", (data,)) if call.rank(data) == digits + 2 else None
+    if call.rank(data) != digits + 2:
+        return None
+    return Spec("spatial", (data,), {"axes": _worked(call, digits)})
+
+
+def _worked(call: Call, count: int) -> list[int]:
+    """The axes along which a pool works: a window of one index leaves its axis as it is."""
+    if "kernel_size" not in call or "stride" not in call or "indices" in call.name:
+        return list(range(2, count + 2))
+    window, step, pad = (_each(call[name], count) for name in ("kernel_size", "stride", "padding"))
+    alone = [w == 1 and s in (None, 1) and not p for w, s, p in zip(window, step, pad, strict=True)]
+    return [axis + 2 for axis in range(count) if not alone[axis]]
+
+
+def _each(given: Any, count: int) -> list[Any]:
+    """One number for each axis, from one for all or a list that may be empty."""
+    items = list(given) if isinstance(given, (list, tuple)) else [given]
+    return items * count if len(items) == 1 else items or [None] * count
 
 
 @lowers("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
