@@ -101,6 +101,8 @@ def redraw(model: nn.Module) -> None:
                 module.weight.copy_(0.5 * noise)
             elif isinstance(module, nn.Conv2d):  # behind it there is mostly an activation that halves the signal
                 module.weight.mul_(_GAIN)
+            elif isinstance(module, nn.BatchNorm2d):  # some are drawn at 0.02 as well
+                module.weight.uniform_(0.8, 1.2)
 
 
 def _tokens(generator: torch.Generator, length: int, batch: int = 2) -> Tensor:
@@ -151,11 +153,6 @@ def _shown(generator: torch.Generator) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **_picture(32)(generator)}
 
 
-def _boxes(generator: torch.Generator) -> dict[str, Tensor]:
-    corners = torch.randint(0, 32, (2, 16, 2), generator=generator)
-    return {**_text(generator), "bbox": torch.cat([corners, corners + 8], dim=-1)}
-
-
 def _forecast(generator: torch.Generator) -> dict[str, Tensor]:
     return {
         "past_values": _floats(generator, 2, 18),
@@ -188,7 +185,6 @@ _INPUTS: dict[str, Callable[[torch.Generator], dict[str, Tensor]]] = {
     "pictures": _pictures,
     "heard": _heard,
     "shown": _shown,
-    "boxes": _boxes,
     "forecast": _forecast,
     "decisions": _decisions,
     "wave": lambda g: {"input_values": _floats(g, 2, 640)},

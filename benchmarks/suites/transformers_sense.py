@@ -276,7 +276,6 @@ SEVERAL: dict[str, Entry] = {
         {**_TEXT, "vision_config": _PICTURE, "use_cache": False},
         "both",
     ),
-    "layoutlm": ("LayoutLMForMaskedLM", "LayoutLMConfig", {**_TEXT, "max_2d_position_embeddings": 64}, "boxes"),
 }
 
 SERIES: dict[str, Entry] = {

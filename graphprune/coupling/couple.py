@@ -245,13 +245,32 @@ class _Births:
 
 
 def _freeze_constants(coupling: Coupling, axes: list[tuple[Use, int, Array]]) -> None:
-    """What a constant brings into the model is part of its definition: components met on a constant first must stay."""
-    seen = np.zeros(coupling.count, bool)
+    """What a constant brings into the model is part of its definition: components met on a constant first must stay,
+    unless a weight makes them further on (a slope for each head, say, made before the heads are).
+    """
+    seen, made = np.zeros(coupling.count, bool), _made(coupling)
     for use, axis, components in axes:
         if not _trainable(use.value) and not seen[components].all() and _varies(use.value, axis):
             why = f"it comes with the constant '{use.value.shown}', which is part of the model's definition"
-            coupling.hold(components[~seen[components]], Reason(CONSTANT, why, use.node))
+            coupling.hold(components[~seen[components] & ~made[components]], Reason(CONSTANT, why, use.node))
         seen[components] = True
+
+
+def _made(coupling: Coupling) -> Array:
+    """Components that trainable weights give to the results of the operators that read them, not only contract."""
+    made, given = np.zeros(coupling.count, bool), np.zeros(coupling.count, bool)
+    for use in coupling.uses:
+        if not (_bears(use) and _trainable(use.value)):
+            continue
+        out = [coupling.component[b.labels] for v in use.node.outputs for b in coupling.blocks.get(v, ())]
+        for components in out:
+            given[components] = True
+        for block in use.blocks:
+            own = coupling.component[block.labels]
+            made[own[given[own]]] = True
+        for components in out:
+            given[components] = False
+    return made
 
 
 def _bears(use: Use) -> bool:

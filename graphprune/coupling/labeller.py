@@ -229,6 +229,12 @@ class Walk:
                 settled.append(block)
         self._set(value, tuple(settled))
 
+    def choose(self, origin: str, candidates: Sequence[Array]) -> int:
+        """See `Labeller`."""
+        at = len(candidates) - 1 if origin in self.flipped else 0
+        self.said.resolved.append((origin, candidates[at].reshape(-1)))
+        return at
+
     def put(self, value: Value, labels: dict[int, Array | None]) -> None:
         """See `Labeller`."""
         before = self.values.get(value, ())

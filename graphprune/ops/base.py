@@ -69,6 +69,11 @@ class Labeller(Protocol):
     def resolve(self, value: Value, axis: int | None = None) -> None:
         """Turn every joint block (or the one on `axis`) into labels of its preferred axis, tying the others."""
 
+    def choose(self, origin: str, candidates: Sequence[Array]) -> int:
+        """Which of several label arrays stays active where only one can: the first; the last, where an earlier walk
+        found the first stuck.
+        """
+
     def put(self, value: Value, labels: dict[int, Array | None]) -> None:
         """Give a value single-axis labels."""
 

@@ -94,7 +94,7 @@ def _reshape_group(node: Node, ins: tuple[int, ...], outs: tuple[int, ...], labe
     if len(outs) > 1 and _turned(blocks, x):
         labeller.resolve(x)
         blocks = [b for b in labeller.blocks(x) if set(b.axes) <= set(ins)]
-    block = _active(blocks, labeller)
+    block = _active(blocks, node, labeller)
     if prod(before) > _MOST_LABELS:
         labeller.freeze(block.labels, "the reshape is too large to label")
         return []
@@ -109,11 +109,14 @@ def _turned(blocks: list[Block], x: Value) -> bool:
     return any(axes != sorted(axes) for axes in stored)
 
 
-def _active(blocks: list[Block], labeller: Labeller) -> Block:
-    """Of several labeled factors that merge, one stays active: the outermost with more than one index."""
-    active = blocks[0]
-    for block in blocks[1:]:
-        labeller.freeze(block.labels, "it is merged into an axis whose other factor is active")
+def _active(blocks: list[Block], node: Node, labeller: Labeller) -> Block:
+    """Of several labeled factors that merge, one stays active."""
+    if len(blocks) == 1:
+        return blocks[0]
+    active = blocks[labeller.choose(f"{node.name} merges", [b.labels for b in blocks])]
+    for block in blocks:
+        if block is not active:
+            labeller.freeze(block.labels, "it is merged into an axis whose other factor is active")
     return active
 
 

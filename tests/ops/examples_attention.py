@@ -268,3 +268,21 @@ def rotary() -> Any:
     return Net(
         call, q=linear(WIDTH, 12), k=linear(WIDTH, 12), v=linear(WIDTH, 12), out=linear(12, 2), **parts
     ), tokens()
+
+
+@example(
+    """
+    4 of 3 exact: slopes[0] q.weight[0] q.bias[0] k.weight[0] k.bias[0] v.weight[0] v.bias[0] out.weight[1]
+    """
+)
+def slopes_made_before_the_heads() -> Any:
+    """ALiBi: a constant for each head that the graph has first; heads may go all the same, since weights make them."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        bias = m.slopes[:, None, None] * x.sum(-1).cumsum(-1)[:, None, None]
+        q, k, v = (split_heads(p(x)) for p in (m.q, m.k, m.v))
+        return m.out(joined(written_out(q, k, v, bias)))
+
+    slopes = torch.tensor([0.5, 0.25, 0.125, 0.0625])
+    parts = {"q": linear(WIDTH, 12), "k": linear(WIDTH, 12), "v": linear(WIDTH, 12), "out": linear(12, 2)}
+    return Net(call, slopes=slopes, **parts), tokens()

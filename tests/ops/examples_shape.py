@@ -140,3 +140,20 @@ def one_index_repeated_along_channels() -> Any:
         return m.out(m.a(x) * x.sum(1, keepdim=True).repeat(1, 6, 1, 1))
 
     return Net(call, a=conv(3, 6), out=conv(6, 2)), image()
+
+
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] out.weight[1]
+    """
+)
+def flattened_positions_and_channels() -> Any:
+    """Both factors of a merge have weights of their own; positions are fixed by a residual, so channels stay active."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        h = m.a(x)
+        h = h * x[:, :, :1] + m.mix(h.transpose(1, 2)).transpose(1, 2)
+        return m.out(h.flatten(1))
+
+    parts = {"a": nn.Linear(3, 6), "mix": nn.Linear(5, 5), "out": nn.Linear(30, 2)}
+    return Net(call, **parts), torch.randn(2, 5, 3)

@@ -129,6 +129,8 @@ def _ask(node: Node, known: Known) -> Outcome | None:
     except Exception:
         return None
     results = result if source.several else [result]
+    if len(results) != len(node.outputs):  # pieces of the batch, of which there are more now
+        return None
     found = [_grown(v, r, node, known) for v, r in zip(node.outputs, results, strict=True)]
     return tuple(found) if any(found) and False not in found else None  # type: ignore[arg-type]
 
