@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..random_weights import vary
+from ..random_weights import call, vary
 from ..zoo import torchvision
 from . import transformers_sense as sense
 from . import transformers_text as text
@@ -53,7 +53,9 @@ def build(name: str) -> tuple[nn.Module, Any]:
     model = getattr(library, model_class)(config)
     redraw(model)
     example = _INPUTS[inputs](torch.Generator().manual_seed(1))
-    return Main(model).eval(), example
+    made = Main(model).eval()
+    call(made, example)  # RWKV scales its weights the first time
+    return made, example
 
 
 @functools.cache

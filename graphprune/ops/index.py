@@ -9,7 +9,7 @@ import numpy as np
 from ..graph import Node, Value
 from .base import Array, Block, Kept, Labeller, operator
 from .broadcast import Operand, meet
-from .position import look_up
+from .position import join_positions, look_up
 from .shape import carry
 
 
@@ -34,6 +34,7 @@ def concat(node: Node, labeller: Labeller) -> None:
         )
     labeller.put_blocks(out, meet([_others(v, axis, out.rank) for v in values], out.rank, labeller))
     labeller.put(out, {axis: joined})
+    join_positions(values, out, labeller)
 
 
 @operator("stack")

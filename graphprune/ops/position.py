@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..graph import Node, Value
-from .base import Array, Block, Labeller, Statistic, operator
+from .base import Array, Block, Kept, Labeller, Statistic, operator
 from .broadcast import Operand, meet
 
 
@@ -15,6 +15,19 @@ def look_up(labels: Array | None, ids: Value | None, labeller: Labeller) -> None
     else:
         labeller.freeze(labels, "rows are looked up by index")
         labeller.freeze(pointed, "positions along it look into another axis")
+
+
+def join_positions(values: list[Value], out: Value, labeller: Labeller) -> None:
+    """Positions along one axis (or along several that then go together) are put side by side."""
+    pointed = [labeller.pointing(value) for value in values]
+    first = pointed[0]
+    if first is not None and all(p is not None and len(p) == len(first) for p in pointed):
+        for other in pointed[1:]:
+            labeller.equal(first, other)
+        labeller.point(out, first)
+        return
+    for labels in pointed:
+        labeller.freeze(labels, "positions along it are joined with other numbers")
 
 
 def _topk_statistic(node: Node) -> Statistic:
@@ -94,6 +107,48 @@ def scatter_rows(node: Node, labeller: Labeller) -> None:
     for axis in range(depth, x.rank):
         labeller.equal(labeller.axis(x, axis), labeller.axis(source, lead + axis - depth))
     labeller.put(node.outputs[0], {axis: labeller.axis(x, axis) for axis in range(depth, x.rank)})
+
+
+def _rewrite_one_hot(node: Node, kept: Kept) -> None:
+    out = node.outputs[0]
+    classes = kept.size(out, out.rank - 1)
+    if classes != node.attrs["classes"]:
+        node.change(classes=classes)
+
+
+@operator("one_hot", rewrite=_rewrite_one_hot)
+def one_hot(node: Node, labeller: Labeller) -> None:
+    """A new last axis with an index for each position that the integers may take."""
+    ids, out = node.inputs[0], node.outputs[0]
+    assert ids is not None
+    pointed = labeller.pointing(ids)
+    labeller.put_blocks(out, labeller.blocks(ids))
+    if pointed is not None and len(pointed) == node.attrs["classes"]:
+        labeller.put(out, {out.rank - 1: pointed})
+    else:
+        labeller.freeze(pointed, "positions along it become more classes than it has indices")
+
+
+@operator("fill_rows")
+def fill_rows(node: Node, labeller: Labeller) -> None:
+    """Rows of `x` that a mask names are overwritten by rows of a source, one after the other.
+
+    A row runs over the last axes, along which the mask does not change: there all three meet; the others stay.
+    """
+    x, mask, source = node.inputs[:3]
+    assert x is not None and mask is not None and source is not None
+    width = node.attrs["width"]
+    for value in (x, mask, source):
+        labeller.resolve(value)
+        for axis in range(value.rank - width):
+            labeller.freeze(labeller.axis(value, axis), f"{node.op} runs over this axis")
+    labels: dict[int, Array | None] = {}
+    for back in range(1, width + 1):
+        labels[x.rank - back] = labeller.axis(x, x.rank - back)
+        for value in (mask, source):
+            if value.sizes[-back] > 1:
+                labeller.equal(labels[x.rank - back], labeller.axis(value, value.rank - back))
+    labeller.put(node.outputs[0], labels)
 
 
 @operator("lookup", moves=True)

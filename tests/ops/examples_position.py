@@ -105,6 +105,25 @@ def one_expert() -> Any:
 
 @example(
     """
+    6 renormalizing: gate.weight[0] gate.bias[0] values[0]
+    4 exact: values[1] out.weight[1]
+    """
+)
+def experts_by_one_hot() -> Any:
+    """The two best, found one after the other, as a row of zeros and ones for each token."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        scores = m.gate(x).sigmoid()
+        first = scores.argmax(-1, keepdim=True)
+        second = scores.scatter(-1, first, -1.0).argmax(-1, keepdim=True)
+        chosen = F.one_hot(torch.cat([first, second], -1), 6).sum(1)
+        return m.out((scores * chosen) @ m.values)
+
+    return Net(call, gate=nn.Linear(8, 6), values=parameter(6, 4), out=nn.Linear(4, 3)), torch.randn(7, 8)
+
+
+@example(
+    """
     8 exact: table.weight[0] table.bias[0] out.weight[1]
     """
 )
@@ -178,3 +197,18 @@ def onnx_experts() -> Any:
         node("MatMul", "mixed out", "y"),
     ]
     return model(nodes, weights, [7, 8], [7, 3])
+
+
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] b.weight[0] b.bias[0] out.weight[1]
+    """
+)
+def rows_filled_from_elsewhere() -> Any:
+    """Some rows are overwritten by rows of another width-wise equal tensor, as pictures are put among words."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        mask = (torch.arange(10).reshape(2, 5) % 3 == 0).unsqueeze(-1)
+        return m.out(m.a(x).masked_scatter(mask, m.b(x)))
+
+    return Net(call, a=nn.Linear(3, 6), b=nn.Linear(3, 6), out=nn.Linear(6, 2)), torch.randn(2, 5, 3)

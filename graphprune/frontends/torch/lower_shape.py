@@ -189,6 +189,23 @@ def scatter_along(call: Call) -> Spec | None:
     return Spec("scatter_along", ("self", "index", *source), {"axis": call.axis("self", call["dim"])})
 
 
+@lowers("one_hot")
+def one_hot(call: Call) -> Spec:
+    """The number of classes is that of the result."""
+    return Spec("one_hot", ("self",), {"classes": call.out[-1]})
+
+
+@lowers("masked_scatter")
+def fill_rows(call: Call) -> Spec | None:
+    """Whole rows that a mask names are overwritten: as many last axes as the mask is broadcast along."""
+    x, mask, source = call.shape("self"), call.shape("mask"), call.shape("source")
+    mask = (1,) * (len(x) - len(mask)) + mask
+    width = 0
+    while width < min(len(x), len(source)) and mask[-1 - width] == 1 and x[-1 - width] == source[-1 - width]:
+        width += 1
+    return Spec("fill_rows", ("self", "mask", "source"), {"width": width}) if width else None
+
+
 @lowers("index")
 def index(call: Call) -> Spec | None:
     """Tensors of integers; one of them is a `gather`: `x[:, index]`."""

@@ -193,6 +193,11 @@ def _gather(node: Node, constant: Constant) -> Calls:
     return [(aten.index.Tensor, (_X, [*[None] * axis, index]), {})]
 
 
+@writes("one_hot")
+def _one_hot(node: Node, constant: Constant) -> Calls:
+    return [(aten.one_hot.default, (_X, node.attrs["classes"]), {})]
+
+
 @writes("flip")
 def _flip(node: Node, constant: Constant) -> Calls:
     return [(aten.flip.default, (_X, list(node.attrs["axes"])), {})]
