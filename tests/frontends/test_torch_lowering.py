@@ -114,7 +114,13 @@ CASES: list[tuple[str, Callable[..., Any], tuple[int, ...], dict[str, Any]]] = [
     ("unknown", lambda x: nf.max_pool2d(x, 2), (3, 4, 4), {}),
     ("spatial", lambda x: nf.interpolate(x, scale_factor=2.0), (2, 3, 4, 4), {}),
     ("axiswise", lambda x: x.cumsum(1), (2, 3), {"axes": [1]}),
-    ("axiswise", lambda x: x.topk(2, -1).values, (2, 3), {"axes": [1]}),
+    ("topk", lambda x: x.topk(2, -1).values, (2, 3), {"axis": 1}),
+    ("spatial", lambda x: nf.avg_pool2d(x, (2, 1)), (2, 3, 4, 4), {"axes": [2]}),
+    ("spatial", lambda x: nf.max_pool2d(x, (1, 3), (1, 1), (0, 1)), (2, 3, 4, 4), {"axes": [3]}),
+    ("one_hot", lambda x: nf.one_hot(x.argmax(-1), 5), (2, 5), {"classes": 5}),
+    ("fill_rows", lambda x: x.masked_scatter(torch.tensor([[True], [False]]), x + 1), (2, 5), {"width": 1}),
+    ("unknown", lambda x: x.masked_scatter(torch.eye(3) > 0, x + 1), (3, 3), {}),
+    ("lookup", lambda x: x[[0, 1], :, [2, 0]], (2, 4, 3), {"axes": [0, 2]}),
     ("depth_to_space", lambda x: nf.pixel_shuffle(x, 2), (1, 8, 3, 3), {"block": 2, "mode": "CRD"}),
     ("space_to_depth", lambda x: nf.pixel_unshuffle(x, 2), (1, 2, 4, 4), {"block": 2, "mode": "CRD"}),
     ("unfold", lambda x: nf.unfold(x, (2, 3)), (1, 2, 4, 4), {"kernel": 6}),
@@ -122,7 +128,8 @@ CASES: list[tuple[str, Callable[..., Any], tuple[int, ...], dict[str, Any]]] = [
     ("gather", lambda x: x[:, [2, 0, -1]], (2, 4), {"axis": 1}),
     ("gather", lambda x: x.index_select(1, torch.tensor([1, 1])), (2, 4), {"axis": 1}),
     ("unknown", lambda x: nf.fold(x, (4, 4), 2), (1, 8, 9), {}),
-    ("unknown", lambda x: x.gather(1, torch.zeros(2, 1, dtype=torch.long)), (2, 4), {}),
+    ("take_along", lambda x: x.gather(1, torch.zeros(2, 1, dtype=torch.long)), (2, 4), {"axis": 1}),
+    ("scatter_along", lambda x: x.scatter(1, torch.zeros(2, 1, dtype=torch.long), 3.0), (2, 4), {"axis": 1}),
 ]  # fmt: skip
 
 
