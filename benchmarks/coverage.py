@@ -106,13 +106,14 @@ def compile_graph(graph: Any) -> Any:
 def prove(graph: Any) -> Any:
     """The proven result; where the proof fails it tells so, and the result comes without."""
     import graphprune as gp
+    from graphprune.errors import VerificationError
 
     def step(stage: str) -> None:
         common.tell(step=stage)
 
     try:
         result = gp.prune(graph, target=gp.channels(0.5), progress=step)
-    except gp.VerificationError as error:
+    except VerificationError as error:
         common.tell(verified=False, note=" ".join(str(error).split())[:300])
         return gp.prune(graph, target=gp.channels(0.5), verify=False, progress=step)
     proof = result.report.proof

@@ -9,9 +9,19 @@ from .base import Array, Block, Kept, Labeller, Statistic, operator
 from .conv import surviving_groups
 
 
-@operator("batch_norm")
+def _batch_statistic(node: Node) -> Statistic | None:
+    x = node.inputs[0]
+    if x is None or not node.attrs.get("training"):
+        return None
+    return Statistic(tuple(axis for axis in range(x.rank) if axis != 1))
+
+
+@operator("batch_norm", statistic=_batch_statistic)
 def batch_norm(node: Node, labeller: Labeller) -> None:
-    """Scale, bias, mean and variance belong to the channels (axis 1). At inference it is affine: exact."""
+    """Scale, bias, mean and variance belong to the channels (axis 1). At inference it is affine: exact.
+
+    With statistics of the batch it renormalises over the other axes (weight standardisation runs it on a weight).
+    """
     x, out = node.inputs[0], node.outputs[0]
     assert x is not None
     labels = labeller.axis(x, 1, touched=True)
@@ -19,6 +29,9 @@ def batch_norm(node: Node, labeller: Labeller) -> None:
         if vector is not None and vector.sizes[-1] > 1:
             labeller.equal(labels, labeller.axis(vector, 0))
             labels = labels if labels is not None else labeller.axis(vector, 0)
+    statistic = _batch_statistic(node)
+    for axis in statistic.axes if statistic is not None else ():
+        labeller.statistic(labeller.axis(x, axis))
     labeller.put_blocks(out, labeller.blocks(x))
 
 

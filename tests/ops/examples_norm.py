@@ -219,3 +219,38 @@ def filled() -> Any:
     """Random numbers shaped like a value do not hold its channels."""
     net = Net(lambda m, x: m.b(m.a(x) + 0 * torch.rand_like(x[:, :1])), a=conv(3, 6), b=conv(6, 2))
     return net, image()
+
+
+def _standardised(weight: torch.Tensor) -> torch.Tensor:
+    flat = weight.reshape(1, len(weight), -1)
+    return F.batch_norm(flat, None, None, training=True).reshape_as(weight)
+
+
+@example(
+    """
+    8 renormalizing: a.weight[0] a.bias[0] w[1]
+    6 exact: w[0] b.weight[1]
+    """
+)
+def weight_standardization() -> Any:
+    """A filter is divided by a statistic over its own columns: rows go exactly, columns renormalize."""
+    net = Net(
+        lambda m, x: m.b(F.conv2d(m.a(x), _standardised(m.w), padding=1)),
+        a=conv(3, 8), w=parameter(6, 8, 3, 3), b=conv(6, 2),
+    )  # fmt: skip
+    return net, image()
+
+
+@example(
+    """
+    4 of 2 renormalizing: a.weight[0] a.bias[0] w[1]
+    2x3 exact: w[0] b.weight[1]
+    """
+)
+def weight_standardization_grouped() -> Any:
+    """A computed weight has the same columns in every group."""
+    net = Net(
+        lambda m, x: m.b(F.conv2d(m.a(x), _standardised(m.w), groups=2)),
+        a=conv(3, 8), w=parameter(6, 4, 1, 1), b=conv(6, 2),
+    )  # fmt: skip
+    return net, image()

@@ -38,7 +38,7 @@ _OWN: dict[str, Callable[..., Any]] = {
 def decompose(module: fx.GraphModule) -> None:
     """Take composites apart in place, a bounded number of times since they nest."""
     for _ in range(4):
-        for node in [n for n in module.graph.nodes if n.target is torch.ops.higher_order.wrap_with_set_grad_enabled]:
+        for node in [n for n in module.graph.nodes if _body_at(n)]:
             _unwrap(module, node)
         todo = [n for n in module.graph.nodes if n.op == "call_function" and _replacement(n) is not None]
         if not todo:
@@ -68,9 +68,18 @@ def _inline(graph: fx.Graph, node: fx.Node) -> None:
     _splice(node, inner, operands)
 
 
+def _body_at(node: fx.Node) -> int:
+    """Which argument is the block that a call wraps: under `no_grad`, or with autocast switched off; 0 if none."""
+    if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled:
+        return 1
+    if node.target is torch.ops.higher_order.wrap_with_autocast and not node.args[2]:
+        return 4
+    return 0
+
+
 def _unwrap(module: fx.GraphModule, node: fx.Node) -> None:
-    """A block under `no_grad` (or `enable_grad`) becomes part of the graph around it."""
-    _, body, *operands = node.args
+    """A wrapped block becomes part of the graph around it."""
+    body, *operands = node.args[_body_at(node) :]
     assert isinstance(body, fx.Node)
     inner = module.get_submodule(str(body.target))
     assert isinstance(inner, fx.GraphModule)
