@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import resource
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -32,6 +34,7 @@ PACKAGES = (
     *("torch-pruning", "onnxsim", "numpy", "scipy"),
 )
 _MARK = "@@tell "
+Run = Callable[[str], None]
 
 
 def parser(name: str, description: str, limit: float = 240) -> argparse.ArgumentParser:
@@ -99,10 +102,12 @@ def run_cases(
     options: argparse.Namespace,
     cases: Sequence[str],
     failed: Callable[[dict[str, Any]], bool] = lambda record: "error" in record,
+    run: Run | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Run every case that has no result yet, each in a process of its own; return all results by key.
 
-    `--retry` also runs those again whose result has `failed`.
+    `--retry` also runs those again whose result has `failed`. Given `run`, the process is a fork of this one, else the
+    script is started again.
     """
     if options.fresh:
         options.results.unlink(missing_ok=True)
@@ -111,7 +116,7 @@ def run_cases(
     todo = [case for case in cases if case not in known or (options.retry and failed(known[case]))]
 
     def one(case: str) -> None:
-        record = _run_case(options, case)
+        record = _run_case(options, case, run)
         with options.results.open("a") as file:
             file.write(json.dumps(record) + "\n")
         known[case] = record
@@ -127,12 +132,27 @@ def run_cases(
     return results
 
 
-def _run_case(options: argparse.Namespace, case: str) -> dict[str, Any]:
+def _run_case(options: argparse.Namespace, case: str, run: Run | None) -> dict[str, Any]:
     """One child process; what it told, or why it told nothing more."""
-    command = [sys.executable, *_module(), *sys.argv[1:], "--case", case]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     record: dict[str, Any] = {"case": case, "commit": commit()}
     start = time.perf_counter()
+    output, errors, status = _started(options, case) if run is None else _forked(options, case, run)
+    for line in output.splitlines():
+        if line.startswith(_MARK):
+            record |= json.loads(line.removeprefix(_MARK))
+    if status is None:
+        record["error"] = f"stopped after {options.limit_s:g} s"
+    elif status and "error" not in record:
+        last = errors.strip().splitlines()[-1:] or ["no message"]
+        record["error"] = f"crashed with status {status}: {last[0][:200]}"
+    record["wall_s"] = round(time.perf_counter() - start, 2)
+    return record
+
+
+def _started(options: argparse.Namespace, case: str) -> tuple[str, str, int | None]:
+    """The script, started again for one case: what it printed, and its status (None: it was stopped)."""
+    command = [sys.executable, *_module(), *sys.argv[1:], "--case", case]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
             command,
@@ -144,19 +164,28 @@ def _run_case(options: argparse.Namespace, case: str) -> dict[str, Any]:
             errors="replace",
             timeout=options.limit_s,
         )
-        output, errors, status = done.stdout, done.stderr, done.returncode
     except subprocess.TimeoutExpired as stopped:
-        output, errors, status = (stopped.stdout or b"").decode(errors="replace"), "", None
-    for line in output.splitlines():
-        if line.startswith(_MARK):
-            record |= json.loads(line.removeprefix(_MARK))
-    if status is None:
-        record["error"] = f"stopped after {options.limit_s:g} s"
-    elif status and "error" not in record:
-        last = errors.strip().splitlines()[-1:] or ["no message"]
-        record["error"] = f"crashed with status {status}: {last[0][:200]}"
-    record["wall_s"] = round(time.perf_counter() - start, 2)
-    return record
+        return (stopped.stdout or b"").decode(errors="replace"), "", None
+    return done.stdout, done.stderr, done.returncode
+
+
+def _forked(options: argparse.Namespace, case: str, run: Run) -> tuple[str, str, int | None]:
+    """As `_started`, in a fork of this process, which has imported already what takes seconds to import."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+
+        def inside() -> None:
+            os.dup2(output.fileno(), 1)
+            os.dup2(errors.fileno(), 2)
+            child(argparse.Namespace(**{**vars(options), "case": case}), run)
+
+        process = multiprocessing.get_context("fork").Process(target=inside)
+        process.start()
+        process.join(options.limit_s)
+        status = process.exitcode
+        process.kill()
+        process.join()
+        texts = [(file.seek(0), file.read().decode(errors="replace"))[1] for file in (output, errors)]
+        return texts[0], texts[1], status
 
 
 def _module() -> list[str]:

@@ -10,9 +10,12 @@ whoever ran last writes them to `docs/measurements/coverage-SUITE.json`, and the
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,20 +136,33 @@ def stops(graph: Any, frozen: list[Any], most: int = 3) -> list[str]:
     return [f"{why} ({count / total:.0%})" for why, count in found.most_common(most)]
 
 
+def warm_up(suite: str) -> None:
+    """Import once, before the forks, what every case needs: its suite's library, and what compiles and runs models."""
+    zoo.torchvision()
+    for name in ("graphprune.frontends.torch", "graphprune.runtimes", "onnxruntime", "onnxscript", suite):
+        with suppress(ImportError):
+            importlib.import_module(name)
+
+
 def run_suite(options: argparse.Namespace, suite: str, routes: list[str]) -> None:
     """Every chosen model and route of a suite that has no result yet; then write what is known of the suite."""
     options.results = common.ROOT / ".cache" / "bench" / f"coverage-{suite}.jsonl"
     if options.fresh:
         options.results.unlink(missing_ok=True)
     options.fresh = False
+    warm_up(suite)
     every = suites.suite(suite).names()
+
+    def one(case: str) -> None:
+        run(case, options.cache)
+
     names = common.chosen(every, options.models)
     if "torch" in routes:
-        common.run_cases(options, [f"{suite}/torch/{name}" for name in names], coverage_page.fell_short)
+        common.run_cases(options, [f"{suite}/torch/{name}" for name in names], coverage_page.fell_short, one)
     if "onnx" in routes:
-        exports = common.run_cases(options, [f"{suite}/export/{name}" for name in names])
+        exports = common.run_cases(options, [f"{suite}/export/{name}" for name in names], run=one)
         exported = [case.replace("/export/", "/onnx/") for case, found in exports.items() if "error" not in found]
-        common.run_cases(options, exported, coverage_page.fell_short)
+        common.run_cases(options, exported, coverage_page.fell_short, one)
     known = common.load_results(options.results)
     wanted = [f"{suite}/{route}/{name}" for name in every for route in (*ROUTES, "export")]
     coverage_page.record(suite, [known[case] for case in wanted if case in known])
@@ -159,9 +175,7 @@ def main() -> None:
     made.add_argument("--suite", default=",".join(suites.suites()), help="comma-separated suites; empty: only the page")
     made.add_argument("--routes", default=",".join(ROUTES), help="comma-separated: torch, onnx")
     options = made.parse_args()
-    if options.case:
-        common.child(options, lambda case: run(case, options.cache))
-        return
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     for suite in filter(None, options.suite.split(",")):
         run_suite(argparse.Namespace(**vars(options)), suite, options.routes.split(","))
     coverage_page.publish(options.out)

@@ -38,20 +38,22 @@ def _conv_cost(node: Node) -> list[Cost]:
     x, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]
     assert x is not None and weight is not None
     groups, kernel = node.attrs["groups"], prod(weight.sizes[2:])
-    grid = x if node.attrs["transposed"] else out
-    factor = grid.sizes[0] * prod(grid.sizes[2:]) * kernel
+    grid, free = x if node.attrs["transposed"] else out, node.attrs.get("pointwise", ())
+    factor = grid.sizes[0] * prod(n for axis, n in enumerate(grid.sizes) if axis > 1 and axis not in free) * kernel
+    passing = tuple((grid, axis) for axis in free)
     if groups == x.sizes[1] and groups > 1:
-        return [Cost(factor * max(1, out.sizes[1] // groups), ((x, 1),))]
-    return [Cost(factor, ((x, 1), (out, 1)), groups)]
+        return [Cost(factor * max(1, out.sizes[1] // groups), (*passing, (x, 1)))]
+    return [Cost(factor, (*passing, (x, 1), (out, 1)), groups)]
 
 
-def _channels_alone(node: Node, labeller: Labeller) -> np.ndarray | None:
-    """The labels of the channels; the axes after them are frozen, since the operator works along those."""
+def _channels_alone(node: Node, labeller: Labeller, free: tuple[int, ...] = ()) -> np.ndarray | None:
+    """The labels of the channels; of the axes after them those are frozen along which the operator works."""
     x = node.inputs[0]
     assert x is not None
     labels = labeller.axis(x, 1, touched=True)
     for axis in range(2, x.rank):
-        labeller.freeze(labeller.axis(x, axis), f"{node.op} works along this axis")
+        if axis not in free:
+            labeller.freeze(labeller.axis(x, axis), f"{node.op} works along this axis")
     return labels
 
 
@@ -67,7 +69,8 @@ def conv(node: Node, labeller: Labeller) -> None:
     """Input channels are contracted with the weight, filters make the output channels; see `docs/ir.md` for layouts."""
     x, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]
     assert x is not None and weight is not None
-    labels = _channels_alone(node, labeller)
+    free = tuple(node.attrs.get("pointwise", ()))
+    labels = _channels_alone(node, labeller, free)
     labeller.label_only(weight, (0, 1))  # kernel positions are left alone
     for axis in range(2, weight.rank):  # also of a weight that is computed
         labeller.freeze(labeller.axis(weight, axis), "kernel positions are left alone")
@@ -82,8 +85,8 @@ def conv(node: Node, labeller: Labeller) -> None:
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         labeller.equal(filters, labeller.axis(node.inputs[2], 0))
     _read_whole(node, node.inputs[3:], labeller)
-    batch = labeller.axis(x, 0)
-    labeller.put(out, {0: batch, 1: filters})
+    labeller.put_blocks(out, [b for b in labeller.blocks(x) if set(b.axes) <= {0, *free}])
+    labeller.put(out, {1: filters})
 
 
 def _depthwise(node: Node, labels: np.ndarray | None, labeller: Labeller) -> np.ndarray | None:
@@ -182,3 +185,25 @@ def unfold(node: Node, labeller: Labeller) -> None:
     assert x is not None
     labels = _channels_alone(node, labeller)
     labeller.put(out, {0: labeller.axis(x, 0), 1: None if labels is None else np.repeat(labels, node.attrs["kernel"])})
+
+
+@operator("fold")
+def fold(node: Node, labeller: Labeller) -> None:
+    """The reverse of `unfold`: the positions of a kernel that make one channel go together."""
+    x, out = node.inputs[0], node.outputs[0]
+    assert x is not None
+    labels, channels = _channels_alone(node, labeller), None
+    if labels is not None:
+        parts = labels.reshape(-1, node.attrs["kernel"])
+        labeller.equal(parts, parts[:, :1])
+        channels = np.ascontiguousarray(parts[:, 0])
+    labeller.put(out, {0: labeller.axis(x, 0), 1: channels})
+
+
+@operator("windows")
+def windows(node: Node, labeller: Labeller) -> None:
+    """Sliding windows along one axis, which is fixed; their positions become a last axis, the others pass."""
+    x, axis = node.inputs[0], node.attrs["axis"]
+    assert x is not None
+    labeller.freeze(labeller.axis(x, axis), f"{node.op} slides along this axis")
+    labeller.put_blocks(node.outputs[0], [b for b in labeller.blocks(x) if axis not in b.axes])

@@ -21,7 +21,6 @@ UNKNOWN = {
     "AffineGrid": "makes coordinates from few numbers, all of which are needed",
     "Bernoulli": _RANDOM,
     "CausalConvWithState": _NEW,
-    "Col2Im": "adds up overlapping blocks; exporters rarely write it",
     "Compress": _DATA,
     "ConcatFromSequence": _SEQUENCE,
     "Det": "needs whole square matrices",

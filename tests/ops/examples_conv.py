@@ -143,6 +143,43 @@ def unfolded() -> Any:
 
 @example(
     """
+    4 exact: a.weight[0] a.bias[0] b.weight[1]
+    """
+)
+def folded() -> Any:
+    """Overlapping patches added up again: the channels come back."""
+    net = Net(lambda m, x: m.b(F.fold(F.unfold(m.a(x), 3, padding=1), 6, 3, padding=1)), a=conv(3, 4), b=conv(4, 2))
+    return net, image()
+
+
+@example(
+    """
+    4 exact: a.weight[0] a.bias[0] b.weight[1]
+    """
+)
+def sliding_windows() -> Any:
+    """Blocks with a halo, as in HaloNet: windows along both axes of the image, summed."""
+    net = Net(lambda m, x: m.b(m.a(x).unfold(2, 4, 2).unfold(3, 4, 2).sum((-1, -2))), a=conv(3, 4), b=conv(4, 2))
+    return net, image()
+
+
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] b.weight[0] b.bias[0] c.weight[1]
+    3 exact: mix.weight[0] mix.bias[0] last.weight[1]
+    """
+)
+def pointwise_along_a_stack() -> Any:
+    """A kernel of one position leaves its axis alone: here the features, mixed over a stack of two."""
+    net = Net(
+        lambda m, x: m.last(m.c(m.mix(torch.stack([m.a(x), m.b(x)], 1)))),
+        a=nn.Linear(4, 6), b=nn.Linear(4, 6), mix=nn.Conv1d(2, 3, 1), c=nn.Linear(6, 5), last=nn.Conv1d(3, 2, 5),
+    )  # fmt: skip
+    return net, torch.randn(3, 4)
+
+
+@example(
+    """
     6 exact: a.weight[0] a.bias[0] b.weight[0] b.bias[0] tower.weight[1]
     8 exact: tower.weight[0] tower.bias[0] head.weight[1]
     """

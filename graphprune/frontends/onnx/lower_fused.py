@@ -40,12 +40,23 @@ def embed_norm(view: View) -> Lowered | None:
     return sketch.lowered(3)
 
 
+def _pointwise(view: View) -> tuple[int, ...]:
+    """The axes along which the kernel has one position and nothing is skipped or padded."""
+    kernel = view.shape(1)[2:]
+    strides, pads = view.attr("strides", [1] * len(kernel)), view.attr("pads", [0] * 2 * len(kernel))
+    if view.attr("auto_pad", "NOTSET") not in ("NOTSET", b"NOTSET"):
+        pads = [0] * 2 * len(kernel)  # for a kernel of one position that is nothing
+    sizes = zip(kernel, strides, pads[: len(kernel)], pads[len(kernel) :], strict=True)
+    return tuple(i + 2 for i, four in enumerate(sizes) if four == (1, 1, 0, 0))
+
+
 @lowers("Conv", "ConvTranspose", "FusedConv", "NhwcConv", "NhwcFusedConv")
 def conv(view: View) -> Lowered | None:
     """Convolutions; where a residual is added inside or channels come last, as steps."""
     attrs = {"groups": int(view.attr("group", 1)), "transposed": view.op == "ConvTranspose"}
     if not view.op.startswith("Nhwc") and not view.has(3):
-        return Lowered("conv", (0, 1, 2), attrs)
+        pointwise = {} if attrs["transposed"] else {"pointwise": _pointwise(view)}
+        return Lowered("conv", (0, 1, 2), {**attrs, **pointwise})
     sketch = Sketch(view)
     x = sketch.given(0)
     convolved(sketch, x, sketch.given(1), sketch.input(2), view.op.startswith("Nhwc"), sketch.input(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import zip_longest
+from math import prod
 
 import numpy as np
 
@@ -151,3 +152,10 @@ def pad(view: View) -> Lowered | None:
         return Lowered("axiswise", (0,), {"axes": tuple(sorted(padded | set(open_ended)))})
     triples = zip(axes, pads[:half], pads[half:], strict=True)
     return Lowered("pad", (0,), {"pads": [(a, b, e) for a, b, e in triples if b or e], "mode": mode})
+
+
+@lowers("Col2Im")
+def col2im(view: View) -> Lowered | None:
+    """Sliding windows added up into an image."""
+    block = view.ints("block_shape")
+    return None if block is None or view.rank() != 3 else Lowered("fold", (0,), {"kernel": prod(block)})

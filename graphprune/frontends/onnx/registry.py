@@ -35,6 +35,7 @@ PARAMETERS: dict[str, dict[str, int]] = {
     "Resize": {"roi": 1, "scales": 2, "sizes": 3},
     "Dropout": {"ratio": 1, "training_mode": 2},
     "Trilu": {"k": 1},
+    "Col2Im": {"image_shape": 1, "block_shape": 2},
     **{
         f"Reduce{fn}": {"axes": 1}
         for fn in ("Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")

@@ -15,7 +15,22 @@ def conv(call: Call) -> Spec | None:
         return None
     transposed = bool(call.get("transposed", call.name.startswith("conv_transpose")))
     attrs = {"groups": call["groups"], "transposed": transposed}
+    if not transposed:
+        attrs["pointwise"] = _pointwise(call)
     return Spec("conv", ("input", "weight", "bias"), attrs)
+
+
+def _pointwise(call: Call) -> tuple[int, ...]:
+    """The axes along which the kernel has one position and nothing is skipped or padded."""
+    kernel, padding = call.shape("weight")[2:], call["padding"]
+    strides, pads = (_each(n, len(kernel)) for n in (call["stride"], 0 if isinstance(padding, str) else padding))
+    return tuple(i + 2 for i, sizes in enumerate(zip(kernel, strides, pads, strict=True)) if sizes == (1, 1, 0))
+
+
+def _each(value: Any, count: int) -> list[int]:
+    """One number for each axis, where one may stand for all."""
+    given = [value] if isinstance(value, int) else list(value)
+    return given * count if len(given) == 1 else given
 
 
 def _matmul(*inputs: str, trans_b: bool = False) -> Spec:

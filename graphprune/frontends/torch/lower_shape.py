@@ -274,3 +274,16 @@ def im2col(call: Call) -> Spec | None:
     """Sliding windows, laid out as channels times kernel positions."""
     kernel: Any = call["kernel_size"]
     return Spec("unfold", ("self",), {"kernel": kernel[0] * kernel[1]}) if call.rank("self") == 4 else None
+
+
+@lowers("col2im")
+def col2im(call: Call) -> Spec | None:
+    """Sliding windows added up into an image."""
+    kernel: Any = call["kernel_size"]
+    return Spec("fold", ("self",), {"kernel": kernel[0] * kernel[1]}) if call.rank("self") == 3 else None
+
+
+@lowers("unfold")
+def unfold(call: Call) -> Spec | None:
+    """`Tensor.unfold`: windows along one axis, their positions on a new last one."""
+    return Spec("windows", ("self",), {"axis": call.axis("self", call["dimension"])}) if call.rank("self") else None
