@@ -177,6 +177,8 @@ def _forked(options: argparse.Namespace, case: str, run: Run) -> tuple[str, str,
             os.dup2(output.fileno(), 1)
             os.dup2(errors.fileno(), 2)
             child(argparse.Namespace(**{**vars(options), "case": case}), run)
+            sys.stdout.flush()
+            os._exit(0)  # what imported libraries would do at exit is for the parent to do
 
         process = multiprocessing.get_context("fork").Process(target=inside)
         process.start()

@@ -26,6 +26,7 @@ from benchmarks import common, coverage_page, suites, zoo
 from benchmarks.random_weights import call
 
 ROUTES = ("torch", "onnx")
+CHUNK = 8  # models of which all routes are run before the next
 
 
 def run(case: str, cache: Path) -> None:
@@ -144,6 +145,21 @@ def warm_up(suite: str) -> None:
             importlib.import_module(name)
 
 
+def run_part(options: argparse.Namespace, suite: str, names: list[str], routes: list[str]) -> None:
+    """Every route of a few models; the export first, without which there is no ONNX route."""
+
+    def one(case: str) -> None:
+        run(case, options.cache)
+
+    short = coverage_page.fell_short
+    if "torch" in routes:
+        common.run_cases(options, [f"{suite}/torch/{name}" for name in names], short, one)
+    if "onnx" in routes:
+        exports = common.run_cases(options, [f"{suite}/export/{name}" for name in names], run=one)
+        exported = [case.replace("/export/", "/onnx/") for case, found in exports.items() if "error" not in found]
+        common.run_cases(options, exported, short, one)
+
+
 def run_suite(options: argparse.Namespace, suite: str, routes: list[str]) -> None:
     """Every chosen model and route of a suite that has no result yet; then write what is known of the suite."""
     options.results = common.ROOT / ".cache" / "bench" / f"coverage-{suite}.jsonl"
@@ -152,17 +168,9 @@ def run_suite(options: argparse.Namespace, suite: str, routes: list[str]) -> Non
     options.fresh = False
     warm_up(suite)
     every = suites.suite(suite).names()
-
-    def one(case: str) -> None:
-        run(case, options.cache)
-
     names = common.chosen(every, options.models)
-    if "torch" in routes:
-        common.run_cases(options, [f"{suite}/torch/{name}" for name in names], coverage_page.fell_short, one)
-    if "onnx" in routes:
-        exports = common.run_cases(options, [f"{suite}/export/{name}" for name in names], run=one)
-        exported = [case.replace("/export/", "/onnx/") for case, found in exports.items() if "error" not in found]
-        common.run_cases(options, exported, coverage_page.fell_short, one)
+    for part in (names[i : i + CHUNK] for i in range(0, len(names), CHUNK)):
+        run_part(options, suite, part, routes)
     known = common.load_results(options.results)
     wanted = [f"{suite}/{route}/{name}" for name in every for route in (*ROUTES, "export")]
     coverage_page.record(suite, [known[case] for case in wanted if case in known])
