@@ -16,6 +16,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -127,20 +128,22 @@ def prove(graph: Any) -> Any:
 
 def stops(graph: Any, frozen: list[Any], most: int = 3) -> list[str]:
     """What froze most parameters: the node, the reason, and their share of the model."""
-    weights, total = graph.weights(), max(1, graph.parameter_count())
+    sizes = {value.shown: value.sizes for value in graph.weights().values()}
+    total = max(1, graph.parameter_count())
     kinds = {node.name: node.op or node.kind for node in graph.all_nodes}
     found: Counter[str] = Counter()
     for row in frozen:
-        shape = weights[row.weight].sizes
+        shape = sizes[row.weight]
         where = f"{kinds[row.node]} `{row.node}`: " if row.node in kinds else ""
-        found[f"{where}{row.reason}"] += weights[row.weight].weight.size // shape[row.axis] * row.indices
+        found[f"{where}{row.reason}"] += prod(shape) // shape[row.axis] * row.indices
     return [f"{why} ({count / total:.0%})" for why, count in found.most_common(most)]
 
 
 def warm_up(suite: str) -> None:
     """Import once, before the forks, what every case needs: its suite's library, and what compiles and runs models."""
     zoo.torchvision()
-    for name in ("graphprune.frontends.torch", "graphprune.runtimes", "onnxruntime", "onnxscript", suite):
+    frontends = ("graphprune.frontends.torch", "graphprune.frontends.onnx")
+    for name in (*frontends, "graphprune.api", "graphprune.runtimes", "onnxruntime", "onnxscript", suite):
         with suppress(ImportError):
             importlib.import_module(name)
 

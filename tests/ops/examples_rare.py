@@ -114,11 +114,11 @@ def fourier_over_time() -> Any:
     """
 )
 def col2im() -> Any:
-    """The four pixels of a patch are added into one channel of the image: they go together."""
+    """The four pixels of a patch, patches overlapping, are added into one channel of the image: they go together."""
     nodes = [
         node("Conv", "x a", "h", kernel_shape=[1]),
         node("Col2Im", "h size block", "f"),
         node("Conv", "f b", "y", kernel_shape=[1, 1]),
     ]
     weights = {"a": normal(16, 3, 1), "b": normal(2, 4, 1, 1), "size": [4, 4], "block": [2, 2]}
-    return model(nodes, weights, [1, 3, 4], [1, 2, 4, 4], 18)
+    return model(nodes, weights, [1, 3, 9], [1, 2, 4, 4], 18)
