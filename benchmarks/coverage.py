@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import pkgutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -142,8 +143,9 @@ def stops(graph: Any, frozen: list[Any], most: int = 3) -> list[str]:
 def warm_up(suite: str) -> None:
     """Import once, before the forks, what every case needs: its suite's library, and what compiles and runs models."""
     zoo.torchvision()
-    frontends = ("graphprune.frontends.torch", "graphprune.frontends.onnx")
-    for name in (*frontends, "graphprune.api", "graphprune.runtimes", "onnxruntime", "onnxscript", suite):
+    packages = [importlib.import_module(name) for name in ("graphprune", "graphprune.passes", "graphprune.runtimes")]
+    own = [m.name for p in packages for m in pkgutil.walk_packages(p.__path__, f"{p.__name__}.")]
+    for name in (*own, "onnxruntime", "onnxscript", suite):
         with suppress(ImportError):
             importlib.import_module(name)
 
