@@ -4,7 +4,7 @@
 
 Every model of a suite (`benchmarks/suites/`) is pruned with `channels=0.5` in a process of its own, from the module and
 from its ONNX export (`torch.onnx.export`, dynamo). Results are kept per suite in `.cache/bench/coverage-SUITE.jsonl`;
-whoever ran last writes them to `docs/measurements/coverage-SUITE.json`, and the page from all such files.
+at the end they go into `docs/measurements/coverage-SUITE.json`, and the page is written from all such files.
 """
 
 from __future__ import annotations
@@ -176,9 +176,8 @@ def run_suite(options: argparse.Namespace, suite: str, routes: list[str]) -> Non
     names = common.chosen(every, options.models)
     for part in (names[i : i + CHUNK] for i in range(0, len(names), CHUNK)):
         run_part(options, suite, part, routes)
-    known = common.load_results(options.results)
-    wanted = [f"{suite}/{route}/{name}" for name in every for route in (*ROUTES, "export")]
-    coverage_page.record(suite, [known[case] for case in wanted if case in known])
+    cases = [f"{suite}/{route}/{name}" for name in every for route in (*ROUTES, "export")]
+    coverage_page.record(suite, common.load_results(options.results), cases)
 
 
 def main() -> None:

@@ -30,19 +30,25 @@ def fell_short(record: Record) -> bool:
     return "error" in record or not good
 
 
-def record(suite: str, records: list[Record]) -> None:
-    """Write a suite's results, with what is needed to repeat them."""
+def record(suite: str, found: dict[str, Record], cases: list[str]) -> None:
+    """Write a suite's results in the order of `cases`, with what is needed to repeat them.
+
+    A case that was not run here keeps the result that is on record.
+    """
     FOLDER.mkdir(parents=True, exist_ok=True)
+    path = FOLDER / f"coverage-{suite}.json"
+    before = {item["case"]: item for item in json.loads(path.read_text())["records"]} if path.exists() else {}
+    known = before | found
+    records = [known[case] for case in cases if case in known]
     head = {
         "command": f"python -m benchmarks.coverage --suite {suite}",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": common.machine(),
         "versions": common.versions(),
-        "commits": sorted({record["commit"] for record in records}),
+        "commits": sorted({item["commit"] for item in records}),
     }
-    lines = ",\n".join(json.dumps(record) for record in records)
-    text = json.dumps(head, indent=1).removesuffix("\n}") + f',\n "records": [\n{lines}\n]}}\n'
-    (FOLDER / f"coverage-{suite}.json").write_text(text)
+    lines = ",\n".join(json.dumps(item) for item in records)
+    path.write_text(json.dumps(head, indent=1).removesuffix("\n}") + f',\n "records": [\n{lines}\n]}}\n')
 
 
 def publish(path: Path) -> None:

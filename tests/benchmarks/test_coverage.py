@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ def test_the_page_counts_results_and_says_what_stopped_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coverage_page, "FOLDER", tmp_path)
-    coverage_page.record("zoo", [GOOD, LARGE, WRONG, BROKEN, REFUSED])
+    found = {item["case"]: item for item in (GOOD, LARGE, WRONG, BROKEN, REFUSED)}
+    coverage_page.record("zoo", found, list(found))
     coverage_page.publish(tmp_path / "coverage.md")
     page = (tmp_path / "coverage.md").read_text()
     assert "| zoo | PyTorch | 2 | 2 | 2 | 1 | - |" in page
@@ -35,6 +37,15 @@ def test_the_page_counts_results_and_says_what_stopped_the_others(
     assert "| a | ONNX | 0.400 | not verified: differs by 3 |" in page
     assert "planning: stopped after 600 s" in page
     assert "| c | RuntimeError: no |" in page
+
+
+def test_a_case_that_was_not_run_keeps_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coverage_page, "FOLDER", tmp_path)
+    cases = [GOOD["case"], LARGE["case"]]
+    coverage_page.record("zoo", {GOOD["case"]: GOOD, LARGE["case"]: LARGE}, cases)
+    coverage_page.record("zoo", {LARGE["case"]: LARGE | {"ratio": 0.5}}, cases)
+    found = json.loads((tmp_path / "coverage-zoo.json").read_text())["records"]
+    assert [item["ratio"] for item in found] == [0.4, 0.5]
 
 
 def test_what_froze_most_parameters_comes_first() -> None:

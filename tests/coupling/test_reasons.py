@@ -41,7 +41,7 @@ def test_positions_are_told_from_channels() -> None:
     def call(m: Any, x: torch.Tensor) -> torch.Tensor:
         return m.head((m.stem(x).flatten(2).transpose(1, 2) + m.table).relu())
 
-    net = Net(call, stem=conv(3, 8), table=parameter(1, 36, 8), head=nn.Linear(8, 2))
+    net = Net(call, stem=conv(3, 8, 3), table=parameter(1, 36, 8), head=nn.Linear(8, 2))
     found = frozen(net, image())
     assert set(found) == {("stem.weight", 1), ("table", 1), ("head.weight", 0), ("head.bias", 0)}
     assert found["table", 1].cause == POSITION and found["table", 1].node == "add"
