@@ -1,16 +1,21 @@
-"""How compile time grows with depth: ResNets and DenseNets of 10 to 1,000 layers.
+"""How compile time grows: with depth (ResNets and DenseNets of 10 to 1,000 layers) and with nodes (100 to 50,000).
 
-    python -m benchmarks.growth
+    python -m benchmarks.growth [--models 'long-*']
 
 The networks are written as ONNX directly. Two DenseNets: in `densenet` depth adds dense blocks of twelve layers, so
 that size grows with depth; in `densenet-classic` four blocks share all the layers, so that every layer reads all
 earlier ones of its block and the number of weights itself grows with the square of the depth. The exponent is the
 slope of a least-squares line through log(time) over log(size), over all points and over the deeper half.
+
+The `long-*` families (`benchmarks.long_graphs`) have a given number of nodes. Each stage is timed by itself, in CPU
+time of the process, so that other work beside it counts as little as it can.
 """
 
 from __future__ import annotations
 
 import statistics
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +24,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks import common
+from benchmarks import common, long_graphs
 
 DEPTHS = (10, 20, 50, 100, 200, 500, 1000)
 FAMILIES = ("resnet", "densenet", "densenet-classic")
+LONG = tuple(f"long-{family}" for family in long_graphs.FAMILIES)
+NODES = (100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
+STAGES = ("load", "couple", "plan", "apply", "emit")
 ROUNDS = 5
 WIDTH = 32
 GROWTH = 8
@@ -97,11 +105,42 @@ def build(family: str, depth: int) -> onnx.ModelProto:
     return densenet(depth, BLOCK if family == "densenet" else -(-(depth - 2) // 4))
 
 
+def run_long(family: str, nodes: int, folder: Path) -> None:
+    """CPU time of each stage on one long network; the least of a few rounds."""
+    import graphprune as gp
+    from graphprune import frontends
+
+    path = folder / f"{family}-{nodes}.onnx"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        onnx.save(long_graphs.FAMILIES[family.removeprefix("long-")](nodes), path)
+    gp.load(path)  # what a process loads on first use is not counted
+    taken: dict[str, list[float]] = {stage: [] for stage in STAGES}
+
+    def timed(stage: str, action: Callable[[], Any]) -> Any:
+        start = time.process_time()
+        made = action()
+        taken[stage].append(time.process_time() - start)
+        return made
+
+    for _ in range(ROUNDS if nodes <= 5000 else 2):
+        graph = timed("load", lambda: gp.load(path))
+        coupling = timed("couple", lambda graph=graph: gp.couple(graph))
+        plan = timed("plan", lambda coupling=coupling: gp.plan(coupling, gp.channels(0.5)))
+        small = timed("apply", lambda coupling=coupling, plan=plan: gp.apply(coupling, plan))
+        timed("emit", lambda small=small: frontends.emit(small))
+    common.tell(nodes=len(graph.nodes), parameters=graph.parameter_count())
+    common.tell(**{f"{stage}_s": min(seconds) for stage, seconds in taken.items()})
+
+
 def run(case: str, folder: Path) -> None:
     """Time couple, plan (which couples and scores) and apply on one network; medians."""
     import graphprune as gp
 
     family, depth = case.split("/")
+    if family in LONG:
+        run_long(family, int(depth), folder)
+        return
     path = folder / f"{family}-{depth}.onnx"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,6 +185,23 @@ def fits(results: dict[str, dict[str, Any]], family: str) -> list[Any]:
     return [family, *(common.number(value) for value in found)]
 
 
+def long_fits(results: dict[str, dict[str, Any]], family: str) -> list[Any]:
+    """A long family's exponents over nodes, stage by stage: all sizes, and those from 1,000 nodes on."""
+    done = [r for case, r in results.items() if case.startswith(f"{family}/") and "emit_s" in r]
+    cells = []
+    for stage in STAGES:
+        parts = [[r for r in done if r["nodes"] >= least] for least in (0, 1000)]
+        slopes = [exponent([r["nodes"] for r in part], [r[f"{stage}_s"] for r in part]) for part in parts]
+        cells.append(" / ".join(common.number(slope) for slope in slopes))
+    return [family, *cells]
+
+
+def long_row(case: str, r: dict[str, Any]) -> list[Any]:
+    """A line of the table of long families."""
+    times = [common.number(r.get(f"{stage}_s"), 3) for stage in STAGES]
+    return [case.partition("/")[0], r.get("nodes"), r.get("parameters"), *times, r.get("error")]
+
+
 def row(case: str, r: dict[str, Any]) -> list[Any]:
     """A line of the table."""
     family, depth = case.split("/")
@@ -161,8 +217,10 @@ def main() -> None:
     if options.case:
         common.child(options, lambda case: run(case, options.cache))
         return
-    families = common.chosen(FAMILIES, options.models)
-    results = common.run_cases(options, [f"{family}/{depth}" for family in families for depth in DEPTHS])
+    families = common.chosen((*FAMILIES, *LONG), options.models)
+    cases = [f"{family}/{size}" for family in families for size in (NODES if family in LONG else DEPTHS)]
+    results = common.run_cases(options, cases)
+    deep, long = [family for family in families if family in FAMILIES], [f for f in families if f in LONG]
     slopes = ["family", "over depth", "over depth, deeper half", "over weight indices", "over parameters"]
     head = [
         "family",
@@ -178,8 +236,14 @@ def main() -> None:
     ]
     parts = [
         "Exponents of the total (plan, which includes coupling and scores, and apply):",
-        common.table(slopes, [fits(results, family) for family in families]),
-        common.table(head, [row(case, r) for case, r in results.items()]),
+        common.table(slopes, [fits(results, family) for family in deep]),
+        common.table(head, [row(case, r) for case, r in results.items() if case.split("/")[0] in deep]),
+        "By number of nodes, in CPU seconds. Exponents over all sizes / from 1,000 nodes on:",
+        common.table(["family", *STAGES], [long_fits(results, family) for family in long]),
+        common.table(
+            ["family", "nodes", "parameters", *(f"{stage} s" for stage in STAGES), "error"],
+            [long_row(case, r) for case, r in results.items() if case.split("/")[0] in long],
+        ),
     ]
     common.publish(options, "Growth of compile time with depth", parts)
 

@@ -12,6 +12,7 @@ import numpy as np
 from .counting import Counter
 from .coupling import Coupling, Group
 from .errors import InputError, TargetError
+from .graph import uncollected
 from .ops.base import Array
 from .plans import Plan, plan_groups
 from .selection import check_globs, matches
@@ -105,6 +106,7 @@ class _Ladder:
         return float(self.values[:, self.counts[level - 1] : self.counts[level]].mean())
 
 
+@uncollected()
 def make_plan(coupling: Coupling, scores: Array, target: Target, options: Options, criterion: str) -> Plan:
     """Choose what stays.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from .coupling import Coupling, Group, Use
 from .errors import InputError
-from .graph import Weight
+from .graph import Weight, uncollected
 from .ops import reader
 from .ops.base import Array, Block
 
@@ -38,6 +38,7 @@ def criterion(name: str) -> Callable[[Criterion], Criterion]:
     return register
 
 
+@uncollected()
 def score(
     coupling: Coupling, name: str = "l2", *, reduction: str = "sum", normalization: str = "mean", seed: int = 0
 ) -> Array:

@@ -9,7 +9,7 @@ from graphprune import criteria
 from graphprune.budgets import FLOOR, Options, Target, make_plan
 from graphprune.coupling import Coupling, Use, couple, requested
 from graphprune.errors import InputError, PassError
-from graphprune.graph import Graph, Value
+from graphprune.graph import Graph, Value, uncollected
 from graphprune.kept import Survivors, kept_rows
 from graphprune.ops import lookup
 from graphprune.ops.base import Array
@@ -18,6 +18,7 @@ from graphprune.plans import Plan
 from .base import Pass, register
 
 
+@uncollected()
 def remove_channels(coupling: Coupling, keep: Array) -> Graph:
     """A new graph with only the kept components; the coupling's graph is untouched.
 

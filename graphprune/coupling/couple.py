@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from ..errors import InputError
-from ..graph import Graph, Value
+from ..graph import Graph, Value, uncollected
 from ..ops import Block, known, lookup, reader
 from ..ops.base import Array
 from .components import Solution, solve
@@ -325,6 +325,7 @@ def _group(coupling: Coupling, born: _Births, index: int, rows: Array) -> Group:
     return Group(index, f"{value.name}[{axis}]", rows, width, exact, f"{value.shown}[{axis}]")
 
 
+@uncollected()
 def couple(graph: Graph, *, grouped: str = "within", rows: Sequence[str] = ()) -> Coupling:
     """Find the coupled groups of a graph.
 

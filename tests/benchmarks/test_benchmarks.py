@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from benchmarks import common, growth
+from benchmarks import common, growth, long_graphs
 
 
 def test_a_line_cut_short_is_run_again(tmp_path: Path) -> None:
@@ -42,3 +42,10 @@ def test_growth_networks_are_valid(family: str) -> None:
     onnx.checker.check_model(model, full_check=True)
     convolutions = sum(node.op_type == "Conv" for node in model.graph.node)
     assert 19 <= convolutions <= 24
+
+
+@pytest.mark.parametrize("family", long_graphs.FAMILIES)
+def test_long_networks_have_the_nodes_they_promise(family: str) -> None:
+    model = long_graphs.FAMILIES[family](100)
+    onnx.checker.check_model(model, full_check=True)
+    assert 95 <= len(model.graph.node) <= 130

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from ...errors import GraphPruneError
-from ...graph import Graph, Node, Value, Weight
+from ...graph import Graph, Node, Value, Weight, uncollected
 from . import raise_fused, raise_shape  # noqa: F401  (they register the raisings)
 from .create import create_node
 from .emit_body import resized, write_bodies
@@ -37,6 +37,7 @@ def fill(model: ModelProto, weights: dict[str, Weight]) -> None:
         tensor.CopyFrom(full)
 
 
+@uncollected()
 def build(graph: Graph) -> tuple[ModelProto, dict[str, Weight]]:
     """The model with empty initializers, and the weights that belong into them."""
     writer = Writer(graph)

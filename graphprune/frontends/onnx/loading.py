@@ -11,7 +11,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from ...errors import GraphPruneError, InputError
-from ...graph import Graph, Node, Value, Weight
+from ...graph import Graph, Node, Value, Weight, uncollected
 from . import (  # noqa: F401  (they register the lowerings)
     lower_attention,
     lower_axes,
@@ -58,6 +58,7 @@ def from_model(model: ModelProto, input_shapes: InputShapes | None = None, base_
     return _graph(model, input_shapes, folder, model.graph.name or "the model")
 
 
+@uncollected()
 def _graph(model: ModelProto, input_shapes: InputShapes | None, folder: Path | None, file: str) -> Graph:
     weights = {t.name: weight_of(t, folder, file) for t in model.graph.initializer}
     weights.update({s.values.name: dense_weight(s) for s in model.graph.sparse_initializer})
