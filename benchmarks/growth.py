@@ -29,7 +29,7 @@ from benchmarks import common, long_graphs
 DEPTHS = (10, 20, 50, 100, 200, 500, 1000)
 FAMILIES = ("resnet", "densenet", "densenet-classic")
 LONG = tuple(f"long-{family}" for family in long_graphs.FAMILIES)
-NODES = (100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
+NODES = (100, 500, 2000, 5000, 10000, 50000)
 STAGES = ("load", "couple", "plan", "apply", "emit")
 ROUNDS = 5
 WIDTH = 32
@@ -114,7 +114,7 @@ def run_long(family: str, nodes: int, folder: Path) -> None:
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         onnx.save(long_graphs.FAMILIES[family.removeprefix("long-")](nodes), path)
-    gp.load(path)  # what a process loads on first use is not counted
+    frontends.frontend("onnx").from_model(long_graphs.mlp(20))  # what a process imports on first use is not counted
     taken: dict[str, list[float]] = {stage: [] for stage in STAGES}
 
     def timed(stage: str, action: Callable[[], Any]) -> Any:
@@ -123,7 +123,7 @@ def run_long(family: str, nodes: int, folder: Path) -> None:
         taken[stage].append(time.process_time() - start)
         return made
 
-    for _ in range(ROUNDS if nodes <= 5000 else 2):
+    for _ in range(ROUNDS if nodes <= 2000 else 2):
         graph = timed("load", lambda: gp.load(path))
         coupling = timed("couple", lambda graph=graph: gp.couple(graph))
         plan = timed("plan", lambda coupling=coupling: gp.plan(coupling, gp.channels(0.5)))
