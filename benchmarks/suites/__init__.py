@@ -7,6 +7,8 @@ A suite `NAME` is the module `benchmarks.suites.NAME_models` with
   `benchmarks.random_weights`: `vary`, `awaken`), and inputs as `graphprune.capture` takes them: a tensor, a tuple of
   positional arguments or a dict of keyword arguments. Equal for every call (seed it).
 
+A suite of ONNX files has, in place of `build`, `write(name, path)`, which makes the file; it has no PyTorch route.
+
 It may import its library only inside these functions.
 """
 
@@ -27,6 +29,21 @@ class Suite(Protocol):
 
     def build(self, name: str) -> tuple[nn.Module, Any]:
         """A model and example inputs for it."""
+
+
+class Files(Protocol):
+    """What the module of a suite of files offers."""
+
+    def names(self) -> list[str]:
+        """The models, smallest first."""
+
+    def write(self, name: str, path: Path) -> None:
+        """Make the file."""
+
+
+def files(name: str) -> Files:
+    """A suite of files by name."""
+    return suite(name)  # type: ignore[return-value]
 
 
 def suites() -> list[str]:

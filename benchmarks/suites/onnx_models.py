@@ -1,0 +1,93 @@
+"""ONNX files as they are found: the onnx package's `light` models, and exports by both exporters at several opsets.
+
+The names say how a file comes about: `light/NAME` as shipped (each weight one number repeated), `light-random/NAME`
+with random weights, `EXPORTER-OPSET/NAME` from a small network of `onnx_networks`, `converted-21/NAME` the TorchScript
+export at opset 17 after `onnx.version_converter`, `simplified/NAME` after onnxsim, `ort-basic/NAME` after onnxruntime's
+basic optimisation. The dynamo exporter writes no opset below 18.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto, numpy_helper
+
+from benchmarks.suites.onnx_networks import NETWORKS, dynamo, torchscript
+
+EXPORTS = {
+    **{f"torchscript-{opset}": (torchscript, opset) for opset in (13, 17, 20)},
+    **{f"dynamo-{opset}": (dynamo, opset) for opset in (18, 21, 23)},
+}
+
+
+def _light() -> dict[str, Path]:
+    folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+    return {path.stem.removeprefix("light_"): path for path in sorted(folder.glob("*.onnx"))}
+
+
+def names() -> list[str]:
+    """Small networks first."""
+    made = [f"{how}/{name}" for how in (*EXPORTS, *CHANGED) for name in NETWORKS]
+    return [*made, *(f"{kind}/{name}" for kind in ("light", "light-random") for name in _light())]
+
+
+def write(name: str, path: Path) -> None:
+    """Make the file."""
+    how, _, model = name.partition("/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if how in EXPORTS:
+        export, opset = EXPORTS[how]
+        export(model, opset, path)
+    elif how in CHANGED:
+        torchscript(model, 17, path)
+        CHANGED[how](path)
+    else:
+        source = onnx.load(_light()[model])
+        onnx.save(_randomised(source) if how == "light-random" else source, path)
+
+
+def _convert(path: Path) -> None:
+    onnx.save(onnx.version_converter.convert_version(onnx.load(path), 21), path)
+
+
+def _simplify(path: Path) -> None:
+    import onnxsim
+
+    onnx.save(onnxsim.simplify(onnx.load(path))[0], path)
+
+
+def _optimise(path: Path) -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+
+CHANGED: dict[str, Callable[[Path], None]] = {
+    "converted-21": _convert,
+    "simplified": _simplify,
+    "ort-basic": _optimise,
+}
+
+
+def _randomised(model: ModelProto) -> ModelProto:
+    """Nodes that fill a weight with one number become random weights."""
+    random, graph = np.random.default_rng(0), model.graph
+    shapes = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    kept = []
+    for node in graph.node:
+        if node.op_type != "ConstantOfShape" or node.input[0] not in shapes:
+            kept.append(node)
+            continue
+        shape = tuple(int(n) for n in shapes[node.input[0]])
+        spread = random.standard_normal(shape) / np.sqrt(max(1, int(np.prod(shape[1:]))))
+        array = spread if len(shape) > 1 else random.uniform(0.5, 1.5, shape)
+        graph.initializer.append(numpy_helper.from_array(np.asarray(array, np.float32), node.output[0]))
+    del graph.node[:]
+    graph.node.extend(kept)
+    return model
