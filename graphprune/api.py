@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import budgets, coupling, criteria, frontends
+from . import budgets, coupling, criteria, depth, frontends
 from . import proof as proving
 from .budgets import FLOOR, Options, Target, channels, macs, params
 from .coupling import Coupling
@@ -23,16 +23,18 @@ from .graph import Graph
 from .measuring import benchmark
 from .passes.base import Pass
 from .passes.pipeline import PassTiming, parse_pipeline, run_pipeline
+from .passes.remove_blocks import RemoveBlocks
 from .passes.remove_channels import RemoveChannels, remove_channels
 from .plans import Plan
-from .report import InspectReport, PassRow, Report
-from .report.build import inspection, pruning_report
+from .report import BlocksReport, InspectReport, PassRow, Report
+from .report.build import blocks_report, inspection, pruning_report
 
 __all__ = [
     "Plan",
     "Result",
     "apply",
     "benchmark",
+    "blocks",
     "capture",
     "channels",
     "couple",
@@ -68,6 +70,15 @@ def capture(module: Any, example_inputs: Any) -> Graph:
 def couple(graph: Graph, *, grouped: str = "within") -> Coupling:
     """The coupled groups of a graph: iterate, print, look at."""
     return coupling.couple(graph, grouped=grouped)
+
+
+def blocks(graph: Graph, criterion: str | depth.Score = "norm", *, kind: str = "") -> list[depth.Block]:
+    """What `remove-blocks` may take out: whole repeated blocks, then residual branches, in the order of the graph.
+
+    `criterion` scores them: a name, or a function from a block to a number. `kind` is "block", "branch" or "" (both).
+    """
+    found = depth.score(depth.find_blocks(graph), criterion)
+    return [block for block in found if kind in ("", block.kind)]
 
 
 def plan(
@@ -139,8 +150,9 @@ def save(graph: Graph, path: str | Path) -> None:
 def optimize(graph: Graph, pipeline: str, verify_each: bool = False) -> tuple[Graph, list[PassRow]]:
     """Run a textual pipeline of passes; returns the new graph and each pass's time.
 
-    `verify_each` also runs the model before and after every pass: all must compute the same, and remove-channels what
-    the masked model computes. Raises InputError for a bad pipeline, PassError naming the pass that broke the graph.
+    `verify_each` also runs the model before and after every pass: all must compute the same, remove-channels and
+    remove-blocks what the model computes with that masked or bypassed. Raises InputError for a bad pipeline,
+    PassError naming the pass that broke the graph.
     """
     check = _verify_pass if verify_each else None
     result, timings = run_pipeline(graph, parse_pipeline(pipeline), verify_each=check)
@@ -155,7 +167,8 @@ def _verify_pass(before: Graph, after: Graph, step: Pass) -> None:
     else:
         coupled = coupling.couple(before)
         keep = np.ones(coupled.count, bool)
-    proof = proving.verify(coupled, keep, _foreign(after))
+    without = step.choose(before) if isinstance(step, RemoveBlocks) else ()
+    proof = proving.verify(coupled, keep, _foreign(after), without=without)
     if not proof.passed:
         why = f": {proof.detail}" if proof.detail else ""
         raise VerificationError(f"the outputs differ by {proof.max_error:.2g} (allowed: {proof.tolerance:.2g}){why}")
@@ -163,6 +176,11 @@ def _verify_pass(before: Graph, after: Graph, step: Pass) -> None:
 
 def _pass_row(timing: PassTiming) -> PassRow:
     return PassRow(timing.name, timing.seconds, timing.changed)
+
+
+def inspect_blocks(graph: Graph, criterion: str | depth.Score = "norm") -> BlocksReport:
+    """What `blocks` finds, as a report."""
+    return blocks_report(graph, blocks(graph, criterion))
 
 
 def inspect(graph: Graph, *, grouped: str = "within") -> InspectReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import prod
 
 import numpy as np
@@ -21,8 +22,13 @@ def macs(graph: Graph) -> int:
 
     convolutions, matrix products, attention, recurrent layers.
     """
+    return macs_of(graph.flat_nodes)
+
+
+def macs_of(nodes: Iterable[Node]) -> int:
+    """Multiply-accumulates of some nodes of a graph."""
     total = 0.0
-    for node in graph.flat_nodes:
+    for node in nodes:
         rule = lookup(node.kind).cost
         if rule is not None and all(v is None or v.shape is not None for v in (*node.inputs, *node.outputs)):
             for cost in rule(node):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import frontends
+from . import depth, frontends
 from .coupling import Coupling
 from .errors import BackendError
 from .frontends.treatment import Compaction, Index, Treatment
@@ -91,6 +91,15 @@ def _add_masks(found: Treatment, value: Value, coupling: Coupling, alive: Array)
         found.masks[value.name] = masks
 
 
+def _take_out(treated: Treatment, blocks: Sequence[depth.Block]) -> None:
+    """The result of a branch becomes zero where it is added; the end of a whole block becomes its beginning."""
+    for block in blocks:
+        if block.add is None:
+            treated.bypass[block.target.name] = block.source.name
+        else:
+            treated.masks[block.target.name] = [np.zeros((1,) * block.target.rank, bool)]
+
+
 def _mask(value: Value, block: Block, mask: Array) -> Array:
     """The block's mask on all axes of the value."""
     shape = [1] * value.rank
@@ -155,9 +164,13 @@ def _index(x: Value, block: Block, mask: Array, axis: int) -> Index:
 class Reference:
     """What the masked original computes on random inputs, for comparing any number of candidates with it."""
 
-    def __init__(self, coupling: Coupling, keep: Array, *, inputs: int = 3, seed: int = 0) -> None:
+    def __init__(
+        self, coupling: Coupling, keep: Array, *, inputs: int = 3, seed: int = 0, without: Sequence[depth.Block] = ()
+    ) -> None:
         graph = self._graph = coupling.graph
-        self._run = _runner(graph, frontends.of(graph).instrument(graph, treatment(coupling, keep)))
+        treated = treatment(coupling, keep)
+        _take_out(treated, without)
+        self._run = _runner(graph, frontends.of(graph).instrument(graph, treated))
         self._alive = keep[coupling.component]
         renumbered = {v for table in coupling.tables for v, _ in table.outputs}
         ends = (*graph.inputs, *graph.outputs)
@@ -236,9 +249,20 @@ def _renumber(kept: Array, ids: Array) -> Array:
     return np.searchsorted(kept, ids).astype(ids.dtype)
 
 
-def verify(coupling: Coupling, keep: Array, pruned: Any, *, inputs: int = 3, seed: int = 0) -> Proof:
-    """Compare a foreign model (`ModelProto`, path or `nn.Module`) with the masked original on random inputs."""
-    return Reference(coupling, keep, inputs=inputs, seed=seed).compare(pruned)
+def verify(
+    coupling: Coupling,
+    keep: Array,
+    pruned: Any,
+    *,
+    inputs: int = 3,
+    seed: int = 0,
+    without: Sequence[depth.Block] = (),
+) -> Proof:
+    """Compare a foreign model (`ModelProto`, path or `nn.Module`) with the masked original on random inputs.
+
+    `without` are blocks of the original that are taken out of it as well.
+    """
+    return Reference(coupling, keep, inputs=inputs, seed=seed, without=without).compare(pruned)
 
 
 @contextmanager

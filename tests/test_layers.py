@@ -18,7 +18,7 @@ ORDER = [
     {"report", "measuring"},
     {"runtimes", "proof"},
     {"passes"},
-    {"plans", "budgets"},
+    {"plans", "budgets", "depth"},
     {"selection"},
     {"criteria", "counting", "kept"},
     {"coupling"},

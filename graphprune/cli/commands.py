@@ -66,15 +66,19 @@ def root(
 
 @app.command()
 def inspect(
-    model: opt.Model, input_shape: opt.InputShape = None, every: opt.All = False, as_json: opt.Json = False
+    model: opt.Model,
+    blocks: Annotated[bool, typer.Option("--blocks", help="Show blocks and branches for remove-blocks.")] = False,
+    input_shape: opt.InputShape = None,
+    every: opt.All = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Show what can be pruned: the coupled groups, what is frozen and why."""
     shapes = parse_shapes(input_shape or [])
     check_model(model)
     with working("reading the model") as progress:
         graph = _api().load(model, shapes)
-        progress("coupling")
-        found = replace(_api().inspect(graph), model=model)
+        progress("looking for blocks" if blocks else "coupling")
+        found = replace(_api().inspect_blocks(graph) if blocks else _api().inspect(graph), model=model)
     if as_json:
         _print_json(found.to_json())
     else:

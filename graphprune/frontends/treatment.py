@@ -30,7 +30,11 @@ class Compaction:
 
 @dataclass
 class Treatment:
-    """Masks by value name (bool, broadcastable, True = kept) and compactions by node name."""
+    """Masks by value name (bool, broadcastable, True = kept) and compactions by node name.
+
+    `bypass` names, for a computed value, an earlier one of the same shape that takes its place.
+    """
 
     masks: dict[str, list[np.ndarray]] = field(default_factory=dict)
     compactions: dict[str, Compaction] = field(default_factory=dict)
+    bypass: dict[str, str] = field(default_factory=dict)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from .data import (
+    BlockRow,
+    BlocksReport,
     FrozenRow,
     GroupRow,
     InspectReport,
@@ -16,6 +18,8 @@ from .data import (
 from .render import render_bench, render_inspect, render_passes, render_proof, render_report
 
 __all__ = [
+    "BlockRow",
+    "BlocksReport",
     "FrozenRow",
     "GroupRow",
     "InspectReport",

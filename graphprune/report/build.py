@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 
 from .. import counting
 from ..coupling import Coupling
+from ..depth import Block
 from ..graph import Graph, Value
 from ..plans import Plan
 from ..proof import Proof
-from .data import FrozenRow, GroupRow, InspectReport, Measure, Report, UnknownRow
+from .data import BlockRow, BlocksReport, FrozenRow, GroupRow, InspectReport, Measure, Report, UnknownRow
 
 _FORMS = {
     "module": "own class",
@@ -36,6 +38,31 @@ def inspection(coupled: Coupling) -> InspectReport:
         _touched(coupled),
         {value.label: name for name, value in graph.weights().items() if value.label},
     )
+
+
+def blocks_report(graph: Graph, blocks: Sequence[Block]) -> BlocksReport:
+    """The removable blocks of a graph."""
+    kinds: dict[tuple[str, str], int] = {}
+    rows = []
+    for block in blocks:
+        number = kinds.setdefault((block.kind, block.structure), len(kinds))
+        weights = [v.shown for v in (*block.weights, *block.shared)]
+        rows.append(
+            BlockRow(
+                block.name,
+                block.kind,
+                number,
+                len(block.nodes),
+                block.parameters,
+                block.macs,
+                block.score,
+                weights,
+                block.source.name,
+                block.target.name,
+                block.outer,
+            )
+        )
+    return BlocksReport(graph.name, graph.parameter_count(), counting.macs(graph), rows)
 
 
 def pruning_report(

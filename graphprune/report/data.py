@@ -117,6 +117,47 @@ class InspectReport:
 
 
 @dataclass(frozen=True)
+class BlockRow:
+    """One removable block: `kind` is "block" or "branch"; those of one number in `structure` are built alike.
+
+    `parameters` are those that only it reads. `score` is relative to the mean over its structure; the smallest go
+    first. `outer` says that other blocks lie within it, so that it goes only by name.
+    """
+
+    name: str
+    kind: str
+    structure: int
+    nodes: int
+    parameters: int
+    macs: int
+    score: float
+    weights: list[str] = field(default_factory=list)
+    source: str = ""
+    target: str = ""
+    outer: bool = False
+
+
+@dataclass(frozen=True)
+class BlocksReport:
+    """What `remove-blocks` may take out of a model."""
+
+    model: str
+    parameters: int
+    macs: int
+    blocks: list[BlockRow]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON-ready data."""
+        return {"format": "graphprune-blocks/1", **_fields(self)}
+
+    def render(self, console: Console, *, every: bool = True) -> None:
+        """Print the table, which always shows every block."""
+        from .render import render_blocks
+
+        render_blocks(self, console)
+
+
+@dataclass(frozen=True)
 class Report:
     """What one pruning did.
 

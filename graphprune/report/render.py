@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ..runtimes.timing import Comparison, describe
 from .causes import frozen_lines, unknown_lines
-from .data import GroupRow, InspectReport, PassRow, Report
+from .data import BlocksReport, GroupRow, InspectReport, PassRow, Report
 from .groups import groups_table
 
 if TYPE_CHECKING:
@@ -96,6 +96,27 @@ def _legend(report: InspectReport, folded: bool) -> list[str]:
     if folded:
         lines.insert(1, "x3: three groups that differ by a layer number, their parameters together; --all shows each.")
     return lines
+
+
+def render_blocks(report: BlocksReport, console: Console) -> None:
+    """One line per block, with what it costs and what it is worth."""
+    table = _table(f"Removable blocks of {report.model}")
+    table.add_column("name", overflow="fold")
+    table.add_column("kind", no_wrap=True)
+    for title in ("alike", "parameters", "share", "MACs", "score"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in report.blocks:
+        share = f"{row.parameters / report.parameters:.1%}" if report.parameters else "-"
+        counts = [count_text(row.parameters), share, count_text(row.macs), f"{row.score:.3f}"]
+        cells = [row.name, row.kind + (" around others" if row.outer else ""), f"{row.structure}", *counts]
+        table.add_row(*map(Text, cells))
+    console.print(table)
+    _say(
+        console,
+        "A block is a whole repeated layer; a branch is added to the value it is computed from. Those of one number"
+        " under 'alike' are built alike, and 'score' compares the size of their weights with the mean of these: the"
+        " smallest go first.",
+    )
 
 
 def _totals(report: InspectReport) -> str:

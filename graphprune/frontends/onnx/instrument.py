@@ -71,6 +71,10 @@ class _Instrumenter(Writer):
                 final = self.name(value)
                 raw = self._detach(final, start)
                 self._mask(raw, value, final)
+            if value.name in self.treatment.bypass:
+                final, source = self.name(value), self.values[self.treatment.bypass[value.name]]
+                self._detach(final, start)
+                self.node("Identity", [self.name(source)], final)
 
     def _detach(self, name: str, start: int) -> str:
         """Give what makes `name` (among the nodes from `start` on) another output name."""

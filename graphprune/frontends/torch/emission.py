@@ -17,6 +17,7 @@ from .execute import example_inputs, instrument, random_inputs, run
 from .graph_module import to_graph_module
 from .origin import origin_of
 from .own_class import Setting, apply_setting, rebuild, settings, size_changes
+from .shortening import Shortening, shortenings
 from .tracing import first_line, split_inputs
 
 # Largest difference, relative to the largest magnitude, at which two runs of the same operators agree.
@@ -46,8 +47,8 @@ def emit(graph: Graph, *, own_class: bool = True, trial: Trial | None = None) ->
     """Write a graph back as a module, in eval mode.
 
     The own class is taken where `trial` finds nothing wrong with it: first as rebuilt, then with size attributes
-    adapted. Without one, it is run beside the graph on the example and on random inputs. It is out of the question
-    where a pass has taken a tensor out of the graph (a folded batch norm) that the class would go on reading.
+    adapted. Without one, it is run beside the graph on the example and on random inputs. Where a pass has taken tensors
+    out of the graph (with a layer, or a folded batch norm), the modules that read them are taken out, too.
     """
     origin = origin_of(graph)
     example = example_inputs(graph)
@@ -55,23 +56,41 @@ def emit(graph: Graph, *, own_class: bool = True, trial: Trial | None = None) ->
         return _as_graph(graph, "a .pt2 file holds no class", example)
     if not own_class:
         return Emitted(to_graph_module(graph), "graph", "its own class was found to compute something else", example)
-    left = sorted(origin.read - graph.weights().keys())
-    if left:
+    left = sorted((origin.read & origin.tensors.tensors.keys()) - graph.weights().keys())
+    ways = shortenings(graph, left) if left else [_as_it_is]
+    if not ways:
         reason = f"{type(origin.module).__name__} reads {left[0]}, which the rewritten graph does without"
         return _as_graph(graph, reason, example)
-    try:
-        module = rebuild(graph)
-    except Exception as error:
-        return _as_graph(graph, f"the module cannot be copied: {first_line(error)}", example)
     trial = trial or _Beside(instrument(graph, Treatment()), [random_inputs(graph, 1), example])
-    problem = trial(module)
-    if not problem:
-        return Emitted(module, "module", "", example)
-    adapted = _adapt(module, settings(module, size_changes(graph)), trial)
-    if adapted is not None:
-        return Emitted(module, "module", f"adapted {adapted}", example)
+    problem = ""
+    for way in ways:
+        try:
+            module, note, found = _own(graph, way, trial)
+        except Exception as error:
+            return _as_graph(graph, f"the module cannot be copied: {first_line(error)}", example)
+        if not found:
+            return Emitted(module, "module", note, example)
+        problem = found
     reason = f"{type(origin.module).__name__} as it stands does not do: {problem}"
     return _as_graph(graph, reason, example)
+
+
+def _as_it_is(module: nn.Module) -> str:
+    return ""
+
+
+def _own(graph: Graph, way: Shortening, trial: Trial) -> tuple[nn.Module, str, str]:
+    """The own class, shortened in one way and adapted where it has to be; what was done to it, and what is wrong."""
+    module = rebuild(graph)
+    found = settings(module, size_changes(graph))
+    note = way(module)
+    problem = trial(module)
+    if not problem:
+        return module, note, ""
+    adapted = _adapt(found, module, trial)
+    if adapted is None:
+        return module, note, problem
+    return module, "; ".join(filter(None, (note, f"adapted {adapted}"))), ""
 
 
 def _as_graph(graph: Graph, reason: str, example: Any) -> Emitted:
@@ -145,22 +164,22 @@ def difference(got: list[np.ndarray], expected: list[np.ndarray]) -> str:
     return ""
 
 
-def _adapt(module: nn.Module, found: list[Setting], trial: Trial) -> str | None:
+def _adapt(found: list[Setting], module: nn.Module, trial: Trial) -> str | None:
     """Try size attributes at their new values: all, then those with several candidates one by one."""
     if not found:
         return None
     chosen = {s: s.candidates[0] for s in found}
     for setting, value in chosen.items():
-        apply_setting(module, setting, value)
+        apply_setting(setting, value)
     if not trial(module):
         return _describe(chosen)
     for setting in found[:16]:
         for value in (setting.before, *setting.candidates[1:]):
-            apply_setting(module, setting, value)
+            apply_setting(setting, value)
             if not trial(module):
                 chosen[setting] = value
                 return _describe(chosen)
-        apply_setting(module, setting, chosen[setting])
+        apply_setting(setting, chosen[setting])
     return None
 
 

@@ -109,6 +109,8 @@ class _Reference(nn.Module):
         self._masks = {
             name: [torch.from_numpy(np.ascontiguousarray(m)) for m in masks] for name, masks in treatment.masks.items()
         }
+        known = {v.name: v for v in graph.values()} if treatment.bypass else {}
+        self._bypass = {name: known[source] for name, source in treatment.bypass.items()}
         self._calls: list[tuple[Node, Calls]] = [(n, call_of(n, self._constant)) for n in graph.nodes]
         # Weights that lie in a file are read each time they are used: there may be more than memory holds.
         here = [v for v in graph.weights().values() if v.weight is not None and not v.weight.lazy]
@@ -133,7 +135,10 @@ class _Reference(nn.Module):
             env[value] = self._masked(value, given[value.name])
         for node, calls in self._calls:
             results = self._run(node, calls, [None if v is None else self._get(env, v) for v in node.inputs])
-            env.update((v, self._masked(v, r)) for v, r in zip(node.outputs, results, strict=True))
+            for value, result in zip(node.outputs, results, strict=True):
+                env[value] = self._masked(value, result)
+                if value.name in self._bypass:
+                    env[value] = env[self._bypass[value.name]]
         flat = fill(self._origin.result, [self._get(env, v) for v in self._graph.outputs])
         return self._origin.exported.graph._codegen.process_outputs(flat)
 

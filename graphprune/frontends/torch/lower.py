@@ -19,6 +19,7 @@ from .origin import Origin, Slot, Source, Submodule
 from .registry import Call, Name, Spec, lowering_of
 
 aten = torch.ops.aten
+_PURE = frozenset("associative_scan cond flex_attention map_impl scan while_loop".split())
 _DROPPED = frozenset(
     "_assert_tensor_metadata _assert_async _assert_scalar sym_constrain_range sym_constrain_range_for_size".split()
 )
@@ -223,7 +224,7 @@ class _Walk:
             return Slot(len(inputs) - 1)
 
         args, kwargs = _map(node.args, place), _map(dict(node.kwargs), place)
-        attrs = {"subgraph": subgraph}
+        attrs = {"subgraph": subgraph, **({"writes": True} if _writes(node.target) else {})}
         return self._add(node, "unknown", attrs, inputs, target or node.target, args, kwargs)
 
     def _add(
@@ -289,6 +290,11 @@ class _Walk:
 
     def _constant(self, node: fx.Node) -> torch.Tensor | None:
         return self._folder.tensor(self._aliases.root(node))
+
+
+def _writes(target: Any) -> bool:
+    """Whether a call may change its arguments; of higher-order operators, only a few are known not to."""
+    return mutates(target) if isinstance(target, OpOverload) else str(target) not in _PURE
 
 
 def _map(value: Any, place: Any) -> Any:

@@ -109,8 +109,9 @@ def _integers(value: Any) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A size attribute that could follow a change: set `name` of the module at `path` to one of `candidates`."""
+    """A size attribute that could follow a change: set `name` of `owner`, the module at `path`, to a candidate."""
 
+    owner: nn.Module
     path: str
     name: str
     before: Any
@@ -127,7 +128,7 @@ def settings(module: nn.Module, changes: dict[str, Change]) -> list[Setting]:
         for name, value in vars(child).items():
             candidates = _candidates(value, change)
             if candidates and not name.startswith("_"):
-                found.append(Setting(path, name, value, candidates))
+                found.append(Setting(child, path, name, value, candidates))
     return found
 
 
@@ -140,6 +141,6 @@ def _candidates(value: Any, change: Change) -> tuple[Any, ...]:
     return ()
 
 
-def apply_setting(module: nn.Module, setting: Setting, value: Any) -> None:
+def apply_setting(setting: Setting, value: Any) -> None:
     """Set a size attribute."""
-    setattr(module.get_submodule(setting.path), setting.name, value)
+    setattr(setting.owner, setting.name, value)
