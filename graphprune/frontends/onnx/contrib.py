@@ -64,7 +64,7 @@ def contrib_types(node: NodeProto, types: Mapping[str, TypeProto], attrs: Mappin
         return {}
     try:
         found = infer([*shapes, *[None] * 16], attrs)
-    except (TypeError, IndexError, ValueError, KeyError):  # inference is advice: what it cannot tell stays unknown
+    except Exception:  # inference is advice: what it cannot tell stays unknown
         return {}
     kind = _element(node, types)
     pairs = zip(node.output, found, strict=False)
@@ -137,18 +137,19 @@ def _matmul(shapes: Sequence[Any], attrs: Mapping[str, Any]) -> list[Shape | Non
         return [None]
     flags = attrs.get("transA"), attrs.get("transB")
     a, b = ((*s[:-2], s[-1], s[-2]) if flag else s for s, flag in zip(shapes[:2], flags, strict=True))
-    return [(*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])]
+    return [(*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1]) if a[-1] == b[-2] else None]
 
 
 @infers("QGemm")
 def _gemm(shapes: Sequence[Any], attrs: Mapping[str, Any]) -> list[Shape | None]:
-    a, b = shapes[0], shapes[3]
-    return [(a[1] if attrs.get("transA") else a[0], b[0] if attrs.get("transB") else b[1])]
+    a = shapes[0][::-1] if attrs.get("transA") else shapes[0]
+    b = shapes[3][::-1] if attrs.get("transB") else shapes[3]
+    return [(a[0], b[1]) if a[1] == b[0] else None]
 
 
 @infers("MatMulNBits")
 def _matmul_nbits(shapes: Sequence[Any], attrs: Mapping[str, Any]) -> list[Shape | None]:
-    return [(*shapes[0][:-1], int(attrs["N"]))]
+    return [(*shapes[0][:-1], int(attrs["N"])) if shapes[0][-1] == int(attrs["K"]) else None]
 
 
 @infers("Attention", "QAttention")
@@ -195,12 +196,14 @@ def _quantised_conv(shapes: Sequence[Any], attrs: Mapping[str, Any]) -> list[Sha
 def _quantised_pool(shapes: Sequence[Any], attrs: Mapping[str, Any]) -> list[Shape | None]:
     x, last = shapes[0], bool(attrs.get("channels_last"))
     channels = x[-1] if last else x[1]
-    return [_conv(x, (channels, 1, *attrs["kernel_shape"]), attrs, last=last)]
+    return [_conv(x, (channels, 1, *attrs["kernel_shape"]), attrs, last=last, groups=channels)]
 
 
-def _conv(x: Shape, weight: Shape, attrs: Mapping[str, Any], *, last: bool) -> Shape:
+def _conv(x: Shape, weight: Shape, attrs: Mapping[str, Any], *, last: bool, groups: int = 1) -> Shape:
     """The output of a convolution (or pool, with the shape of a weight made up); channels last or second."""
     spatial = x[1:-1] if last else x[2:]
+    if (x[-1] if last else x[1]) != weight[1] * int(attrs.get("group", groups)):
+        raise ValueError("the channels of data and weight differ")
     plain = NodeProto(op_type="Conv", input=["x", "w"], output=["y"])
     schema = defs.get_schema("Conv", 11, "")
     names = schema.attributes.keys() & attrs.keys() - {"group", "kernel_shape"}

@@ -198,7 +198,7 @@ class _Loader:
         attrs = dict(lowered.attrs)
         if lowered.kind == "unknown":
             attrs["subgraph"] = any(True for _ in subgraphs(proto))
-        node = Node(lowered.kind, self._name(proto, index), inputs, outputs, attrs, proto.op_type)
+        node = Node(lowered.kind, self._name(proto, index), inputs, outputs, attrs, _operator(proto))
         node.source = Source(proto, (*slots, *(-1 for _ in outer)), outer)
         node.scope = scope_of(proto)
         return [node]
@@ -364,6 +364,12 @@ def _set_statistics_apart(nodes: list[Node]) -> None:
     for value, found in roles.items():
         if value.weight is not None and found == {True}:
             value.weight.trainable = False
+
+
+def _operator(proto: NodeProto) -> str:
+    """The operator's name, with its domain where that is neither ONNX's nor onnxruntime's usual one."""
+    place = domain(proto)
+    return str(proto.op_type) if place in ("", "com.microsoft") else f"{place}.{proto.op_type}"
 
 
 def _last_output(proto: NodeProto) -> int:

@@ -56,7 +56,7 @@ def _projected(view: View, past: int, coding: Coding | None = None) -> Lowered |
     """Query, key and value made from one input by one weight whose columns are theirs, one after the other."""
     sketch, count = Sketch(view), int(view.attr("num_heads"))
     x, weight, bias = sketch.given(0), sketch.given(1, coding), sketch.input(2)
-    if view.attr("do_rotary") or x.rank != 3 or weight.rank != 2:
+    if view.attr("do_rotary") or x.rank != 3 or weight.rank != 2 or x.shape[2] != weight.shape[0]:
         return None
     shape = (*x.shape[:2], weight.shape[1])
     packed = sketch.step("matmul", [x, weight, bias], shape, "packed", trans_a=False, trans_b=False)

@@ -106,9 +106,9 @@ def group_norm(view: View) -> Lowered | None:
     """A group norm with channels last (or second), after a residual addition where there is one."""
     sketch, groups = Sketch(view), int(view.attr("groups"))
     x, scale, shift = sketch.given(0), sketch.given(1), sketch.given(2)
-    if x.rank != 4:
-        return None
     last = bool(view.attr("channels_last", 1))
+    if x.rank != 4 or x.shape[3 if last else 1] % groups:
+        return None
     if view.op == "SkipGroupNorm":
         x = _with_skip(sketch, x, last)
     if last:

@@ -23,7 +23,7 @@ def _weight(view: View, data: int, scale: int | None, zero: int | None, axis: in
     layouts: list[Layout] = [Layout()]
     for slot in (scale, zero):
         sizes = view.shape(slot) if slot is not None and view.has(slot) else ()
-        if prod(sizes) != 1 and prod(sizes) != shape[axis]:
+        if len(sizes) > 1 or (prod(sizes) != 1 and prod(sizes) != shape[axis]):
             raise UnlowerableError
         layouts.append(Single() if prod(sizes) == 1 else Along(axis))
     if not view.constant(data):
@@ -144,7 +144,10 @@ def small_matmul(view: View) -> Lowered | None:
         return None
     if bits not in (2, 4, 8) or view.shape(1) != (rows, -(-depth // block), block * bits // 8):
         return None
-    packed = view.has(3) and _is_bytes(view, 3)
+    blocks, packed = -(-depth // block), view.has(3) and _is_bytes(view, 3)
+    zeros = rows * (-(-blocks * bits // 8) if packed else blocks)
+    if prod(view.shape(2)) != rows * blocks or (view.has(3) and prod(view.shape(3)) != zeros):
+        return None
     zero: Layout = Nibbles(1, block, bits, each=False) if packed else Blocked(1, block)
     layouts = (Nibbles(1, block, bits), Blocked(1, block), zero)
     coding = Coding((rows, depth), (1, 2, 3 if view.has(3) else None), layouts, Affine(1 << (bits - 1)))

@@ -251,11 +251,13 @@ def scale_layout(scale: Shape, shape: Shape, axis: int, block: int = 0) -> Layou
     """How scales lie over a tensor; None where they do not fit."""
     if prod(scale) == 1 and len(scale) <= 1:
         return Single()
-    axis = axis % len(shape) if shape else 0
+    if not -len(shape) <= axis < len(shape) or block < 0:
+        return None
+    axis %= len(shape)
     if block:
         fits = tuple(-(-n // block) if a == axis else n for a, n in enumerate(shape)) == scale
         return Blocked(axis, block) if fits else None
-    return Along(axis) if shape and scale == (shape[axis],) else None
+    return Along(axis) if scale == (shape[axis],) else None
 
 
 def _rounded(x: Array, scale: Array, zero: Array | None, dtype: np.dtype[np.generic]) -> Array:

@@ -197,8 +197,8 @@ def lower(view: View) -> Lowered | None:
         return None
     try:
         lowered = lowering(view)
-    except UnlowerableError:
-        return None
+    except (UnlowerableError, ArithmeticError, LookupError, TypeError, ValueError):
+        return None  # also where an attribute is absent or makes no sense
     return None if lowered is not None and view.produced > lowered.outputs else lowered
 
 

@@ -61,7 +61,10 @@ class Sketch:
         self, kind: str, inputs: Sequence[Operand | None], sizes: Shape, name: str = "", to: int = -1, **attrs: Any
     ) -> Operand:
         """A step with one result."""
-        ref: Ref = Out(to) if to >= 0 and self.view.wants(to) else Value(name, tuple(sizes), np.dtype(np.float32))
+        made = to >= 0 and self.view.wants(to)
+        if min(sizes, default=1) < 1 or (made and tuple(sizes) != self.view.out_shape(to)):
+            raise UnlowerableError
+        ref: Ref = Out(to) if made else Value(name, tuple(sizes), np.dtype(np.float32))
         refs = tuple(None if i is None else i.ref for i in inputs)
         self._steps.append(Step(kind, refs, ref, attrs))
         return Operand(ref, tuple(sizes))
@@ -95,6 +98,9 @@ class Sketch:
 
     def concat(self, parts: Sequence[Operand], axis: int, name: str = "", to: int = -1) -> Operand:
         """Joined along an axis."""
+        others = {tuple(n for a, n in enumerate(p.shape) if a != axis) for p in parts}
+        if len(others) > 1:
+            raise UnlowerableError
         size = sum(p.shape[axis] for p in parts)
         shape = tuple(size if a == axis else n for a, n in enumerate(parts[0].shape))
         return self.step("concat", parts, shape, name, to, axis=axis)
@@ -132,7 +138,7 @@ class Sketch:
         self, query: Operand, key: Operand, value: Operand, mask: Operand | None = None, *, to: int = -1
     ) -> Operand:
         """Scaled dot-product attention over `[batch, heads, length, width]`."""
-        if key.shape[1] == 0 or query.shape[1] % key.shape[1]:
+        if query.shape[1] % key.shape[1] or query.shape[3] != key.shape[3] or key.shape[1:3] != value.shape[1:3]:
             raise UnlowerableError
         scale = self.view.attr("scale") or 1 / sqrt(query.shape[-1])
         attrs: Mapping[str, Any] = {"scale": float(scale), "grouped": query.shape[1] != key.shape[1]}

@@ -46,8 +46,9 @@ class Store:
         weights = [self._weight(name) for name in proto.input]
         if any(w is None and n for w, n in zip(weights, proto.input, strict=True)) or dtype.hasobject:
             return None
-        data, scale = weights[:2]
-        assert data is not None and scale is not None
+        data, scale, zero = (*weights, None)[:3]
+        if data is None or scale is None or (zero is not None and zero.size != scale.size):
+            return None
         attrs = attributes(proto)
         layout = scale_layout(scale.shape, data.shape, int(attrs.get("axis", 1)), int(attrs.get("block_size", 0)))
         if layout is None:
