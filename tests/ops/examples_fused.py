@@ -365,3 +365,58 @@ def dynamically_quantised_product() -> Any:
         "bs": scalar(0.01),
     }  # fmt: skip
     return fused(nodes, weights, [4, 3], [4, 2])
+
+
+@example(
+    """
+    3 of 16 exact: table[1] w[0]
+    """
+)
+def table_with_few_bits() -> Any:
+    """Columns of a table go in the blocks that share a scale."""
+    look = contrib("GatherBlockQuantized", "table x s z", "h", bits=4, block_size=16, gather_axis=0, quantize_axis=1)
+    nodes = [look, node("MatMul", "h w", "y")]
+    weights = {
+        "table": integers(11, 20, low=0, high=256, dtype=np.uint8), "s": positive(11, 3) * 0.05,
+        "z": integers(11, 2, low=0, high=256, dtype=np.uint8), "w": normal(40, 2),
+    }  # fmt: skip
+    made = fused(nodes, weights, [2, 5], [2, 5, 2], kind=TensorProto.INT32)
+    made.graph.value_info.append(helper.make_tensor_value_info("h", TensorProto.FLOAT, [2, 5, 40]))
+    return made
+
+
+@example(
+    """
+    16 renormalizing: word[1] place[1] segment[1] g[0] s[0] c[0]
+    """
+)
+def quantised_embedding_norm() -> Any:
+    tables = "word place segment g s"
+    scales = " ".join(f"{name}_s" for name in tables.split())
+    zeros = " ".join(f"{name}_z" for name in tables.split())
+    inputs = f"x segments {tables} - {scales} {zeros}"
+    nodes = [contrib("QEmbedLayerNormalization", inputs, "n m"), node("MatMul", "n c", "y")]
+    shapes = {"word": (11, WIDTH), "place": (7, WIDTH), "segment": (2, WIDTH), "g": (WIDTH,), "s": (WIDTH,)}
+    weights: dict[str, Any] = {"segments": integers(2, 5, low=0, high=2, dtype=np.int32), "c": normal(WIDTH, 2)}
+    for seed, (name, shape) in enumerate(shapes.items()):
+        weights[name] = integers(*shape, low=0, high=255, dtype=np.uint8, seed=seed)
+        weights[f"{name}_s"], weights[f"{name}_z"] = scalar(0.01), scalar(100, np.uint8)
+    return fused(nodes, weights, [2, 5], [2, 5, 2], kind=TensorProto.INT32)
+
+
+@example(
+    """
+    4 of 12 exact: w[1] b[0] c[0]
+    """
+)
+def quantised_attention() -> Any:
+    nodes = [
+        node("QuantizeLinear", "x xs xz", "q"),
+        contrib("QAttention", "q w b xs ws - xz wz", "a", num_heads=HEADS),
+        node("MatMul", "a c", "y"),
+    ]
+    weights = {
+        "xs": scalar(0.02), "xz": scalar(120, np.uint8), "w": integers(6, 48), "ws": positive(48) * 0.01,
+        "wz": np.zeros(48, np.int8), "b": normal(48), "c": normal(16, 2),
+    }  # fmt: skip
+    return fused(nodes, weights, [2, 5, 6], [2, 5, 2])

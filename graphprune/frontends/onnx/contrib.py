@@ -26,6 +26,7 @@ _LIKE_FIRST = frozenset(
         "QuickGelu",
         "BiasGelu",
         "BiasAdd",
+        "BiasSoftmax",
         "Gelu",
         "GroupNormalization",
         "GroupNorm",
@@ -46,6 +47,7 @@ _TYPED_BY = {
     "EmbedLayerNormalization": 2,
     "MatMulIntegerToFloat": 3,
     "QAttention": 3,
+    "QEmbedLayerNormalization": 8,
     "DequantizeLinear": 1,
 }
 _ZERO_POINT = {"QuantizeLinear": 2, "QLinearConv": 7, "QLinearConcat": 1, "QLinearAdd": 7, "QLinearMul": 7}
@@ -94,6 +96,17 @@ def _like_first(shapes: Sequence[Shape | None], attrs: Mapping[str, Any]) -> lis
 @infers("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 def _skip_norm(shapes: Sequence[Any], attrs: Mapping[str, Any]) -> list[Shape | None]:
     return [shapes[0], None, None, shapes[0]]
+
+
+@infers("QEmbedLayerNormalization")
+def _quantised_embed(shapes: Sequence[Any], attrs: Mapping[str, Any]) -> list[Shape | None]:
+    return [(*shapes[0], shapes[2][1]), shapes[0][:1]]
+
+
+@infers("NhwcMaxPool")
+def _pool_last(shapes: Sequence[Any], attrs: Mapping[str, Any]) -> list[Shape | None]:
+    x = shapes[0]
+    return [_conv(x, (x[-1], 1, *attrs["kernel_shape"]), attrs, last=True, groups=x[-1])]
 
 
 @infers("SkipGroupNorm")

@@ -15,11 +15,12 @@ def skip_norm(view: View) -> Lowered | None:
     x, skip, scale = sketch.given(0), sketch.given(1), sketch.given(2)
     shift, bias = (None, sketch.input(3)) if rms else (sketch.input(3), sketch.input(4))
     total = sketch.add([x, skip, bias], "sum", 3)
-    _normed(sketch, total, scale, shift, rms)
+    normed(sketch, total, scale, shift, rms)
     return sketch.lowered(4)
 
 
-def _normed(sketch: Sketch, x: Operand, scale: Operand, shift: Operand | None, rms: bool) -> None:
+def normed(sketch: Sketch, x: Operand, scale: Operand, shift: Operand | None, rms: bool) -> None:
+    """A norm over the last axis, to output 0."""
     epsilon = float(sketch.view.attr("epsilon", 1e-5))
     axes = (x.rank - 1,)
     sketch.step("layer_norm", [x, scale, shift], x.shape, "", 0, axes=axes, rms=rms, epsilon=epsilon)
@@ -36,7 +37,7 @@ def embed_norm(view: View) -> Lowered | None:
         for name, at, table in tables
         if table is not None
     ]
-    _normed(sketch, sketch.add(rows, "sum", 2), sketch.given(5), sketch.given(6), False)
+    normed(sketch, sketch.add(rows, "sum", 2), sketch.given(5), sketch.given(6), False)
     return sketch.lowered(3)
 
 
@@ -127,3 +128,25 @@ def _with_skip(sketch: Sketch, x: Operand, last: bool) -> Operand:
     if skip.rank == 2:
         skip = sketch.reshape(skip, (skip.shape[0], *full[1:]))
     return sketch.add([x, skip, None if bias is None else sketch.reshape(bias, full)], "sum", 1)
+
+
+@lowers("BiasSoftmax")
+def bias_softmax(view: View) -> Lowered | None:
+    """An addition and a softmax over the last axes, where that is one axis."""
+    sketch = Sketch(view)
+    x = sketch.given(0)
+    if view.axis(int(view.attr("axis", 1))) != x.rank - 1:
+        return None
+    total = sketch.add([x, sketch.given(1)], "sum")
+    sketch.step("softmax", [total], x.shape, "", 0, axis=x.rank - 1)
+    return sketch.lowered()
+
+
+@lowers("NhwcMaxPool")
+def pool_of_last(view: View) -> Lowered:
+    """A pool with channels last."""
+    sketch, rank, out = Sketch(view), view.rank(), view.out_shape()
+    x = sketch.transpose(sketch.given(0), (0, rank - 1, *range(1, rank - 1)))
+    found = sketch.step("spatial", [x], (out[0], out[-1], *out[1:-1]), "pool")
+    sketch.transpose(found, (0, *range(2, rank), 1), "", 0)
+    return sketch.lowered()

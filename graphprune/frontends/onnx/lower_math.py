@@ -131,7 +131,7 @@ def gemm(view: View) -> Lowered:
     return Lowered("matmul", (0, 1, 2), {**flags, "beta": float(view.attr("beta", 1.0))})
 
 
-@lowers("MatMul", "FusedMatMul")
+@lowers("MatMul", "FusedMatMul", "TransposeMatMul", "FusedMatMulActivation")
 def matmul(view: View) -> Lowered | None:
     """A numpy matrix product."""
     if view.attr("transBatchA") or view.attr("transBatchB"):

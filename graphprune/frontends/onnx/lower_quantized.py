@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from math import prod
 
-from .lower_fused import convolved
-from .quantized import Affine, Along, Blocked, Layout, Nibbles, Single, in_both_units
+from .lower_fused import convolved, normed, pool_of_last
+from .quantized import Affine, Along, Blocked, Layout, Nibbles, PackedRows, Single, in_both_units
 from .registry import Coding, Lowered, UnlowerableError, View, lowers
-from .sketch import Sketch
+from .sketch import Operand, Sketch
 
 
 def _single(view: View, *slots: int) -> bool:
@@ -190,16 +190,11 @@ def quantised_softmax(view: View) -> Lowered | None:
 
 
 @lowers("QLinearGlobalAveragePool", "QLinearAveragePool")
-def quantised_pool(view: View) -> Lowered:
+def quantised_pool(view: View) -> Lowered | None:
     """Pools over the spatial axes, with channels second or last."""
     if not view.attr("channels_last"):
         return Lowered("spatial", (0,))
-    sketch, rank = Sketch(view), view.rank()
-    x = sketch.transpose(sketch.given(0), (0, rank - 1, *range(1, rank - 1)))
-    out = view.out_shape()
-    found = sketch.step("spatial", [x], (out[0], out[-1], *out[1:-1]), "pool")
-    sketch.transpose(found, (0, *range(2, rank), 1), "", 0)
-    return sketch.lowered()
+    return pool_of_last(view)
 
 
 @lowers("QLinearConcat")
@@ -211,3 +206,52 @@ def quantised_concat(view: View) -> Lowered | None:
     rank = view.rank(2)
     axis = view.axis(int(view.attr("axis", 1)), rank)
     return Lowered("concat", data, {"axis": axis}, encoded=_constants(view, data))
+
+
+@lowers("QLinearReduceMean")
+def quantised_mean(view: View) -> Lowered | None:
+    """A mean over the given axes."""
+    if not _single(view, 1, 2, 3, 4):
+        return None
+    axes = tuple(sorted(view.axis(int(a)) for a in view.attr("axes") or range(view.rank())))
+    return Lowered("reduce", (0,), {"fn": "mean", "axes": axes, "keepdims": bool(view.attr("keepdims", 1))})
+
+
+@lowers("QEmbedLayerNormalization")
+def quantised_embed_norm(view: View) -> Lowered | None:
+    """Tables of integers, looked up, added and normalised; each with one scale and one zero point."""
+    if view.wants(2) or not _single(view, *range(8, 18)):
+        return None
+    sketch, ids = Sketch(view), view.shape(0)
+
+    def table(slot: int, scale: int) -> Operand:
+        whole = (Layout(), Single(), Single())
+        coding = Coding(view.shape(slot), (slot, scale, scale + 5), whole)
+        return sketch.given(slot, coding if view.constant(slot) else None)
+
+    rows = [table(slot, 6 + slot) for slot in (2, 3, 4) if view.has(slot)]
+    looked = zip(("word", "position", "segment"), (sketch.input(0), None, sketch.input(1)), rows, strict=False)
+    found = [sketch.step("gather", [r, at], (*ids, r.shape[1]), name, axis=0, indices=None) for name, at, r in looked]
+    normed(sketch, sketch.add(found, "sum"), table(5, 11), table(6, 12), False)
+    return sketch.lowered(2)
+
+
+@lowers("GatherBlockQuantized")
+def gather_blocks(view: View) -> Lowered | None:
+    """Rows of a table whose columns share scales in blocks; of 4 bits, two columns lie in one byte."""
+    bits, block, data = int(view.attr("bits", 4)), int(view.attr("block_size", 128)), view.shape(0)
+    if view.rank() != 2 or int(view.attr("gather_axis", 0)) or view.axis(int(view.attr("quantize_axis", 1))) != 1:
+        return None
+    if not (view.constant(0) and view.constant(2)) or (view.has(3) and not view.constant(3)):
+        return None
+    packed = _is_bytes(view, 0) and bits < 8
+    shape = (data[0], data[1] * 8 // bits) if packed else data
+    blocks = -(-shape[1] // block)
+    if view.shape(2) != (shape[0], blocks):
+        return None
+    small = packed and view.has(3)
+    zero: Layout = Nibbles(1, block, bits, each=False) if small else Blocked(1, block)
+    layouts = (PackedRows(1, block, bits) if packed else Layout(), Blocked(1, block), zero)
+    default = Affine(1 << (bits - 1) if _is_bytes(view, 0) else 0)
+    coding = Coding(shape, (0, 2, 3 if view.has(3) else None), layouts, default)
+    return Lowered("gather", (0, 1), {"axis": 0, "indices": None}, encoded={0: coding})

@@ -37,6 +37,10 @@ class Layout:
         """What is stored after a cut of the weight."""
         return cut(array)
 
+    def store(self, spread: Array, like: Array) -> Array:
+        """The inverse of `spread`, in the form of `like`."""
+        return spread.astype(like.dtype)
+
     def units(self) -> dict[int, int]:
         """Indices stored together, by axis."""
         return {}
@@ -127,6 +131,27 @@ class Nibbles(Blocked):
 
     def _unpacked(self, array: Array, grid: Shape) -> Array:
         return unpack(array.reshape(grid[0], -1), self.bits)[:, : grid[1]]
+
+
+@dataclass(frozen=True)
+class PackedRows(Blocked):
+    """Numbers of `bits` bits in bytes, lowest first, row by row (the tables of GatherBlockQuantized)."""
+
+    bits: int = 4
+
+    def spread(self, array: Array, shape: Shape) -> Array:
+        """See `Layout`."""
+        return unpack(array, self.bits)[:, : shape[1]]
+
+    def take(self, array: Array, cut: Cut, shape: Shape) -> Array:
+        """See `Layout`."""
+        width = self.block * self.bits // 8
+        places = np.arange(array.shape[1])
+        return array[self._kept(cut, shape, 0)][:, np.isin(places // width, self._kept(cut, shape, 1))]
+
+    def store(self, spread: Array, like: Array) -> Array:
+        """See `Layout`."""
+        return pack(spread.astype(np.uint8), self.bits)
 
 
 def unpack(array: Array, bits: int) -> Array:
@@ -236,15 +261,17 @@ class Encoded(Weight):
         """Integers are masked at their zero point."""
         first = self.parts[0]
         assert first is not None
-        if type(first.layout) is not Layout:
+        if isinstance(first.layout, Nibbles):
             raise GraphPruneError(f"the weight '{first.name}' is packed and cannot be masked")
         if not first.weight.plain:
             return self._with(self.shape, [replace(first, weight=first.weight.masked(masks)), *self.parts[1:]])
-        array, zero = first.weight.array(), (*self._spread(), None, None)[2]
+        stored, zero = first.weight.array(), (*self._spread(), None, None)[2]
+        array = first.layout.spread(stored, self.shape)
         fill = self.decode.zero(zero) if isinstance(self.decode, Affine) else np.zeros(())
         for mask in masks:
-            array = np.where(mask, array, fill).astype(array.dtype)
-        return self._with(self.shape, [replace(first, weight=Weight.of(array)), *self.parts[1:]])
+            array = np.where(mask, array, fill)
+        masked = Weight.of(first.layout.store(array, stored), trainable=False)
+        return self._with(self.shape, [replace(first, weight=masked), *self.parts[1:]])
 
 
 def scale_layout(scale: Shape, shape: Shape, axis: int, block: int = 0) -> Layout | None:

@@ -44,7 +44,7 @@ def zero_points(graph: Graph) -> dict[str, str]:
         if at is not None and at < len(names) and names[at]:
             found[node.outputs[0].name] = names[at]
         elif at is None and node.kind in _MOVES and node.inputs[0] is not None and node.inputs[0].name in found:
-            found.update({value.name: found[node.inputs[0].name] for value in node.outputs})
+            found.update({v.name: found[node.inputs[0].name] for v in node.outputs if v.dtype.kind in "iu"})
     return found
 
 
