@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,14 @@ import pytest
 
 from graphprune import budgets, frontends
 from graphprune.coupling import couple
+from graphprune.errors import GraphPruneError
 from graphprune.graph import Graph
 from graphprune.passes.remove_channels import remove_channels
 from tests.helpers import random_plan
+from tests.ops import examples_fused
 from tests.ops.examples_fused import contrib, fused
 from tests.ops.examples_onnx import node, normal, positive
+from tests.ops.registry import EXAMPLES
 
 IMAGE, PIXELS = [2, 3, 5, 5], [2, 5, 5, 3]
 CONVOLUTIONS = {"a": normal(12, 3, 1, 1), "b": normal(2, 12, 1, 1)}
@@ -91,3 +95,33 @@ def test_by_the_documentation(build: Any, grouped: str, couples: str, attributes
     again: Graph = frontends.frontend("onnx").from_model(model)
     for node_, other in zip(small.nodes, again.nodes, strict=True):
         assert [v.shape for v in node_.outputs] == [v.shape for v in other.outputs], node_
+
+
+def _spoilt() -> Iterator[tuple[str, onnx.ModelProto]]:
+    """Worked examples with an attribute that is absent or makes no sense, or with an operand less."""
+    for example in EXAMPLES:
+        base = example.build() if example.build.__module__ == examples_fused.__name__ else onnx.ModelProto()
+        for i, node_ in enumerate(base.graph.node):
+            for j, attribute in enumerate(node_.attribute):
+                for value in (None, 0, -7) if attribute.type == onnx.AttributeProto.INT else (None,):
+                    copy = onnx.ModelProto()
+                    copy.CopyFrom(base)
+                    if value is None:
+                        del copy.graph.node[i].attribute[j]
+                    else:
+                        copy.graph.node[i].attribute[j].i = value
+                    yield f"{example.name} {node_.op_type} {attribute.name}={value}", copy
+            copy = onnx.ModelProto()
+            copy.CopyFrom(base)
+            del copy.graph.node[i].input[-1]
+            yield f"{example.name} {node_.op_type} without its last input", copy
+
+
+def test_what_makes_no_sense_is_unknown_or_refused() -> None:
+    for label, model in _spoilt():
+        try:
+            couple(frontends.frontend("onnx").from_model(model))
+        except GraphPruneError:
+            continue
+        except Exception as error:
+            raise AssertionError(label) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .registry import Lowered, View, lowers
+from .registry import Lowered, UnlowerableError, View, lowers
 from .sketch import Operand, Sketch
 
 
@@ -21,6 +21,8 @@ def skip_norm(view: View) -> Lowered | None:
 
 def normed(sketch: Sketch, x: Operand, scale: Operand, shift: Operand | None, rms: bool) -> None:
     """A norm over the last axis, to output 0."""
+    if any(v is not None and v.shape != x.shape[-1:] for v in (scale, shift)):
+        raise UnlowerableError
     epsilon = float(sketch.view.attr("epsilon", 1e-5))
     axes = (x.rank - 1,)
     sketch.step("layer_norm", [x, scale, shift], x.shape, "", 0, axes=axes, rms=rms, epsilon=epsilon)
@@ -55,6 +57,8 @@ def _pointwise(view: View) -> tuple[int, ...]:
 def conv(view: View) -> Lowered | None:
     """Convolutions; where a residual is added inside or channels come last, as steps."""
     attrs = {"groups": int(view.attr("group", 1)), "transposed": view.op == "ConvTranspose"}
+    if view.shape(1)[0] % attrs["groups"]:
+        return None
     if not view.op.startswith("Nhwc") and not view.has(3):
         pointwise = {} if attrs["transposed"] else {"pointwise": _pointwise(view)}
         return Lowered("conv", (0, 1, 2), {**attrs, **pointwise})
@@ -73,6 +77,8 @@ def convolved(
     if last:
         x = sketch.transpose(x, (0, rank - 1, *range(1, rank - 1)))
         out = (out[0], out[-1], *out[1:-1])
+    if weight.shape[0] % groups or weight.shape[1] * groups != x.shape[1] or weight.shape[0] != out[1]:
+        raise UnlowerableError
     done = not last and skip is None
     found = sketch.step("conv", [x, weight, bias], out, "conv", 0 if done else -1, groups=groups, transposed=False)
     if last:
@@ -108,7 +114,8 @@ def group_norm(view: View) -> Lowered | None:
     sketch, groups = Sketch(view), int(view.attr("groups"))
     x, scale, shift = sketch.given(0), sketch.given(1), sketch.given(2)
     last = bool(view.attr("channels_last", 1))
-    if x.rank != 4 or x.shape[3 if last else 1] % groups:
+    channels = x.shape[3 if last else 1]
+    if x.rank != 4 or channels % groups or {scale.shape, shift.shape} != {(channels,)}:
         return None
     if view.op == "SkipGroupNorm":
         x = _with_skip(sketch, x, last)

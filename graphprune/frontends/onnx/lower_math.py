@@ -137,6 +137,9 @@ def matmul(view: View) -> Lowered | None:
     if view.attr("transBatchA") or view.attr("transBatchB"):
         return None
     trans = {"trans_a": bool(view.attr("transA", 0)), "trans_b": bool(view.attr("transB", 0))}
+    a, b = view.shape(0), view.shape(1)
+    if a[-2 if trans["trans_a"] else -1] != b[0 if len(b) == 1 else -1 if trans["trans_b"] else -2]:
+        return None
     return Lowered("matmul", (0, 1), trans)
 
 

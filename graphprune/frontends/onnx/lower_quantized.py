@@ -11,6 +11,9 @@ from .quantized import Affine, Along, Blocked, Layout, Nibbles, PackedRows, Sing
 from .registry import Coding, Lowered, UnlowerableError, View, lowers
 from .sketch import Operand, Sketch
 
+#: A slot that no operator has.
+ABSENT = 1 << 10
+
 
 def _single(view: View, *slots: int) -> bool:
     """Whether each of these parameters (where given) is one number."""
@@ -102,11 +105,11 @@ def dynamic_matmul(view: View) -> Lowered | None:
     return _matmul(view, 1, 2, 3, 4)
 
 
-def _matmul(view: View, data: int, scale: int | None, zero: int | None, bias: int = -1) -> Lowered | None:
-    if view.rank(data) < 2:
+def _matmul(view: View, data: int, scale: int | None, zero: int | None, bias: int = ABSENT) -> Lowered | None:
+    if view.rank(data) < 2 or (view.has(bias) and view.shape(bias) != view.shape(data)[-1:]):
         return None
     coding = _weight(view, data, scale, zero, view.rank(data) - 1)
-    slots = (0, data) if bias < 0 else (0, data, bias)
+    slots = (0, data, bias) if view.has(bias) else (0, data)
     attrs = {"trans_a": False, "trans_b": False}
     return Lowered("matmul", slots, attrs, encoded={data: coding} if coding is not None else {})
 
@@ -146,6 +149,8 @@ def small_matmul(view: View) -> Lowered | None:
         return None
     blocks, packed = -(-depth // block), view.has(3) and _is_bytes(view, 3)
     zeros = rows * (-(-blocks * bits // 8) if packed else blocks)
+    if view.has(5) and view.shape(5) != (rows,):
+        return None
     if prod(view.shape(2)) != rows * blocks or (view.has(3) and prod(view.shape(3)) != zeros):
         return None
     zero: Layout = Nibbles(1, block, bits, each=False) if packed else Blocked(1, block)
