@@ -198,3 +198,28 @@ def test_state_written_at_inference_stays_written() -> None:
 
     graph = capture(Around(body), torch.randn(2, 8))
     assert [n.op for n in graph.nodes if n.kind == "unknown"] == ["aten.add_.Tensor"]
+
+
+def test_tables_kept_for_inference_are_computed_in_the_graph_and_no_trace_is_left() -> None:
+    class Cached(nn.Module):
+        """Keeps what it computed from a parameter, as attention biases of LeViT, until it is told to train."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.bias, self.kept = nn.Linear(4, 4), nn.Parameter(torch.randn(2)), {}
+
+        def train(self, mode: bool = True) -> nn.Module:
+            if mode:
+                self.kept = {}
+            return super().train(mode)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if "bias" not in self.kept:
+                self.kept["bias"] = self.bias.repeat(2)
+            result: torch.Tensor = self.layer(x) + self.kept["bias"]
+            return result
+
+    module, x = Cached().eval(), torch.randn(3, 4)
+    expected = module(x).detach()
+    assert "bias" in capture(module, x).weights()
+    assert not module.training and torch.equal(module(x), expected)

@@ -7,7 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -219,15 +219,30 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def mode_of(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put a module and its children into train or eval mode, and back as each of them was."""
+    """Put a module and its children into train or eval mode, and back as each of them was.
+
+    Tables that a module computed from its parameters and kept for inference would be captured as constants, and what an
+    export computes must not be kept either: a module drops them where `train()` is called.
+    """
     before = [(m, m.training) for m in module.modules()]
-    for child, _ in before:
-        child.training = training
+    was_training = module.training
+    _switch(module, [(m, training) for m, _ in before], training)
     try:
         yield
     finally:
-        for child, was in before:
-            child.training = was
+        _switch(module, before, was_training)
+
+
+def _switch(module: nn.Module, modes: list[tuple[nn.Module, bool]], training: bool) -> None:
+    """Through the module's own `train`, then each child as asked, whatever that has made of it.
+
+    A graph module keeps nothing, and would be compiled anew.
+    """
+    if not isinstance(module, fx.GraphModule):
+        with suppress(Exception):
+            module.train(True).train(training)
+    for child, mode in modes:
+        child.training = mode
 
 
 @contextmanager
