@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
+from graphprune.frontends import frontend
 from tests.robustness.attempts import _planned, command
 from tests.robustness.originals import originals
 
@@ -109,6 +110,20 @@ def test_found_models(name: str, tmp_path: Path) -> None:
     assert (code, errors.count("\n")) == (2, 1), errors
     assert text in errors and len(errors) < 1500
     assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
+
+
+def test_counts_that_a_function_leaves_to_its_caller_are_no_zeros() -> None:
+    """An attribute that refers to the function's own has no value where it stands."""
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    body = helper.make_node("Conv", ["p", "k"], ["q"])
+    body.attribute.append(AttributeProto(name="group", ref_attr_name="g", type=AttributeProto.INT))
+    function = helper.make_function("own", "Grouped", ["p", "k"], ["q"], [body], opsets, ["g"])
+    call = helper.make_node("Grouped", ["x", "k"], ["y"], domain="own", g=2)
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4, 3, 3]) for n in "xy")
+    kernel = numpy_helper.from_array(np.ones((4, 2, 1, 1), np.float32), "k")
+    graph = helper.make_graph([call], "g", [x], [y], [kernel])
+    model = helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=9)
+    assert frontend("onnx").from_model(model).nodes[0].attrs["groups"] == 2
 
 
 def test_found_plan(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def _check_attributes(nodes: Iterable[onnx.NodeProto], name: str) -> None:
     for node in nodes:
         for attribute in node.attribute:
             bounds = _BOUNDS.get(attribute.name)
-            if bounds is None or node.domain not in ("", "ai.onnx", "com.microsoft"):
+            if bounds is None or attribute.ref_attr_name or node.domain not in ("", "ai.onnx", "com.microsoft"):
                 continue
             values = [attribute.i] if attribute.type == onnx.AttributeProto.INT else attribute.ints
             if any(not bounds[0] <= value <= bounds[1] for value in values):
