@@ -55,6 +55,9 @@ def score(
         if value not in known:
             raise InputError(f"unknown {what} '{value}'; known are {', '.join(sorted(known))}")
     scores = CRITERIA[name](coupling, reduction, seed)
+    for group in coupling.groups:
+        if not np.isfinite(scores[group.components]).all():
+            raise InputError(f"the weights around '{group.name}' hold NaN or infinite numbers, which cannot be ranked")
     if normalization != "none" and name != "lamp":
         _normalize(coupling, scores, normalization)
     return scores

@@ -77,6 +77,13 @@ def _groups(model: ModelProto) -> None:
     model.graph.output[0].name = "z"
 
 
+def _infinite(model: ModelProto) -> None:
+    weight = next(t for t in model.graph.initializer if t.name == "w1")
+    array = numpy_helper.to_array(weight).copy()
+    array[0, 0] = np.inf
+    weight.CopyFrom(numpy_helper.from_array(array, "w1"))
+
+
 def _bits(model: ModelProto) -> None:
     """Integers in a field of their own, fewer than the shape says."""
     model.graph.initializer.append(TensorProto(name="few", data_type=TensorProto.INT4, dims=[7], int32_data=[1]))
@@ -92,6 +99,7 @@ BREAKS: dict[str, tuple[Callable[[ModelProto], None], str]] = {
     "lonely": (_lonely, "is not a valid ONNX model"),
     "blocks": (_blocks, "has blocksize [4611686018427387904]"),
     "groups": (_groups, "has group [0]"),
+    "infinite": (_infinite, "hold NaN or infinite numbers"),
     "bits": (_bits, "few"),
     "rows": (_rows, "onnxruntime cannot run the model"),
     "immense": (_immense, ""),
