@@ -1,6 +1,6 @@
 """How compile time grows: with depth (ResNets and DenseNets of 10 to 1,000 layers) and with nodes (100 to 50,000).
 
-    python -m benchmarks.growth [--models 'long-*']
+    python -m benchmarks.growth [--models 'long-*' --out docs/measurements/growth_nodes.md]
 
 The networks are written as ONNX directly. Two DenseNets: in `densenet` depth adds dense blocks of twelve layers, so
 that size grows with depth; in `densenet-classic` four blocks share all the layers, so that every layer reads all
@@ -209,6 +209,30 @@ def row(case: str, r: dict[str, Any]) -> list[Any]:
     return [family, depth, r.get("nodes"), r.get("indices"), r.get("parameters"), *times, r.get("error")]
 
 
+def _by_depth(results: dict[str, dict[str, Any]], families: list[str]) -> list[str]:
+    slopes = ["family", "over depth", "over depth, deeper half", "over weight indices", "over parameters"]
+    times = ["couple s", "plan s", "apply s", "total s"]
+    return [
+        "Exponents of the total (plan, which includes coupling and scores, and apply):",
+        common.table(slopes, [fits(results, family) for family in families]),
+        common.table(
+            ["family", "depth", "nodes", "weight indices", "parameters", *times, "error"],
+            [row(case, r) for case, r in results.items() if case.split("/")[0] in families],
+        ),
+    ]
+
+
+def _by_nodes(results: dict[str, dict[str, Any]], families: list[str]) -> list[str]:
+    return [
+        "By number of nodes, in CPU seconds. Exponents over all sizes / from 1,000 nodes on:",
+        common.table(["family", *STAGES], [long_fits(results, family) for family in families]),
+        common.table(
+            ["family", "nodes", "parameters", *(f"{stage} s" for stage in STAGES), "error"],
+            [long_row(case, r) for case, r in results.items() if case.split("/")[0] in families],
+        ),
+    ]
+
+
 def main() -> None:
     """One case a network."""
     made = common.parser("growth", "Growth of compile time with depth.")
@@ -221,31 +245,9 @@ def main() -> None:
     cases = [f"{family}/{size}" for family in families for size in (NODES if family in LONG else DEPTHS)]
     results = common.run_cases(options, cases)
     deep, long = [family for family in families if family in FAMILIES], [f for f in families if f in LONG]
-    slopes = ["family", "over depth", "over depth, deeper half", "over weight indices", "over parameters"]
-    head = [
-        "family",
-        "depth",
-        "nodes",
-        "weight indices",
-        "parameters",
-        "couple s",
-        "plan s",
-        "apply s",
-        "total s",
-        "error",
-    ]
-    parts = [
-        "Exponents of the total (plan, which includes coupling and scores, and apply):",
-        common.table(slopes, [fits(results, family) for family in deep]),
-        common.table(head, [row(case, r) for case, r in results.items() if case.split("/")[0] in deep]),
-        "By number of nodes, in CPU seconds. Exponents over all sizes / from 1,000 nodes on:",
-        common.table(["family", *STAGES], [long_fits(results, family) for family in long]),
-        common.table(
-            ["family", "nodes", "parameters", *(f"{stage} s" for stage in STAGES), "error"],
-            [long_row(case, r) for case, r in results.items() if case.split("/")[0] in long],
-        ),
-    ]
-    common.publish(options, "Growth of compile time with depth", parts)
+    parts = _by_depth(results, deep) if deep else []
+    parts += _by_nodes(results, long) if long else []
+    common.publish(options, "Growth of compile time", parts)
 
 
 if __name__ == "__main__":

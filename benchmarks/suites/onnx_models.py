@@ -88,6 +88,7 @@ def _randomised(model: ModelProto) -> ModelProto:
         spread = random.standard_normal(shape) / np.sqrt(max(1, int(np.prod(shape[1:]))))
         array = spread if len(shape) > 1 else random.uniform(0.5, 1.5, shape)
         graph.initializer.append(numpy_helper.from_array(np.asarray(array, np.float32), node.output[0]))
+    model.ir_version = max(model.ir_version, 4)  # before, weights must be inputs, too
     del graph.node[:]
     graph.node.extend(kept)
     return model

@@ -22,6 +22,7 @@ from .tensors import to_tensor
 from .writer import Writer
 
 
+@uncollected()
 def emit(graph: Graph) -> ModelProto:
     """The graph as an ONNX model with all weights inside."""
     model, weights = build(graph)
