@@ -85,8 +85,8 @@ def scatter_along(node: Node, labeller: Labeller) -> None:
     source = [v for v in node.inputs[2:] if v is not None and v.rank == x.rank and v.rank]
     blocks = _meet_others(x, [ids, *source], axis, labeller)
     look_up(labeller.axis(x, axis), ids, labeller)
-    for value in source:
-        labeller.equal(labeller.axis(ids, axis), labeller.axis(value, axis))
+    for value in (ids, *source):  # a place that is no longer written to would keep what was there
+        labeller.freeze(labeller.axis(value, axis), "each of them is written somewhere")
     labels = labeller.axis(x, axis)
     labeller.put_blocks(out, blocks)
     labeller.put(out, {axis: labels})

@@ -122,3 +122,22 @@ def col2im() -> Any:
     ]
     weights = {"a": normal(16, 3, 1), "b": normal(2, 4, 1, 1), "size": [4, 4], "block": [2, 2]}
     return model(nodes, weights, [1, 3, 9], [1, 2, 4, 4], 18)
+
+
+@example(
+    """
+    6 exact: a[1] b[0]
+    """
+)
+def places_written_by_index() -> Any:
+    """Were one of the written values removed, its place would keep what was there, and not become zero."""
+    nodes = [
+        node("MatMul", "x w", "h"),
+        node("MatMul", "x u", "g"),
+        node("ScatterElements", "h places g", "r", axis=1),
+        node("MatMul", "r a", "s"),
+        node("MatMul", "s b", "y"),
+    ]
+    places = np.array([[0, 2], [1, 4]], np.int64)
+    weights = {"w": normal(3, 5), "u": normal(3, 2), "a": normal(5, 6), "b": normal(6, 2), "places": places}
+    return model(nodes, weights, [2, 3], [2, 2], opset=16)
