@@ -46,6 +46,7 @@ def record(suite: str, found: dict[str, Record], cases: list[str]) -> None:
         "machine": common.machine(),
         "versions": common.versions(),
         "commits": sorted({item["commit"] for item in records}),
+        "models": len({case.split("/", 2)[2] for case in cases}),
     }
     lines = ",\n".join(json.dumps(item) for item in records)
     path.write_text(json.dumps(head, indent=1).removesuffix("\n}") + f',\n "records": [\n{lines}\n]}}\n')
@@ -59,7 +60,12 @@ def publish(path: Path) -> None:
     results = {suite: _by_route(data["records"]) for suite, data in found.items()}
     counts = common.table(
         ["suite", "route", "tried", "valid", "verified", f"<= {GOAL}", "not exported", "slowest s"],
-        [_counts(suite, route, routes) for suite, routes in results.items() for route in ROUTES if route in routes],
+        [
+            _counts(suite, route, routes, found[suite].get("models", 0))
+            for suite, routes in results.items()
+            for route in ROUTES
+            if route in routes
+        ],
     )
     parts = [
         "# Coverage: whole libraries at channels=0.5",
@@ -83,14 +89,15 @@ def _by_route(records: list[Record]) -> dict[str, dict[str, Record]]:
     return found
 
 
-def _counts(suite: str, route: str, routes: dict[str, dict[str, Record]]) -> list[Any]:
+def _counts(suite: str, route: str, routes: dict[str, dict[str, Record]], models: int) -> list[Any]:
     found = list(routes[route].values())
     valid = [r for r in found if r.get("valid")]
     verified = [r for r in valid if r.get("verified")]
     good = [r for r in found if not fell_short(r)]
     refused = sum("error" in r for r in routes.get("export", {}).values()) if route == "onnx" else None
     slowest = max((_seconds(r) for r in valid), default=0.0)
-    return [suite, ROUTES[route], len(found), len(valid), len(verified), len(good), refused, common.number(slowest, 1)]
+    tried = f"{len(found)} of {models}"
+    return [suite, ROUTES[route], tried, len(valid), len(verified), len(good), refused, common.number(slowest, 1)]
 
 
 def _seconds(item: Record) -> float:

@@ -31,8 +31,8 @@ def test_the_page_counts_results_and_says_what_stopped_the_others(
     coverage_page.record("zoo", found, list(found))
     coverage_page.publish(tmp_path / "coverage.md")
     page = (tmp_path / "coverage.md").read_text()
-    assert "| zoo | PyTorch | 2 | 2 | 2 | 1 | - |" in page
-    assert "| zoo | ONNX | 2 | 1 | 0 | 0 | 1 |" in page
+    assert "| zoo | PyTorch | 2 of 3 | 2 | 2 | 1 | - |" in page
+    assert "| zoo | ONNX | 2 of 3 | 1 | 0 | 0 | 1 |" in page
     assert "| b | PyTorch | 0.700 | aten.sort `sort`: mixes (60%) |" in page
     assert "| a | ONNX | 0.400 | not verified: differs by 3 |" in page
     assert "planning: stopped after 600 s" in page
