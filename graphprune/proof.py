@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from . import depth, frontends
 from .coupling import Coupling
-from .errors import BackendError
+from .errors import BackendError, InputError
 from .frontends.treatment import Compaction, Index, Treatment
 from .graph import Graph, Node, Value, Weight
 from .kept import kept_rows
@@ -35,6 +36,9 @@ _STEPPED = frozenset({"int8", "uint8", "int4", "uint4"})
 #: A difference is forgiven if it is at most this many times what rounding the inputs does to the reference itself.
 ROUNDING = 10.0
 _ROUNDINGS = {"float64": 1e-15, "float32": 1e-6, "float16": 4e-3, "bfloat16": 3e-2}
+
+#: Elements of an input that is made up for the proof.
+_MOST_INPUT = 1 << 30
 
 #: Kinds that hand integer ids on unchanged.
 _ID_MOVES = frozenset({"reshape", "transpose", "slice", "expand", "select"})
@@ -386,6 +390,10 @@ def random_inputs(graph: Graph, seed: int) -> Any:
 
 def _random_array(graph: Graph, value: Value, generator: np.random.Generator) -> Array:
     """Noise and, where there are further axes, an offset per channel: pure noise averages out in deep networks."""
+    if prod(value.sizes) > _MOST_INPUT:
+        raise InputError(
+            f"the input '{value.name}' of shape {list(value.sizes)} is too large to be tried: say --input-shape"
+        )
     if value.dtype == np.bool_:
         return generator.random(value.sizes) < 0.5
     if np.issubdtype(value.dtype, np.integer):

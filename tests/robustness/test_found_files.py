@@ -84,6 +84,10 @@ def _infinite(model: ModelProto) -> None:
     weight.CopyFrom(numpy_helper.from_array(array, "w1"))
 
 
+def _wide(model: ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1 << 62
+
+
 def _bits(model: ModelProto) -> None:
     """Integers in a field of their own, fewer than the shape says."""
     model.graph.initializer.append(TensorProto(name="few", data_type=TensorProto.INT4, dims=[7], int32_data=[1]))
@@ -100,6 +104,7 @@ BREAKS: dict[str, tuple[Callable[[ModelProto], None], str]] = {
     "blocks": (_blocks, "has blocksize [4611686018427387904]"),
     "groups": (_groups, "has group [0]"),
     "infinite": (_infinite, "hold NaN or infinite numbers"),
+    "wide": (_wide, "too large to be tried"),
     "bits": (_bits, "few"),
     "rows": (_rows, "onnxruntime cannot run the model"),
     "immense": (_immense, ""),
