@@ -274,7 +274,7 @@ def broken(dice: random.Random, files: Files) -> tuple[Files, list[str]]:
     model = ModelProto.FromString(made["in.onnx"])
     done = [dice.choice(PROTO) for _ in range(dice.choice((1, 1, 1, 2, 3)))]
     for mutation in done:
-        with suppress(IndexError):  # an earlier one has left nothing to break
+        with suppress(IndexError, ValueError):  # an earlier one has left nothing to break, or nothing to read
             mutation(dice, model)
     made["in.onnx"] = model.SerializeToString()
     return made, [mutation.__name__ for mutation in done]
