@@ -1,4 +1,6 @@
-"""Whether two captured graphs are the same computation: operator by operator, with the same sizes and constants."""
+"""Whether two captured graphs are the same computation: operator by operator, with the same sizes and constants; or,
+where passes have simplified one of them, by what they compute.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,11 @@ from typing import Any
 import numpy as np
 
 from ...graph import Graph, Node, Value
+from ..torch.emission import difference
+from ..torch.execute import instrument, random_inputs, run
 from ..torch.graph_module import takes
 from ..torch.origin import Source
+from ..treatment import Treatment
 
 # Their attributes say little; what they were called with says the rest.
 _BY_CALL = frozenset({"unknown", "fill", "spatial", "axiswise", "recurrent"})
@@ -31,6 +36,20 @@ def mismatch(one: Graph, other: Graph, names: Mapping[str, str]) -> str:
     if [twin.get(v) for v in one.outputs] != list(other.outputs):
         return "its results are others"
     return ""
+
+
+def same_numbers(one: Graph, other: Graph, names: Mapping[str, str]) -> bool:
+    """Whether the other graph, given the weights of the first, computes the same on random inputs."""
+    weights = {names.get(name, name): value.weight for name, value in one.weights().items()}
+    named = other.origin.tensors.tensors
+    for name, value in other.weights().items():
+        if name in named and value.weight is not None and (value.weight.trainable or name in weights):
+            if name not in weights:
+                return False
+            value.weight = weights[name]
+    inputs = random_inputs(one, 1)
+    expected, found = (run(instrument(graph, Treatment()), inputs) for graph in (one, other))
+    return not difference(found, expected)
 
 
 def _differ(mine: Node, theirs: Node, twin: Mapping[Value, Value], names: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from ...errors import InputError
 from ...graph import Graph
 from ..torch.own_class import size_changes
 from ..torch.tracing import capture, quiet
-from .compare import mismatch
+from .compare import mismatch, same_numbers
 from .layers import Layers, numbered
 from .origin import CheckpointOrigin, checkpoint_of
 from .renumber import kept_ids, renumber, token_ids
@@ -165,13 +165,16 @@ class _Search:
         return f"a configuration brings '{extra[0]}' with it, which is not there" if extra else ""
 
     def _mismatch(self, chosen: Mapping[Path, int]) -> str:
-        """Where the model of a configuration, captured, is another graph than the rewritten one."""
+        """Where the model of a configuration, captured, is another graph than the rewritten one and computes something
+        else.
+        """
         try:
             model = skeleton(self._config(chosen), type(self.origin.module), self._dtype())
             captured = capture(model, self.origin.kwargs or self.origin.args)
         except InputError as error:
             return str(error)
-        return mismatch(self.graph, captured, self.layers.names)
+        problem = mismatch(self.graph, captured, self.layers.names)
+        return "" if problem and same_numbers(self.graph, captured, self.layers.names) else problem
 
 
 def _wanted(origin: CheckpointOrigin, graph: Graph, layers: Layers) -> Shapes:
