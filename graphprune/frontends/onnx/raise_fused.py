@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isclose, sqrt
 from typing import Any
 
 from ...graph import Value
@@ -21,10 +22,13 @@ def _of_step(draft: Draft, kind: str, name: str) -> Any:
 
 @raises("Attention", "QAttention", "MultiHeadAttention", "GroupQueryAttention")
 def attention(draft: Draft) -> None:
-    """Heads, where the operator names them, and the widths of packed projections."""
+    """Heads, where the operator names them, the widths of packed projections, and the scale that the width implied."""
     if draft.node.kind != "fused":
         return
     given = attributes(draft.original)
+    scale, width = float(_of_step(draft, "attention", "scale")), _inside(draft, "keys").sizes[-1]
+    if not given.get("scale") and not isclose(scale, 1 / sqrt(width)):
+        draft.set("scale", scale)
     heads, own = _inside(draft, "attended").sizes[1], _inside(draft, "keys").sizes[1]
     for name, count in zip(("num_heads", "q_num_heads", "kv_num_heads"), (heads, heads, own), strict=True):
         if given.get(name):
