@@ -109,6 +109,19 @@ def test_a_vocabulary_loses_rows_on_request(folder: Path, tmp_path: Path) -> Non
     torch.testing.assert_close(logits(model, new), expected)
 
 
+def test_layers_go_too(folder: Path, tmp_path: Path) -> None:
+    """Those that stay close ranks, and the configuration counts fewer."""
+    import transformers
+
+    passes = "remove-blocks{names=model.layers.1},remove-channels{channels=0.5 uniform=true},cleanup"
+    graph, _ = gp.optimize(gp.load(folder), passes)
+    gp.save(graph, tmp_path / "small")
+    model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "small").eval()
+    assert (model.config.num_hidden_layers, model.config.hidden_size) == (LAYERS - 1, HIDDEN // 2)
+    ids = torch.randint(0, VOCABULARY, (2, 16))
+    torch.testing.assert_close(logits(model, ids), logits(gp.emit(graph), ids))
+
+
 def test_tied_embeddings_stay_tied(tmp_path: Path) -> None:
     import transformers
 
