@@ -127,7 +127,7 @@ CASES: list[tuple[str, Callable[..., Any], tuple[int, ...], dict[str, Any]]] = [
     ("reshape", lambda x: nf.channel_shuffle(x, 2), (1, 6, 2, 2), {"shape": (1, 6, 2, 2)}),
     ("gather", lambda x: x[:, [2, 0, -1]], (2, 4), {"axis": 1}),
     ("gather", lambda x: x.index_select(1, torch.tensor([1, 1])), (2, 4), {"axis": 1}),
-    ("unknown", lambda x: nf.fold(x, (4, 4), 2), (1, 8, 9), {}),
+    ("fold", lambda x: nf.fold(x, (4, 4), 2), (1, 8, 9), {"kernel": 4}),
     ("take_along", lambda x: x.gather(1, torch.zeros(2, 1, dtype=torch.long)), (2, 4), {"axis": 1}),
     ("scatter_along", lambda x: x.scatter(1, torch.zeros(2, 1, dtype=torch.long), 3.0), (2, 4), {"axis": 1}),
 ]  # fmt: skip

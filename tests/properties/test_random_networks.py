@@ -36,7 +36,16 @@ PROFILE = settings(
     print_blob=True,
 )
 #: Kinds that no random graph holds, and why.
-NOT_GENERATED: dict[str, str] = {}
+NOT_GENERATED: dict[str, str] = {
+    **dict.fromkeys(("if", "loop", "scan"), "bodies: tests/ops/examples_control.py, frontends/test_onnx_subgraphs.py"),
+    **dict.fromkeys(
+        ("fill_rows", "lookup", "one_hot", "scatter_along", "scatter_rows", "take_along"),
+        "positions: tests/ops/examples_position.py, and the onnx package's node tests with weights around them",
+    ),
+    **dict.fromkeys(("fold", "windows"), "rearranged patches: tests/ops/examples_conv.py"),
+    "fused": "runtimes' own operators: tests/frontends/test_onnx_optimizer.py, test_onnx_quantized.py",
+}
+
 
 steps = st.tuples(st.sampled_from(sorted(BLOCKS)), st.integers(0, 11), st.integers(0, 11))
 programs = st.lists(steps, min_size=1, max_size=7).map(tuple)
@@ -105,4 +114,4 @@ def test_every_kind_occurs_in_some_random_network() -> None:
     program = Case("torch", tuple((n, i, i) for n, i in zip(names, numbers, strict=True))).program()
     found.update(node.kind for node in graph_of(program, program.example).nodes)
     missing = {kind for kind in ops.kinds() if kind not in found and kind != "unknown"}
-    assert missing == NOT_GENERATED.keys(), "write a block for it, or say in NOT_GENERATED why there is none"
+    assert sorted(missing) == sorted(NOT_GENERATED), "write a block for it, or say in NOT_GENERATED why there is none"
