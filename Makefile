@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types unit bench coverage fuzz clean
+.PHONY: help demo test lint types unit bench llm coverage fuzz clean
 .DEFAULT_GOAL := help
 
 help:  ## Print the targets
@@ -31,6 +31,9 @@ bench: .venv/.bench  ## Measure beside the peers (hours; resumes, `rm -r .cache/
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.reach
+
+llm: .venv/.bench  ## Capture 8-billion-parameter models, slice a 16 GB checkpoint (needs 40 GB of disk under /tmp)
+	$(BIN)/python -m benchmarks.llm --memory-gb 40 $(ARGS)
 
 coverage: .venv/.bench  ## Prune timm and transformers (hours; resumes, `rm -r .cache/bench` starts over); writes docs/coverage.md
 	$(BIN)/python -m benchmarks.coverage $(ARGS)
