@@ -17,6 +17,7 @@ ORDER = [
     {"api"},
     {"report", "measuring"},
     {"runtimes", "proof"},
+    {"masking"},
     {"passes"},
     {"plans", "budgets", "depth"},
     {"selection"},
