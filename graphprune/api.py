@@ -55,7 +55,7 @@ Progress = Callable[[str], None]
 
 
 def load(model: str | Path, input_shapes: Any = None) -> Graph:
-    """Read an `.onnx` or `.pt2` file or `package.module:factory`; see `frontends.load`."""
+    """Read an `.onnx` or `.pt2` file, `package.module:factory` or a transformers folder; see `frontends.load`."""
     return frontends.load(model, input_shapes)
 
 

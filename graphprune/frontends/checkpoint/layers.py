@@ -18,24 +18,21 @@ _NUMBER = re.compile(r"(?<=\.)(\d+)(?=\.)")
 class Layers:
     """`names`: new name of each tensor whose layer has another number now; `removed`: tensors of layers that are gone.
 
-    `counts` maps a number of layers to what is left of it, `kept` the prefix of a list to the numbers that stay.
+    `counts` maps a number of layers to what is left of it; `kept` holds for each list how many layers it had and the
+    numbers of those that stay.
     """
 
     names: dict[str, str] = field(default_factory=dict)
     removed: set[str] = field(default_factory=set)
     counts: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
-    kept: dict[str, list[int]] = field(default_factory=dict)
+    kept: list[tuple[int, list[int]]] = field(default_factory=list)
 
     def shorten(self, data: Any) -> Any:
         """A copy of a configuration's data in which lists with an entry a layer have lost those of removed ones."""
         data = copy.deepcopy(data)
-        for prefix, kept in self.kept.items():
-            del prefix
-            _shorten(data, max(self._before(kept)), kept)
+        for count, kept in self.kept:
+            _shorten(data, count, kept)
         return data
-
-    def _before(self, kept: list[int]) -> list[int]:
-        return [n for n, after in self.counts.items() if len(kept) in after]
 
 
 def _shorten(data: Any, count: int, kept: list[int]) -> None:
@@ -70,7 +67,7 @@ def numbered(origin: CheckpointOrigin, graph: Graph) -> Layers:
 def _renumber(found: Layers, origin: CheckpointOrigin, prefix: str, kept: list[int], count: int) -> None:
     assert origin.module is not None
     place = {old: new for new, old in enumerate(kept)}
-    found.kept[prefix] = kept
+    found.kept.append((count, kept))
     found.counts[count].add(len(kept))
     for name in origin.module.state_dict():
         match = _NUMBER.match(name, len(prefix)) if name.startswith(prefix) else None

@@ -23,9 +23,6 @@ from .renumber import token_ids
 from .shards import Stored, read_shards
 from .skeleton import class_of, read_config, skeleton
 
-#: Names that old checkpoints have or lack though the model has them otherwise: tables computed anew.
-_COMPUTED = ("rotary_emb.inv_freq", "position_ids", ".attn.bias", ".attn.masked_bias", ".attention.bias")
-
 
 def load(folder: str | Path, input_shapes: Shapes | None = None) -> Graph:
     """The graph of a folder with config.json and safetensors.
@@ -125,9 +122,9 @@ def _match(model: nn.Module, stored: dict[str, Stored], folder: Path) -> tuple[d
         spelled = [s for n in names for s in (n, n.removeprefix(prefix), f"{prefix}{n}")]
         entry = next((stored[s] for s in spelled if s in stored), None)
         if entry is None:
-            if not names[0].endswith(_COMPUTED):
+            if isinstance(state[names[0]], nn.Parameter):
                 return {}, names[0]
-            continue
+            continue  # a buffer: building the model has computed it
         if entry.shape != tuple(state[names[0]].shape):
             shapes = f"{list(entry.shape)}, where config.json says {list(state[names[0]].shape)}"
             raise InputError(f"'{entry.file}': the weight '{names[0]}' has the shape {shapes}")

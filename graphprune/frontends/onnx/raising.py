@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from onnx import NodeProto
 
 from ...errors import GraphPruneError
@@ -140,8 +139,3 @@ def raise_node(draft: Draft) -> None:
 def sizes_changed(value: Value, fact: Fact) -> bool:
     """Whether a value no longer has the sizes it had when the model was read."""
     return value.shape is not None and fact.shape is not None and value.shape != fact.shape
-
-
-def as_ints(array: np.ndarray) -> list[int]:
-    """Plain integers."""
-    return [int(n) for n in array.reshape(-1)]
