@@ -49,6 +49,9 @@ def test_found(name: str, frontend: str) -> None:
 CASES: dict[str, Case] = {
     "ragged_rows_turned_and_merged_in_part": Case("onnx", (("nested_factors", 5, 2),), number=75291, ratio=0.7),
     "slice_of_a_whole_joint_axis": Case("onnx", (("flattened", 10, 10), ("slices", 2, 10)), number=17849),
+    "group_norm_of_nearly_equal_numbers": Case(
+        "torch", (("linear_attention", 9, 3), ("group_norm", 11, 1)), number=86380
+    ),
     "masked_truth_values": Case("onnx", (("batch_of_activations", 7, 10),), number=63389, ratio=0.25),
 }
 

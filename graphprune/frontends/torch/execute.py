@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from .graph_module import takes
 from .origin import Origin, Source, fill, origin_of
 from .registry import schema_of
 from .tracing import mode_of, split_inputs
+from .widen import widening
 from .write import Calls, call_of
 
 
@@ -33,11 +35,13 @@ def flatten_outputs(outputs: Any) -> list[torch.Tensor]:
     return found
 
 
-def run(module: nn.Module, inputs: Any) -> list[np.ndarray]:
-    """Run a module in eval mode without gradients; its tensors in order."""
+def run(module: nn.Module, inputs: Any, *, wide: bool = False) -> list[np.ndarray]:
+    """Run a module in eval mode without gradients, in float64 if `wide`; its tensors in order."""
     args, kwargs = split_inputs(inputs)
     with mode_of(module, training=False), torch.no_grad():
-        return [to_numpy(t) for t in flatten_outputs(module(*args, **kwargs))]
+        with widening() if wide else nullcontext():
+            found = flatten_outputs(module(*args, **kwargs))
+        return [to_numpy(t) for t in found]
 
 
 def random_inputs(graph: Graph, seed: int) -> Any:

@@ -1,0 +1,97 @@
+"""Running in float64: casts, constants, states and fused kernels included; and what the proof does with it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from graphprune import budgets, frontends, proof
+from graphprune.coupling import couple
+from graphprune.frontends.torch.execute import run
+from graphprune.passes.remove_channels import remove_channels
+from tests.helpers import graph_of, random_plan
+
+
+class Mixed(nn.Module):
+    """Whatever names a float type, or writes to a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.casts = True
+        self.first = nn.Linear(4, 8)
+        self.cell = nn.LSTM(8, 8, batch_first=True)
+        self.mask = nn.Parameter(torch.randn(5, 5))
+        self.register_buffer("count", torch.zeros(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        y = self.cell(y.float() if self.casts else y)[0]
+        self.count += 0.1
+        y = y + self.count + torch.full((8,), 0.3, dtype=torch.float32) + torch.tensor(1 / 3)
+        return F.scaled_dot_product_attention(y, y.to(self.mask.dtype), y, self.mask)
+
+
+def test_everything_runs_in_float64() -> None:
+    torch.manual_seed(0)
+    module, x = Mixed().eval(), torch.randn(2, 5, 4)
+    narrow, wide = copy.deepcopy(module), copy.deepcopy(module)
+    found, rough = run(wide, (x,), wide=True)[0], run(narrow, (x,))[0]
+    module.casts = False
+    torch.set_default_dtype(torch.float64)
+    try:
+        exact = run(module.double(), (x.double(),))[0]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == np.float64
+    assert np.abs(found - rough).max() > 1e-9
+    # The buffer grows by 0.1 of float32 or of float64: only what `float` rounds in `exact` may differ.
+    np.testing.assert_allclose(found, exact, atol=1e-6)
+    np.testing.assert_allclose(found, rough, atol=1e-5)
+
+
+def cancelling() -> nn.Module:
+    """Large numbers that cancel: the rounding of float32 shows in the result."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            generator = torch.Generator().manual_seed(0)
+            self.a = nn.Parameter(torch.randn(96, 6, generator=generator))
+            self.b = nn.Parameter(torch.randn(3, 96, generator=generator))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = F.linear(x, self.a)
+            small = F.linear(y, self.b)
+            return F.linear(y * 7.3e4, self.b) - small * 7.3e4 + small
+
+    return Net()
+
+
+def _proof(change: Any = None) -> proof.Proof:
+    graph = graph_of(cancelling(), torch.randn(2, 6, generator=torch.Generator().manual_seed(1)))
+    coupling = couple(graph)
+    keep = random_plan(coupling, budgets.channels(0.5)).kept(coupling)
+    module = frontends.emit(remove_channels(coupling, keep)).module
+    if change is not None:
+        with torch.no_grad():
+            change(module)
+    return proof.verify(coupling, keep, module)
+
+
+def test_rounding_is_told_by_float64() -> None:
+    found = _proof()
+    assert found.passed
+    assert found.max_error <= proof.WIDE
+    assert found.tolerance == proof.WIDE
+    assert "in float64 they differ by" in found.detail
+
+
+def test_a_real_difference_of_the_same_size_is_not_forgiven() -> None:
+    found = _proof(lambda module: module.b.mul_(1.004))
+    assert not found.passed
+    assert found.max_error > 1e-3
