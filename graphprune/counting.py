@@ -29,11 +29,20 @@ def macs_of(nodes: Iterable[Node]) -> int:
     """Multiply-accumulates of some nodes of a graph."""
     total = 0.0
     for node in nodes:
-        rule = lookup(node.kind).cost
-        if rule is not None and all(v is None or v.shape is not None for v in (*node.inputs, *node.outputs)):
-            for cost in rule(node):
-                total += cost.factor * prod(v.sizes[a] for v, a in cost.axes) / cost.groups
+        for cost in _costs(node):
+            total += cost.factor * prod(v.sizes[a] for v, a in cost.axes) / cost.groups
     return round(total)
+
+
+def _costs(node: Node) -> list[Cost]:
+    """What is known of a node's cost: nothing where a shape is not known or its rule fails (coupling says so)."""
+    rule = lookup(node.kind).cost
+    if rule is None or any(v is not None and v.shape is None for v in (*node.inputs, *node.outputs)):
+        return []
+    try:
+        return rule(node)
+    except Exception:
+        return []
 
 
 class Counter:
@@ -88,10 +97,7 @@ class Counter:
     def _cost_terms(self) -> list[_Term]:
         terms = []
         for node in self._coupling.graph.flat_nodes:
-            rule = lookup(node.kind).cost
-            if rule is None or any(v is not None and v.shape is None for v in (*node.inputs, *node.outputs)):
-                continue
-            terms += [self._cost_term(node, cost) for cost in rule(node)]
+            terms += [self._cost_term(node, cost) for cost in _costs(node)]
         return terms
 
     def _blocks(self, value: Value, node: Node) -> tuple[Block, ...]:

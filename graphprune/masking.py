@@ -25,7 +25,7 @@ def treatment(coupling: Coupling, keep: Array) -> Treatment:
         constant = [source] if source is not None and source.weight is not None and source.weight.tied else []
         for value in (*constant, *node.outputs):
             _add_masks(found, value, coupling, alive)
-        for step in inner(node):
+        for step in inner(node) if node not in coupling.failed else ():
             rule = lookup(step.kind).statistic
             statistic = rule(step) if rule is not None and step.inputs[0] is not None else None
             compaction = _compaction(step, statistic, coupling, alive) if statistic is not None else Compaction()

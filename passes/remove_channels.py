@@ -11,7 +11,6 @@ from graphprune.coupling import Coupling, Use, couple, requested
 from graphprune.errors import InputError, PassError
 from graphprune.graph import Graph, Value, uncollected
 from graphprune.kept import Survivors, kept_rows
-from graphprune.ops import lookup
 from graphprune.ops.base import Array
 from graphprune.plans import Plan
 
@@ -26,7 +25,7 @@ def remove_channels(coupling: Coupling, keep: Array) -> Graph:
     """
     survivors = Survivors(coupling, keep)
     graph = coupling.graph.copy()
-    _rewrite_nodes(coupling.graph, graph, survivors)
+    _rewrite_nodes(coupling, graph, survivors)
     _slice_weights(coupling, graph, survivors)
     _resize(coupling.graph, graph, survivors)
     for table, ids in kept_rows(coupling, keep):
@@ -36,10 +35,10 @@ def remove_channels(coupling: Coupling, keep: Array) -> Graph:
     return graph
 
 
-def _rewrite_nodes(before: Graph, after: Graph, survivors: Survivors) -> None:
+def _rewrite_nodes(coupling: Coupling, after: Graph, survivors: Survivors) -> None:
     """Rules read sizes of the original values and change attributes of the new nodes."""
-    for old, new in zip(before.all_nodes, after.all_nodes, strict=True):
-        rule = lookup(old.kind).rewrite
+    for old, new in zip(coupling.graph.all_nodes, after.all_nodes, strict=True):
+        rule = coupling.rule(old).rewrite
         if rule is None or any(v is None or v.shape is None for v in old.outputs):
             continue
         inputs, outputs = new.inputs, new.outputs

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from ..errors import InputError
-from ..graph import Graph, Value, uncollected
-from ..ops import Block, known, lookup, reader
+from ..graph import Graph, Node, Value, uncollected
+from ..ops import Block, Operator, inner, known, lookup, reader
 from ..ops.base import Array
 from .components import Solution, solve
-from .labeller import MET, Use, Walk
+from .labeller import MET, Use, Walk, what_failed
 from .reasons import CONSTANT, OPERATOR, OUTPUT, POSITION, Reason, Tracer
 from .tables import Table, find_tables
 
@@ -57,11 +57,12 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Unknown:
-    """An operator without a rule: how often it occurs and where first."""
+    """An operator without a rule, or (`why`) with one that fails here: how often it occurs and where first."""
 
     op: str
     count: int
     first: str
+    why: str = ""
 
 
 class Coupling:
@@ -70,6 +71,7 @@ class Coupling:
     def __init__(self, graph: Graph, walk: Walk, solution: Solution, causes: list[tuple[int, str]]) -> None:
         self.graph = graph
         self.grouped = walk.grouped
+        self.failed: dict[Node, str] = walk.failed
         self.tables = tuple(walk.tables)
         self.blocks: dict[Value, tuple[Block, ...]] = walk.values
         self.uses: list[Use] = walk.uses()
@@ -172,7 +174,11 @@ class Coupling:
 
     @cached_property
     def _tracer(self) -> Tracer:
-        return Tracer(self.graph, self.blocks)
+        return Tracer(self.graph, self.blocks, self.failed)
+
+    def rule(self, node: Node) -> Operator:
+        """The entry of the operator table that applies to a node here; that of unknown ones where its own fails."""
+        return lookup("unknown" if node in self.failed else node.kind)
 
     def hold(self, components: Array, reason: Reason) -> None:
         """Let components stay that no rule froze."""
@@ -188,15 +194,15 @@ class Coupling:
         self.hold(components, Reason(OPERATOR, "it must keep as many as others, of which some must stay", node))
 
     def unknown(self) -> list[Unknown]:
-        """Operators without a rule, or with one that needs a shape nobody knows; most frequent first."""
-        found: dict[str, tuple[int, str]] = {}
+        """Operators without a rule, or with one that fails or needs a shape nobody knows; most frequent first."""
+        found: dict[tuple[str, str], tuple[int, str]] = {}
         for node in self.graph.all_nodes:
-            if not known(node.kind):
+            if not known(self.rule(node).kind):
                 shapeless = any(v is not None and v.shape is None for v in (*node.inputs, *node.outputs))
-                op = f"{node.op} of unknown shape" if shapeless else node.op
-                count, first = found.get(op, (0, node.name))
-                found[op] = (count + 1, first)
-        rows = [Unknown(op, count, first) for op, (count, first) in found.items()]
+                key = f"{node.op} of unknown shape" if shapeless else node.op, self.failed.get(node, "")
+                count, first = found.get(key, (0, node.name))
+                found[key] = (count + 1, first)
+        rows = [Unknown(op, count, first, why) for (op, why), (count, first) in found.items()]
         return sorted(rows, key=lambda row: -row.count)
 
     def free_indices(self) -> int:
@@ -335,24 +341,51 @@ def couple(graph: Graph, *, grouped: str = "within", rows: Sequence[str] = ()) -
     """
     if grouped not in ("within", "whole"):
         raise InputError(f"grouped must be 'within' or 'whole', not '{grouped}'")
-    tables = find_tables(graph, rows, graph.pinned)
-    first, stuck = _attempt(graph, grouped, frozenset(), tables)
+    attempt = partial(_attempt, graph, grouped, find_tables(graph, rows, graph.pinned), _failing(graph))
+    first, stuck = attempt(frozenset())
     if not stuck:
         return first
-    _, still = _attempt(graph, grouped, stuck, tables)
+    _, still = attempt(stuck)
     helped = stuck - still
     if not helped:
         return first
-    second, _ = _attempt(graph, grouped, helped, tables)
+    second, _ = attempt(helped)
     return second if second.free_indices() > first.free_indices() else first
 
 
+def _failing(graph: Graph) -> dict[Node, str]:
+    """Nodes whose cost or statistics cannot be told: their rules do not fit them, whatever is stated of labels."""
+    failed = {}
+    for node in graph.all_nodes:
+        try:
+            if all(v is None or v.shape is not None for v in (*node.inputs, *node.outputs)):
+                _tell(node)
+        except Exception as error:
+            failed[node] = what_failed(error)
+    return failed
+
+
+def _tell(node: Node) -> None:
+    for step in inner(node):
+        rule = lookup(step.kind)
+        if rule.cost is not None:
+            rule.cost(step)
+        if rule.statistic is not None and step.inputs[0] is not None:
+            rule.statistic(step)
+
+
 def _attempt(
-    graph: Graph, grouped: str, flipped: frozenset[str], tables: Sequence[Table]
+    graph: Graph, grouped: str, tables: Sequence[Table], failed: Mapping[Node, str], flipped: frozenset[str]
 ) -> tuple[Coupling, frozenset[str]]:
-    """One walk and one solve; also the reshapes whose active factor ended up frozen or as one piece."""
-    walk = Walk(graph, grouped=grouped, flipped=flipped, tables=tables)
-    walk.run()
+    """One walk (again as long as rules turn out to fail) and one solve; also the reshapes whose active factor ended up
+    frozen or as one piece.
+    """
+    while True:
+        walk = Walk(graph, grouped=grouped, flipped=flipped, tables=tables, failed=failed)
+        walk.run()
+        if len(walk.failed) == len(failed):
+            break
+        failed = walk.failed
     solution, causes = solve(walk.said, walk.count)
     stuck = set()
     for origin, labels in walk.said.resolved:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from ..errors import GraphPruneError, InputError
 from ..graph import Graph, Node, Value
-from ..ops import Block, Columns, lookup
-from ..ops.base import Array
+from ..ops import Block, Columns, known, lookup
+from ..ops.base import Array, CoupleRule, Operator
 from .tables import Table
 
 #: The reason of indices that met some that must stay; `reasons.py` finds out which where somebody asks.
@@ -31,6 +33,15 @@ class Use:
     columns: Columns | None = None
 
 
+def what_failed(error: Exception) -> str:
+    """What a rule raised and where, for somebody who will mend it."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    where = "" if at is None else f" at {Path(at.tb_frame.f_code.co_filename).name}:{at.tb_lineno}"
+    return f"{type(error).__name__}{where}" + (f": {error}" if str(error) else "")
+
+
 @dataclass
 class Statements:
     """What the rules said, with the node that said it."""
@@ -44,7 +55,11 @@ class Statements:
 
 
 class Walk:
-    """The `Labeller` handed to coupling rules. Label 0 is never given out: it stands for indices that must stay."""
+    """The `Labeller` handed to coupling rules. Label 0 is never given out: it stands for indices that must stay.
+
+    `failed` are nodes whose rules raise, with what they raise: they are treated as unknown operators. Where a run finds
+    further ones, what it states is of no use: the walk is to be taken again with these.
+    """
 
     def __init__(
         self,
@@ -53,7 +68,9 @@ class Walk:
         grouped: str = "within",
         flipped: frozenset[str] = frozenset(),
         tables: Sequence[Table] = (),
+        failed: Mapping[Node, str] = MappingProxyType({}),
     ) -> None:
+        self.failed = dict(failed)
         self.nodes = graph.all_nodes
         self._place = {node: at for at, node in enumerate(self.nodes)}
         self._top = [*graph.nodes, *(graph.training.nodes if graph.training is not None else [])]
@@ -67,6 +84,7 @@ class Walk:
         self.values: dict[Value, tuple[Block, ...]] = {}
         self._untied: dict[tuple[Value, Node], tuple[Block, ...]] = {}
         self._columns: dict[object, Columns] = {}
+        self._by_group: dict[Value, set[Node]] = {}
         self._pointing: dict[Value, Array] = {}
         self._followed: set[Value] = set()
         self._at = -1
@@ -86,6 +104,7 @@ class Walk:
             for output, axis in table.outputs:
                 self.equal(labels, self.axis(output, axis))
         self._freeze_outputs()
+        self._settle_columns()
 
     def _freeze_outputs(self) -> None:
         renumbered = {output: axis for table in self.tables for output, axis in table.outputs}
@@ -100,35 +119,42 @@ class Walk:
     def _visit(self, node: Node) -> None:
         """State a node's rule; where it has bodies, what enters them first, then theirs."""
         self._at = self._place[node]
-        rule = lookup(node.kind)
         if not node.bodies:
             if any(v is not None and v.shape is None for v in (*node.inputs, *node.outputs)):
                 self._freeze_node(node)
             else:
-                self._couple(node)
+                self._state(node, self.rule(node).couple)
             self._hand_positions_on(node)
             return
-        if rule.enter is not None:
-            rule.enter(node, self)
+        enter = self.rule(node).enter
+        if enter is not None:
+            self._state(node, enter)
         for body in node.bodies:
             for inner in body.nodes:
                 self._visit(inner)
         self._at = self._place[node]
-        self._couple(node)
+        self._state(node, self.rule(node).couple)
         for output in (v for body in node.bodies for v in body.outputs):
             self.freeze(self._pointing.get(output), "positions along it leave a body")
+            for block in self.blocks(output) if not known(self.rule(node).kind) else ():
+                self.freeze(block.labels, f"it leaves a body of {node.op}, whose rule is not known")
         self._hand_positions_on(node)
 
-    def _couple(self, node: Node) -> None:
-        """Apply a rule. It may fail only on operands that do not fit together, which no frontend can rule out."""
+    def rule(self, node: Node) -> Operator:
+        """The entry of the operator table that applies to a node."""
+        return lookup("unknown" if node in self.failed else node.kind)
+
+    def _state(self, node: Node, rule: CoupleRule) -> None:
+        """Apply a rule. It raises where it has a mistake, or on operands that do not fit together, which no frontend
+        can rule out; what the user asks for that cannot be done it says by an `InputError`.
+        """
         try:
-            lookup(node.kind).couple(node, self)
-        except GraphPruneError:
+            rule(node, self)
+        except (InputError, MemoryError):
             raise
         except Exception as error:
-            shapes = ", ".join(str(v.shape) for v in node.inputs if v is not None)
-            where = f"the node '{node.name}' ({node.op}) with operands of shapes {shapes}"
-            raise InputError(f"{where} makes no sense: {error}") from error
+            self.failed[node] = what_failed(error)
+            self.rule(node).couple(node, self)
 
     def _freeze_node(self, node: Node) -> None:
         for value in node.inputs:
@@ -143,7 +169,7 @@ class Walk:
             labels = self._pointing.get(value) if value is not None else None
             if labels is None or value in self._followed:
                 continue
-            if at == 0 and lookup(node.kind).moves:
+            if at == 0 and self.rule(node).moves:
                 self._pointing.update(dict.fromkeys(node.outputs, labels))
             else:
                 self.freeze(labels, f"{node.op} reads positions along it as numbers")
@@ -240,19 +266,43 @@ class Walk:
         before = self.values.get(value, ())
         kept = [b for b in before if not set(b.axes) & labels.keys()]
         new = [Block((a,), x) for a, x in labels.items() if x is not None and value.sizes[a] > 1]
-        self.values[value] = (*kept, *new)
+        self.put_blocks(value, (*kept, *new))
 
     def put_blocks(self, value: Value, blocks: Sequence[Block]) -> None:
         """See `Labeller`."""
+        for block in blocks:
+            if block.labels.shape != tuple(value.sizes[a] for a in block.axes):
+                raise GraphPruneError(f"{block.labels.shape} labels for axes {block.axes} of {value!r}")
         self.values[value] = tuple(blocks)
 
     def put_columns(self, value: Value, columns: Columns) -> None:
-        """See `Labeller`."""
+        """See `Labeller`. A tied weight keeps the labels of the axis until all its readers are known."""
         key = self._key(value) or value
         if key in self._columns:
             self.equal(self._columns[key].labels, columns.labels)
         self._columns[key] = columns
-        self._set(value, tuple(b for b in self.blocks(value) if columns.axis not in b.axes))
+        if key is value:
+            self._by_group.setdefault(value, set()).add(self.nodes[self._at])
+        else:
+            self._set(value, tuple(b for b in self.blocks(value) if columns.axis not in b.axes))
+
+    def _settle_columns(self) -> None:
+        """Only readers that tell row groups apart may have columns by row group: where another one reads the weight as
+        it is, or it is an output, the same columns go in all groups.
+        """
+        if not self._by_group:
+            return
+        plain = set(self.outputs)
+        for node in self.nodes:
+            plain.update(v for v in node.inputs if v in self._by_group and node not in self._by_group[v])
+        for value in self._by_group:
+            columns = self._columns[value]
+            own = next((b for b in self.values[value] if b.axes == (columns.axis,)), None)
+            if value in plain:
+                self.equal(columns.labels, None if own is None else own.labels)
+                del self._columns[value]
+            else:
+                self.values[value] = tuple(b for b in self.values[value] if b is not own)
 
     def fresh(self, *shape: int) -> Array:
         """See `Labeller`."""

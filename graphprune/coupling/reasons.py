@@ -32,16 +32,19 @@ class Reason:
 
 
 class Tracer:
-    """Follows fixed axes back through a walked graph."""
+    """Follows fixed axes back through a walked graph; the rules of `failed` nodes did not apply."""
 
-    def __init__(self, graph: Graph, blocks: Mapping[Value, tuple[Block, ...]]) -> None:
+    def __init__(self, graph: Graph, blocks: Mapping[Value, tuple[Block, ...]], failed: Mapping[Node, str]) -> None:
         self._blocks = blocks
+        self._failed = failed
         self._makers = {value: node for node in graph.all_nodes for value in node.outputs}
         self._inputs = {*graph.inputs, *(graph.training.inputs if graph.training is not None else ())}
         self._found: dict[tuple[Value, int], Reason] = {}
 
     def said(self, node: Node, text: str) -> Reason:
         """The reason of a rule that froze indices itself."""
+        if node in self._failed:
+            return Reason(UNKNOWN, f"the rule of {node.op} fails here: {self._failed[node]}", node)
         if not known(node.kind):
             return Reason(UNKNOWN, text, node)
         if node.kind == "gather":
@@ -88,6 +91,8 @@ class Tracer:
             )
         if any(v is not None and v.shape is None for v in (*maker.inputs, *maker.outputs)):
             return Reason(UNKNOWN, f"it meets what {_named(maker)} makes, whose shape is not known")
+        if maker in self._failed:
+            return Reason(UNKNOWN, f"it meets what {_named(maker)} makes, whose rule fails here: {self._failed[maker]}")
         if not known(maker.kind):
             return Reason(UNKNOWN, f"it meets what {_named(maker)} makes, an operator without a rule")
         if maker.kind in ("fill", "shape_math"):

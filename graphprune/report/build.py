@@ -158,4 +158,4 @@ def _frozen_rows(coupled: Coupling) -> list[FrozenRow]:
 
 
 def _unknown_rows(coupled: Coupling) -> list[UnknownRow]:
-    return [UnknownRow(u.op, u.count, u.first) for u in coupled.unknown()]
+    return [UnknownRow(u.op, u.count, u.first, u.why) for u in coupled.unknown()]

@@ -72,8 +72,11 @@ def unknown_lines(unknown: Sequence[UnknownRow]) -> list[str]:
     """Operators without a rule."""
     if not unknown:
         return ["Unknown operators: none."]
-    named = ", ".join(f"{row.op} x{row.count} (first: {row.first_node})" for row in unknown)
-    return [f"Unknown operators, which freeze everything they touch: {named}."]
+    missing = ", ".join(f"{row.op} x{row.count} (first: {row.first_node})" for row in unknown if not row.why)
+    failing = "; ".join(f"{row.op} x{row.count} (first: {row.first_node}): {row.why}" for row in unknown if row.why)
+    lines = [f"Unknown operators, which freeze everything they touch: {missing}."] if missing else []
+    fails = "Operators whose rule fails here (operands that do not fit, or a mistake in graphprune: please report it)"
+    return lines + ([f"{fails}, which freeze everything they touch: {failing}."] if failing else [])
 
 
 def _count(number: int, one: str, several: str) -> str:

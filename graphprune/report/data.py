@@ -61,11 +61,12 @@ class FrozenRow:
 
 @dataclass(frozen=True)
 class UnknownRow:
-    """An operator without a rule: how often it occurs, and the first node that has it."""
+    """An operator without a rule, or (`why`) with one that fails here: how often it occurs, and the first node."""
 
     op: str
     count: int
     first_node: str
+    why: str = ""
 
 
 @dataclass(frozen=True)
