@@ -163,7 +163,7 @@ def test_json_holds_everything(item: reports.Report | reports.InspectReport) -> 
     assert data["format"] in ("graphprune-report/1", "graphprune-inspect/1")
     assert data["groups"][0]["members"] == GROUPS[0].members
     assert data["frozen"][1]["node"] == "nms"
-    assert data["unknown"] == [{"op": "NonMaxSuppression", "count": 2, "first_node": "/nms"}]
+    assert data["unknown"] == [{"op": "NonMaxSuppression", "count": 2, "first_node": "/nms", "why": ""}]
 
 
 def test_numpy_and_infinite_numbers_are_json() -> None:

@@ -25,7 +25,7 @@ from tests.ops.examples_onnx import model, node, normal
 from tests.robustness.attempts import command
 
 
-class Mistake(Exception):
+class MistakeError(Exception):
     """What no rule means to raise."""
 
 
@@ -38,7 +38,7 @@ def _half_done(rule: Callable[[Node, Labeller], None]) -> Callable[[Node, Labell
             for block in labeller.blocks(value) if value is not None else ():
                 labeller.statistic(block.labels)
                 labeller.balance(np.stack([block.labels.reshape(-1), labeller.fresh(block.labels.size)]))
-        raise Mistake("of ours")
+        raise MistakeError("of ours")
 
     return failing
 
@@ -57,7 +57,7 @@ def test_a_rule_that_fails_half_done_freezes_what_the_node_touches(kind: str, mo
     own = [n for n in graph.all_nodes if n.kind == kind]
     assert set(own) <= coupling.failed.keys()
     row = next(u for u in coupling.unknown() if u.first == own[0].name)
-    assert row.why.startswith("Mistake at test_failing_rules.py:") and row.why.endswith(": of ours")
+    assert row.why.startswith("MistakeError at test_failing_rules.py:") and row.why.endswith(": of ours")
     if coupling.groups:
         pruned = prune_coupling(coupling, budgets.channels(0.5))
         assert pruned.proof.passed, pruned.proof
@@ -80,7 +80,7 @@ def test_what_the_failing_rule_stated_counts_for_nothing(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("part", ["cost", "statistic"])
 def test_a_cost_or_statistic_that_fails_makes_its_operator_unknown(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: Node) -> Any:
-        raise Mistake
+        raise MistakeError
 
     kind = {"cost": "conv", "statistic": "softmax"}[part]
     graph = _shown(kind).graph()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
+from torch.nn.functional import conv2d
 
 from graphprune.coupling import couple
 from tests.helpers import assert_equality, graph_of
@@ -15,11 +15,11 @@ from tests.ops.registry import Net, conv, image, parameter
 
 def _before(m: Any, x: torch.Tensor) -> Any:
     other = m.e(x)[:, :, 0, 0] @ m.w.sum((2, 3))
-    return m.d(F.conv2d(m.a(x), m.w, groups=3)), other @ m.f
+    return m.d(conv2d(m.a(x), m.w, groups=3)), other @ m.f
 
 
 def _after(m: Any, x: torch.Tensor) -> Any:
-    made = m.d(F.conv2d(m.a(x), m.w, groups=3))
+    made = m.d(conv2d(m.a(x), m.w, groups=3))
     return made, m.e(x)[:, :, 0, 0] @ m.w.sum((2, 3)) @ m.f
 
 
@@ -39,7 +39,7 @@ def test_columns_are_the_same_in_all_groups(call: Any) -> None:
 
 def test_a_weight_of_two_grouped_convolutions_keeps_columns_by_group() -> None:
     def call(m: Any, x: torch.Tensor) -> Any:
-        return m.d(F.conv2d(m.a(x), m.w, groups=3)), m.d(F.conv2d(m.e(x), m.w, groups=3))
+        return m.d(conv2d(m.a(x), m.w, groups=3)), m.d(conv2d(m.e(x), m.w, groups=3))
 
     graph = graph_of(Net(call, a=conv(3, 12), w=parameter(12, 4, 1, 1), d=conv(12, 2), e=conv(3, 12)), image())
     assert "3x4 exact: a.weight[0]" in str(couple(graph))
@@ -48,7 +48,7 @@ def test_a_weight_of_two_grouped_convolutions_keeps_columns_by_group() -> None:
 
 def test_columns_of_a_weight_that_is_an_output_stay() -> None:
     graph = graph_of(
-        Net(lambda m, x: (m.d(F.conv2d(m.a(x), m.w, groups=3)), m.w), a=conv(3, 12), w=parameter(12, 4, 1, 1),
+        Net(lambda m, x: (m.d(conv2d(m.a(x), m.w, groups=3)), m.w), a=conv(3, 12), w=parameter(12, 4, 1, 1),
             d=conv(12, 2)),
         image(),
     )  # fmt: skip
