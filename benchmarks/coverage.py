@@ -3,8 +3,10 @@
     python -m benchmarks.coverage [--suite timm,transformers] [--routes torch,onnx] [--models 'res*'] [--limit-s 600]
 
 Every model of a suite (`benchmarks/suites/`) is pruned with `channels=0.5` in a process of its own, from the module and
-from its ONNX export (`torch.onnx.export`, dynamo). Results are kept per suite in `.cache/bench/coverage-SUITE.jsonl`;
-at the end they go into `docs/measurements/coverage-SUITE.json`, and the page is written from all such files.
+from its ONNX export (`torch.onnx.export`, dynamo, opset 18), or by other routes (`benchmarks/routes.py`), such as
+`--routes torchscript-17,dynamo-23,torchscript-17+qdq`. Results are kept per suite in
+`.cache/bench/coverage-SUITE.jsonl`; at the end they go into `docs/measurements/coverage-SUITE.json`, and the page is
+written from all such files.
 """
 
 from __future__ import annotations
@@ -24,33 +26,36 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks import common, coverage_page, suites, zoo
+from benchmarks import common, coverage_page, routes, suites, zoo
 from benchmarks.random_weights import call
 
-ROUTES = ("torch", "onnx")
 CHUNK = 8  # models of which all routes are run before the next
 
 
 def run(case: str, cache: Path) -> None:
-    """One route of one model: `suite/route/model`; the route `export` writes the file that `onnx` reads."""
+    """One route of one model, `suite/route/model`, or an export, which writes the file that the route reads."""
     suite, route, name = case.split("/", 2)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     zoo.torchvision()
-    source = cache / suite / f"{name}.onnx"
-    if route == "onnx":
-        onnx_route(source)
-        return
-    common.tell(step="building the model")
-    if route == "export" and hasattr(suites.suite(suite), "write"):
-        suites.files(suite).write(name, source)
-        return
-    module, inputs = suites.suite(suite).build(name)
-    if route == "export":
-        common.tell(step="exporting", parameters=zoo.parameters(module))
-        zoo.export(module, inputs, source)
+    made = routes.exported(route)
+    if made is not None:
+        path = routes.make(cache, suite, made, name)
+        common.tell(contrib=contrib(path))
+    elif route == "torch":
+        common.tell(step="building the model")
+        torch_route(*suites.suite(suite).build(name))
     else:
-        torch_route(module, inputs)
+        path = routes.source(cache, suite, route, name)
+        onnx_route(path if path.exists() else routes.make(cache, suite, route, name))
+
+
+def contrib(path: Path) -> dict[str, int]:
+    """How often each operator occurs that is not in ONNX's own domain: fused and quantised ones."""
+    import onnx
+
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    return dict(Counter(node.op_type for node in nodes if node.domain not in ("", "ai.onnx")))
 
 
 def torch_route(module: nn.Module, inputs: Any) -> None:
@@ -153,22 +158,26 @@ def warm_up(suite: str) -> None:
             importlib.import_module(name)
 
 
-def run_part(options: argparse.Namespace, suite: str, names: list[str], routes: list[str]) -> None:
-    """Every route of a few models; the export first, without which there is no ONNX route."""
+def run_part(options: argparse.Namespace, suite: str, names: list[str], wanted: list[str]) -> None:
+    """Every route of a few models; the exports first, without which there is no ONNX route."""
 
     def one(case: str) -> None:
         run(case, options.cache)
 
     short = coverage_page.fell_short
-    if "torch" in routes and hasattr(suites.suite(suite), "build"):
+    if "torch" in wanted and hasattr(suites.suite(suite), "build"):
         common.run_cases(options, [f"{suite}/torch/{name}" for name in names], short, one)
-    if "onnx" in routes:
-        exports = common.run_cases(options, [f"{suite}/export/{name}" for name in names], run=one)
-        exported = [case.replace("/export/", "/onnx/") for case, found in exports.items() if "error" not in found]
-        common.run_cases(options, exported, short, one)
+    for route in wanted:
+        if route != "torch":
+            ready = names
+            for export in routes.exports(route):
+                made = common.run_cases(options, [f"{suite}/{export}/{name}" for name in ready], run=one)
+                ready = [name for name in ready if "error" not in made[f"{suite}/{export}/{name}"]]
+            common.run_cases(options, [f"{suite}/{route}/{name}" for name in ready], short, one)
+    routes.discard(options.cache, suite, wanted, names)
 
 
-def run_suite(options: argparse.Namespace, suite: str, routes: list[str]) -> None:
+def run_suite(options: argparse.Namespace, suite: str, wanted: list[str]) -> None:
     """Every chosen model and route of a suite that has no result yet; then write what is known of the suite."""
     options.results = common.ROOT / ".cache" / "bench" / f"coverage-{suite}.jsonl"
     if options.fresh:
@@ -178,9 +187,8 @@ def run_suite(options: argparse.Namespace, suite: str, routes: list[str]) -> Non
     every = suites.suite(suite).names()
     names = common.chosen(every, options.models)
     for part in (names[i : i + CHUNK] for i in range(0, len(names), CHUNK)):
-        run_part(options, suite, part, routes)
-    cases = [f"{suite}/{route}/{name}" for name in every for route in (*ROUTES, "export")]
-    coverage_page.record(suite, common.load_results(options.results), cases)
+        run_part(options, suite, part, wanted)
+    coverage_page.record(suite, common.load_results(options.results), every)
 
 
 def main() -> None:
@@ -188,7 +196,7 @@ def main() -> None:
     made = common.parser("coverage", "Which models of whole libraries can be halved, and what stops the others.", 600)
     made.set_defaults(memory_gb=11, out=common.ROOT / "docs" / "coverage.md")
     made.add_argument("--suite", default=",".join(suites.suites()), help="comma-separated suites; empty: only the page")
-    made.add_argument("--routes", default=",".join(ROUTES), help="comma-separated: torch, onnx")
+    made.add_argument("--routes", default=",".join(routes.DEFAULT), help="comma-separated; see benchmarks/routes.py")
     options = made.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     for suite in filter(None, options.suite.split(",")):

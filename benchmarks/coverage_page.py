@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import common
+from benchmarks import common, routes
 
 FOLDER = common.ROOT / "docs" / "measurements"
-ROUTES = {"torch": "PyTorch", "onnx": "ONNX"}
 GOAL = 0.5
+ERROR = 120  # characters of an exporter's error
 NOTE = f"""One model a row, pruned with `channels=0.5` (L2), random weights, each route in a process of its own with
-limits on time and memory. *Tried*: ONNX files exist of what `torch.onnx.export` (dynamo) exports.
+limits on time and memory. Route *ONNX*: `torch.onnx.export` (dynamo, opset 18); others name exporter and opset, and
+what was done to the file then (`benchmarks/onnx_tools.py`). *Tried*: of what could be exported and changed so.
 *Valid*: the result runs with outputs of the original's shapes (ONNX: and passes the checker with full shape inference).
 *Verified*: it agrees with the masked original on random inputs. *<= {GOAL}*: verified, with at most {GOAL} of the
 parameters left. *Kept*: parameters left. *Exact / renorm.*: groups that lost something exactly, or with a statistic
@@ -30,8 +32,8 @@ def fell_short(record: Record) -> bool:
     return "error" in record or not good
 
 
-def record(suite: str, found: dict[str, Record], cases: list[str]) -> None:
-    """Write a suite's results in the order of `cases`, with what is needed to repeat them.
+def record(suite: str, found: dict[str, Record], names: list[str]) -> None:
+    """Write a suite's results, route by route in the order of `names`, with what is needed to repeat them.
 
     A case that was not run here keeps the result that is on record.
     """
@@ -39,17 +41,34 @@ def record(suite: str, found: dict[str, Record], cases: list[str]) -> None:
     path = FOLDER / f"coverage-{suite}.json"
     before = {item["case"]: item for item in json.loads(path.read_text())["records"]} if path.exists() else {}
     known = before | found
-    records = [known[case] for case in cases if case in known]
+    order = {name: place for place, name in enumerate(names)}
+    records = [item for item in known.values() if _name(item) in order]
+    records.sort(key=lambda item: (*_rank(_route(item)), order[_name(item)]))
     head = {
         "command": f"python -m benchmarks.coverage --suite {suite}",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": common.machine(),
         "versions": common.versions(),
         "commits": sorted({item["commit"] for item in records}),
-        "models": len({case.split("/", 2)[2] for case in cases}),
+        "models": len(names),
     }
     lines = ",\n".join(json.dumps(item) for item in records)
     path.write_text(json.dumps(head, indent=1).removesuffix("\n}") + f',\n "records": [\n{lines}\n]}}\n')
+
+
+def _route(item: Record) -> str:
+    return str(item["case"].split("/", 2)[1])
+
+
+def _name(item: Record) -> str:
+    return str(item["case"].split("/", 2)[2])
+
+
+def _rank(route: str) -> tuple[int, str]:
+    """Main routes come first, exports last."""
+    if route in routes.DEFAULT:
+        return routes.DEFAULT.index(route), route
+    return (len(routes.DEFAULT) + (routes.exported(route) is not None), route)
 
 
 def publish(path: Path) -> None:
@@ -60,12 +79,7 @@ def publish(path: Path) -> None:
     results = {suite: _by_route(data["records"]) for suite, data in found.items()}
     counts = common.table(
         ["suite", "route", "tried", "valid", "verified", f"<= {GOAL}", "not exported", "slowest s"],
-        [
-            _counts(suite, route, routes, found[suite].get("models", 0))
-            for suite, routes in results.items()
-            for route in ROUTES
-            if route in routes
-        ],
+        [row for suite, data in found.items() for row in _summary(suite, results[suite], data["models"])],
     )
     parts = [
         "# Coverage: whole libraries at channels=0.5",
@@ -74,30 +88,63 @@ def publish(path: Path) -> None:
         NOTE,
     ]
     parts += [_provenance(suite, data) for suite, data in found.items()]
-    parts += [part for suite, routes in results.items() for part in _shortfalls(suite, routes)]
-    parts += [part for suite, routes in results.items() for part in _full(suite, routes)]
+    parts += [part for suite, by_route in results.items() for part in _shortfalls(suite, by_route)]
+    parts += [part for suite, by_route in results.items() for part in _full(suite, by_route)]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n\n".join(parts) + "\n")
     print(counts)
 
 
-def _by_route(records: list[Record]) -> dict[str, dict[str, Record]]:
-    found: dict[str, dict[str, Record]] = {}
+ByRoute = dict[str, dict[str, Record]]
+
+
+def _by_route(records: list[Record]) -> ByRoute:
+    found: ByRoute = {}
     for item in records:
-        _, route, name = item["case"].split("/", 2)
-        found.setdefault(route, {})[name] = item
+        found.setdefault(_route(item), {})[_name(item)] = item
     return found
 
 
-def _counts(suite: str, route: str, routes: dict[str, dict[str, Record]], models: int) -> list[Any]:
-    found = list(routes[route].values())
+def _prunings(by_route: ByRoute) -> list[str]:
+    """The routes that prune something, main ones first."""
+    return sorted((route for route in by_route if routes.exported(route) is None), key=_rank)
+
+
+def _summary(suite: str, by_route: ByRoute, models: int) -> list[list[Any]]:
+    """A row for each route; where names say how a file came about (`dynamo-18/bert`), one for each of these ways."""
+    rows = []
+    for route in _prunings(by_route):
+        refused = [name for export in routes.exports(route) for name, _ in _failed(by_route.get(export, {}))]
+        found = by_route[route]
+        if any("/" in name for name in found):
+            ways = dict.fromkeys(_way(name) for name in (*found, *refused))
+            parts = [(way, *(_of(way, names) for names in (found, refused))) for way in ways]
+            rows += [_counts(suite, way, [found[n] for n in own], len(none), None) for way, own, none in parts]
+        else:
+            rows.append(_counts(suite, routes.title(route), list(found.values()), len(refused), models))
+    return rows
+
+
+def _way(name: str) -> str:
+    return name.partition("/")[0]
+
+
+def _of(way: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if _way(name) == way]
+
+
+def _failed(exports: dict[str, Record]) -> list[tuple[str, str]]:
+    return [(name, item["error"]) for name, item in exports.items() if "error" in item]
+
+
+def _counts(suite: str, title: str, found: list[Record], refused: int, models: int | None) -> list[Any]:
     valid = [r for r in found if r.get("valid")]
     verified = [r for r in valid if r.get("verified")]
     good = [r for r in found if not fell_short(r)]
-    refused = sum("error" in r for r in routes.get("export", {}).values()) if route == "onnx" else None
     slowest = max((_seconds(r) for r in valid), default=0.0)
-    tried = f"{len(found)} of {models}"
-    return [suite, ROUTES[route], tried, len(valid), len(verified), len(good), refused, common.number(slowest, 1)]
+    tried = f"{len(found)} of {len(found) + refused if models is None else models}"
+    none = None if title == routes.title("torch") else refused
+    return [suite, title, tried, len(valid), len(verified), len(good), none, common.number(slowest, 1)]
 
 
 def _seconds(item: Record) -> float:
@@ -110,21 +157,31 @@ def _provenance(suite: str, data: Record) -> str:
     return f"**{suite}**: `{data['command']}`, {data['date']}, at {measured}. {data['machine']}. {data['versions']}."
 
 
-def _shortfalls(suite: str, routes: dict[str, dict[str, Record]]) -> list[str]:
+def _shortfalls(suite: str, by_route: ByRoute) -> list[str]:
     rows = [
-        [name, ROUTES[route], _kept(found), _why(found)]
-        for route in ROUTES
-        for name, found in routes.get(route, {}).items()
+        [name, routes.title(route), _kept(found), _why(found)]
+        for route in _prunings(by_route)
+        for name, found in by_route[route].items()
         if fell_short(found)
     ]
-    refused = [[name, found["error"]] for name, found in routes.get("export", {}).items() if "error" in found]
     parts = [
         f"## {suite}: what fell short",
         common.table(["model", "route", "kept", "why"], rows) if rows else "Nothing.",
     ]
+    refused = _refused(by_route)
     if refused:
-        parts += ["`torch.onnx.export` did not export:", common.table(["model", "error"], refused)]
+        parts += ["Not exported, or refused by the tool:", common.table(["error", "route", "models"], refused)]
     return parts
+
+
+def _refused(by_route: ByRoute) -> list[list[str]]:
+    """What was not exported or changed, the same error on one row."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for route, items in by_route.items():
+        made = routes.exported(route)
+        for name, error in _failed(items) if made else ():
+            found.setdefault((error[:ERROR], routes.title(made or "")), []).append(name)
+    return [[error, title, ", ".join(names)] for (error, title), names in found.items()]
 
 
 def _why(item: Record) -> str:
@@ -142,13 +199,14 @@ def _kept(item: Record) -> str | None:
     return common.number(item.get("ratio"), 3)
 
 
-def _full(suite: str, routes: dict[str, dict[str, Record]]) -> list[str]:
+def _full(suite: str, by_route: ByRoute) -> list[str]:
+    """Every model by the main routes; what is more lies beside, in the JSON file."""
     head = ["model", "parameters", "kept", "exact / renorm.", "unknown", "verified", "seconds", "verify s", "form"]
     parts = []
-    for route, title in ROUTES.items():
-        if route in routes:
-            rows = [_row(name, found) for name, found in routes[route].items()]
-            parts += [f"## {suite}: {title}, every model", common.table(head, rows)]
+    for route in routes.DEFAULT:
+        if route in by_route:
+            rows = [_row(name, found) for name, found in by_route[route].items()]
+            parts += [f"## {suite}: {routes.title(route)}, every model", common.table(head, rows)]
     return parts
 
 

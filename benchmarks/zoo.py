@@ -91,22 +91,30 @@ def exported(name: str, folder: Path) -> Path:
     return path
 
 
-def export(model: nn.Module, inputs: Any, path: Path) -> None:
+class Positional(nn.Module):
+    """A model that takes by position what it takes by name, for the TorchScript exporter."""
+
+    def __init__(self, model: nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """The model's result."""
+        return self.model(**dict(zip(self.names, inputs, strict=True)))
+
+
+def export(model: nn.Module, inputs: Any, path: Path, opset: int = 18, *, dynamo: bool = True) -> None:
     """Write a module as an ONNX file, whole or not at all; inputs as `graphprune.capture` takes them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     large = sum(p.numel() * p.element_size() for p in model.parameters()) > 1.9e9  # beyond what protobuf can hold
     partial = path if large else path.with_name(f"{path.stem}.{os.getpid()}.partial")
     keywords = inputs if isinstance(inputs, dict) else None
     positional = () if keywords else inputs if isinstance(inputs, tuple) else (inputs,)
+    if keywords and not dynamo:
+        model, positional, keywords = Positional(model, list(keywords)), tuple(keywords.values()), None
+    options = {"external_data": large} if dynamo else {}
     torch.onnx.export(
-        model,
-        positional,
-        partial,
-        kwargs=keywords,
-        dynamo=True,
-        opset_version=18,
-        external_data=large,
-        verbose=False,
+        model, positional, partial, kwargs=keywords, dynamo=dynamo, opset_version=opset, verbose=False, **options
     )
     partial.replace(path)
 

@@ -1,20 +1,21 @@
 """ONNX files as they are found: the onnx package's `light` models, and exports by both exporters at several opsets.
 
 The names say how a file comes about: `light/NAME` as shipped (each weight one number repeated), `light-random/NAME`
-with random weights, `EXPORTER-OPSET/NAME` from a small network of `onnx_networks`, `converted-21/NAME` the TorchScript
-export at opset 17 after `onnx.version_converter`, `simplified/NAME` after onnxsim, `ort-basic/NAME` after onnxruntime's
-basic optimisation. The dynamo exporter writes no opset below 18.
+with random weights, `EXPORTER-OPSET/NAME` from a small network of `onnx_networks`, `CHANGE/NAME` the TorchScript export
+at opset 17 (where that fails: dynamo's at 18) after one of `onnx_tools.CHANGES`. The dynamo exporter writes no opset
+below 18.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper
+from torch.onnx.errors import UnsupportedOperatorError
 
+from benchmarks.onnx_tools import CHANGES, change
 from benchmarks.suites.onnx_networks import NETWORKS, dynamo, torchscript
 
 EXPORTS = {
@@ -30,7 +31,7 @@ def _light() -> dict[str, Path]:
 
 def names() -> list[str]:
     """Small networks first."""
-    made = [f"{how}/{name}" for how in (*EXPORTS, *CHANGED) for name in NETWORKS]
+    made = [f"{how}/{name}" for how in (*EXPORTS, *CHANGES) for name in NETWORKS]
     return [*made, *(f"{kind}/{name}" for kind in ("light", "light-random") for name in _light())]
 
 
@@ -41,38 +42,20 @@ def write(name: str, path: Path) -> None:
     if how in EXPORTS:
         export, opset = EXPORTS[how]
         export(model, opset, path)
-    elif how in CHANGED:
-        torchscript(model, 17, path)
-        CHANGED[how](path)
+    elif how in CHANGES:
+        _plain(model, path)
+        change(how, path)
     else:
         source = onnx.load(_light()[model])
         onnx.save(_randomised(source) if how == "light-random" else source, path)
 
 
-def _convert(path: Path) -> None:
-    onnx.save(onnx.version_converter.convert_version(onnx.load(path), 21), path)
-
-
-def _simplify(path: Path) -> None:
-    import onnxsim
-
-    onnx.save(onnxsim.simplify(onnx.load(path))[0], path)
-
-
-def _optimise(path: Path) -> None:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(path)
-    onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-
-
-CHANGED: dict[str, Callable[[Path], None]] = {
-    "converted-21": _convert,
-    "simplified": _simplify,
-    "ort-basic": _optimise,
-}
+def _plain(model: str, path: Path) -> None:
+    """The export that tools are given."""
+    try:
+        torchscript(model, 17, path)
+    except UnsupportedOperatorError:
+        dynamo(model, 18, path)
 
 
 def _randomised(model: ModelProto) -> ModelProto:
