@@ -13,10 +13,12 @@ from benchmarks import common, routes
 FOLDER = common.ROOT / "docs" / "measurements"
 GOAL = 0.5
 ERROR = 120  # characters of an exporter's error
+AS_FOUND = "running the file as found"  # the step before anything of ours
 NOTE = f"""One model a row, pruned with `channels=0.5` (L2), random weights, each route in a process of its own with
 limits on time and memory. Route *ONNX*: `torch.onnx.export` (dynamo, opset 18); others name exporter and opset, and
-what was done to the file then (`benchmarks/onnx_tools.py`). *Tried*: of what could be exported and changed so.
-*Valid*: the result runs with outputs of the original's shapes (ONNX: and passes the checker with full shape inference).
+what was done to the file then (`benchmarks/onnx_tools.py`). *Tried*: of what could be
+exported and changed so, and then runs.
+*Valid*: the result runs with outputs of the original's shapes (ONNX: and passes the checker where the original does).
 *Verified*: it agrees with the masked original on random inputs. *<= {GOAL}*: verified, with at most {GOAL} of the
 parameters left. *Kept*: parameters left. *Exact / renorm.*: groups that lost something exactly, or with a statistic
 taken anew over what is left. *Unknown*: operators without a rule, which freeze what they touch. *Seconds*: from the
@@ -114,8 +116,9 @@ def _summary(suite: str, by_route: ByRoute, models: int) -> list[list[Any]]:
     """A row for each route; where names say how a file came about (`dynamo-18/bert`), one for each of these ways."""
     rows = []
     for route in _prunings(by_route):
-        refused = [name for export in routes.exports(route) for name, _ in _failed(by_route.get(export, {}))]
-        found = by_route[route]
+        found = {name: item for name, item in by_route[route].items() if not _unusable(item)}
+        refused = [name for name, item in by_route[route].items() if _unusable(item)]
+        refused += [name for export in routes.exports(route) for name, _ in _failed(by_route.get(export, {}))]
         if any("/" in name for name in found):
             ways = dict.fromkeys(_way(name) for name in (*found, *refused))
             parts = [(way, *(_of(way, names) for names in (found, refused))) for way in ways]
@@ -123,6 +126,11 @@ def _summary(suite: str, by_route: ByRoute, models: int) -> list[list[Any]]:
         else:
             rows.append(_counts(suite, routes.title(route), list(found.values()), len(refused), models))
     return rows
+
+
+def _unusable(item: Record) -> bool:
+    """Whether onnxruntime does not run the file that was to be pruned."""
+    return "error" in item and item.get("step") == AS_FOUND
 
 
 def _way(name: str) -> str:
@@ -162,7 +170,7 @@ def _shortfalls(suite: str, by_route: ByRoute) -> list[str]:
         [name, routes.title(route), _kept(found), _why(found)]
         for route in _prunings(by_route)
         for name, found in by_route[route].items()
-        if fell_short(found)
+        if fell_short(found) and not _unusable(found)
     ]
     parts = [
         f"## {suite}: what fell short",
@@ -170,7 +178,10 @@ def _shortfalls(suite: str, by_route: ByRoute) -> list[str]:
     ]
     refused = _refused(by_route)
     if refused:
-        parts += ["Not exported, or refused by the tool:", common.table(["error", "route", "models"], refused)]
+        parts += [
+            "Not exported, refused by the tool, or not run by onnxruntime as exported:",
+            common.table(["error", "route", "models"], refused),
+        ]
     return parts
 
 
@@ -179,8 +190,9 @@ def _refused(by_route: ByRoute) -> list[list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     for route, items in by_route.items():
         made = routes.exported(route)
-        for name, error in _failed(items) if made else ():
-            found.setdefault((error[:ERROR], routes.title(made or "")), []).append(name)
+        refused = items if made else {name: item for name, item in items.items() if _unusable(item)}
+        for name, error in _failed(refused):
+            found.setdefault((error[:ERROR], routes.title(made or route)), []).append(name)
     return [[error, title, ", ".join(names)] for (error, title), names in found.items()]
 
 

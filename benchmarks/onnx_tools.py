@@ -9,6 +9,18 @@ from typing import Any
 import onnx
 
 SAMPLES = 2  # random inputs that a static quantiser sees
+_KINDS = (
+    "bert",
+    "bart",
+    "gpt2",
+    "t5",
+    "clip",
+    "vit",
+    "swin",
+    "phi",
+    "gpt_neox",
+    "conformer",
+)  # not those for GPUs only
 
 
 def change(name: str, path: Path) -> None:
@@ -46,7 +58,7 @@ def _transformer(level: int) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         from onnxruntime.transformers import optimizer
 
-        known = (kind for kind in optimizer.MODEL_TYPES if kind in path.stem)
+        known = (kind for kind in _KINDS if kind in path.stem)
         made = optimizer.optimize_model(str(path), max(known, key=len, default="bert"), opt_level=level)
         made.save_model_to_file(str(path))
 

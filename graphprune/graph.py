@@ -203,6 +203,7 @@ class Graph:
     (auxiliary heads): it is coupled and sliced along, so that the result still trains. Both graphs share the `Value`s
     of their weights. `pinned` are ids that must stay where the rows of a table may go (special tokens);
     `kept_rows` are the ids that did, by the name of the input: new id `i` is what was id `kept_rows[name][i]`.
+    `notes` are sentences for the user about what the graph holds for.
     """
 
     name: str
@@ -214,6 +215,7 @@ class Graph:
     training: Graph | None = None
     pinned: frozenset[int] = frozenset()
     kept_rows: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def flat_nodes(self) -> list[Node]:
@@ -306,7 +308,16 @@ class Graph:
         training = None if self.training is None else self.training._copy(twin)
         outputs = [clone(v) for v in self.outputs]
         return Graph(
-            self.name, nodes, inputs, outputs, self.frontend, self.origin, training, self.pinned, dict(self.kept_rows)
+            self.name,
+            nodes,
+            inputs,
+            outputs,
+            self.frontend,
+            self.origin,
+            training,
+            self.pinned,
+            dict(self.kept_rows),
+            self.notes,
         )
 
     def check(self) -> None:

@@ -185,5 +185,6 @@ def dynamo(name: str, opset: int, path: Path) -> None:
         opset_version=opset,
         input_names=["x"],
         dynamic_shapes={first: sizes},
+        external_data=False,
         verbose=False,
     )

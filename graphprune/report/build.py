@@ -83,7 +83,11 @@ def pruning_report(
         proof=proof,
         output_form=form,
         output_reason=getattr(emitted, "reason", ""),
-        notes=[*_interface(graph, pruned), *([proof.detail] if proof is not None and proof.detail else [])],
+        notes=[
+            *graph.notes,
+            *_interface(graph, pruned),
+            *([proof.detail] if proof is not None and proof.detail else []),
+        ],
         seconds=seconds,
         kept_ids={name: ids.tolist() for name, ids in pruned.kept_rows.items()},
     )

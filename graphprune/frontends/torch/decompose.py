@@ -10,6 +10,7 @@ from torch import fx
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
 
 from .registry import lowering_of
 
@@ -121,9 +122,11 @@ def _trace(function: Callable[..., Any], node: fx.Node) -> fx.Graph | None:
         return function(*args, **kwargs)
 
     try:
-        return make_fx(run)(*fakes).graph
+        made = make_fx(run)(*fakes).graph
     except Exception:
         return None
+    results = pytree.tree_leaves(made.output_node().args[0])
+    return made if all(isinstance(result, fx.Node) for result in results) else None  # a size, say
 
 
 def _flat(value: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from ...graph import Graph, Node, Value
 from ..treatment import Compaction, Index, Treatment
 from .arrays import to_numpy, to_torch
+from .examples import fresh_like
 from .graph_module import takes
 from .origin import Origin, Source, fill, origin_of
 from .registry import schema_of
@@ -47,21 +48,7 @@ def run(module: nn.Module, inputs: Any, *, wide: bool = False) -> list[np.ndarra
 def random_inputs(graph: Graph, seed: int) -> Any:
     """Inputs like the example's: normal floats, the example's integers in another order, booleans as they are."""
     origin = origin_of(graph)
-    generator = torch.Generator().manual_seed(seed)
-
-    def fresh(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor) or leaf.dtype is torch.bool:
-            return leaf
-        if leaf.is_floating_point() or leaf.is_complex():
-            kind = torch.float32 if leaf.is_floating_point() else torch.complex64
-            noise = torch.randn(leaf.shape, generator=generator, dtype=kind)
-            if leaf.ndim > 2:  # pure noise averages out in deep networks; an offset per channel does not
-                noise += torch.randn((*leaf.shape[:2], *[1] * (leaf.ndim - 2)), generator=generator, dtype=kind)
-            return noise.to(leaf.device, leaf.dtype)
-        order = torch.randperm(leaf.numel(), generator=generator)
-        return leaf.flatten()[order.to(leaf.device)].reshape(leaf.shape)
-
-    return _renumbered(graph, pytree.tree_map(fresh, (origin.args, origin.kwargs)))
+    return _renumbered(graph, fresh_like((origin.args, origin.kwargs), seed))
 
 
 def example_inputs(graph: Graph) -> Any:

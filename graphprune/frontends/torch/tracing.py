@@ -21,8 +21,13 @@ from ...graph import Graph
 from .aliasing import StaleViewError
 from .decompose import decompose
 from .dynamic import mark_batch
+from .exporting import by_example, run_export
 from .lower import lower
 from .origin import Origin, Tensors, origin_of
+
+_DECIDED = (
+    "the model branches on the values of its inputs; this is what it computes where they decide as the example does"
+)
 
 
 def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -56,6 +61,7 @@ def lower_program(
     program: ExportedProgram, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any], name: str
 ) -> Graph:
     """The neutral graph of an exported program; in-place writes through views are undone by torch where we cannot."""
+    decided = by_example(program)
     try:
         graph = lower(_origin(program, module, args, kwargs), name)
     except StaleViewError:
@@ -64,6 +70,7 @@ def lower_program(
         graph = lower(_origin(program, module, args, kwargs), name)
     origin_of(graph).read = frozenset(graph.weights())
     mark_batch(graph)
+    graph.notes = (_DECIDED,) if decided else ()
     return graph
 
 
@@ -139,10 +146,9 @@ def _origin(
 def export(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool = False, shapes: Any = None
 ) -> ExportedProgram:
-    """Run `torch.export` in eval (or train) mode, without fused inference kernels.
+    """Run `torch.export` in eval (or train) mode, as `run_export` does.
 
-    Gradients are on, as in training; a module that only runs without them is exported without. `shapes` says
-    which sizes are dynamic. Dataclasses in the result are made known to torch where they are not yet.
+    `shapes` says which sizes are dynamic. Dataclasses in the result are made known to torch where they are not yet.
     """
     try:
         return _export(module, args, kwargs, training, shapes)
@@ -176,27 +182,11 @@ def _register_dataclasses(module: nn.Module, args: tuple[Any, ...], kwargs: dict
 def _export(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool, shapes: Any
 ) -> ExportedProgram:
-    with mode_of(module, training=training), quiet(), _plain_attention():
+    with mode_of(module, training=training), quiet():
         try:
-            with torch.enable_grad():
-                return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+            return run_export(module, args, kwargs, shapes)
         except Exception as error:
-            try:
-                with torch.no_grad():
-                    return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
-            except Exception:
-                raise InputError(_why(module, args, kwargs, error)) from error
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Keep `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` from their one-kernel inference path."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+            raise InputError(_why(module, args, kwargs, error)) from error
 
 
 def _why(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:
