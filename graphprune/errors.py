@@ -25,3 +25,7 @@ class VerificationError(GraphPruneError):
 
 class BackendError(GraphPruneError):
     """A runtime is missing or cannot run the model; the message says what to install (exit code 2)."""
+
+
+class UnsupportedError(BackendError):
+    """A runtime lacks the kernel of an operator, or its kernel refuses operands; the message names the node."""

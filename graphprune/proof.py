@@ -12,26 +12,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import depth, frontends
 from .coupling import Coupling
-from .errors import BackendError, InputError
+from .errors import InputError, UnsupportedError
 from .graph import Graph, Value, Weight
 from .kept import kept_rows
 from .masking import take_out, treatment
 from .ops import inner
 from .ops.base import Array
+from .running import Runner, other_runner, rounds, runner, wide_runner
 
 #: Largest difference allowed, in units of how much an output varies with the input, by the narrowest float type in use.
 TOLERANCES = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}
 
 #: The same where values are rounded to integers of few bits: a float rounding may then decide between two steps.
 STEPS = 2e-2
-_STEPPED = frozenset({"int8", "uint8", "int4", "uint4"})
 
 #: What fails is run again in float64, where no more than this is allowed.
 WIDE = 1e-6
@@ -49,8 +48,6 @@ _ID_MOVES = frozenset({"reshape", "transpose", "slice", "expand", "select"})
 #: Differences are measured in units of an output's variation over inputs, but at least this part of its spread:
 #: below lies float noise.
 STEADY = 1e-2
-
-Runner = Callable[[Any], Sequence[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -76,14 +73,20 @@ class Reference:
         treated = treatment(coupling, keep)
         take_out(treated, without)
         self._model = frontends.of(graph).instrument(graph, treated)
-        self._run = _runner(graph, self._model)
         self._alive = keep[coupling.component]
         renumbered = {v for table in coupling.tables for v, _ in table.outputs}
         ends = (*graph.inputs, *graph.outputs)
         self._blocks = {v: coupling.blocks.get(v, ()) for v in ends if v.follows or v in renumbered}
         self._ids = {v.name: ids for table, ids in kept_rows(coupling, keep) for v in table.inputs}
         self._feeds = [self._within(random_inputs(graph, seed + i)) for i in range(inputs)]
-        self._expected = [self._cut_outputs(self._run(feed)) for feed in self._feeds]
+        self._start: Callable[[Any], Runner] = partial(runner, graph)
+        self._note = ""
+        try:
+            self._run = self._start(self._model)
+            self._expected = [self._cut_outputs(self._run(feed)) for feed in self._feeds]
+        except UnsupportedError as error:
+            self._run, self._start, self._note = other_runner(graph, self._model, self._feeds[0], error)
+            self._expected = [self._cut_outputs(self._run(feed)) for feed in self._feeds]
         touched = [g for g in coupling.groups if not keep[g.components].all()]
         self._exact = sum(g.exact for g in touched)
         self._renormalizing = len(touched) - self._exact
@@ -91,15 +94,19 @@ class Reference:
     def compare(self, pruned: Any) -> Proof:
         """Run a foreign model (`ModelProto`, path or `nn.Module`) on the same inputs; raises what running it raises."""
         tolerance = _tolerance(self._graph)
-        candidate = _runner(self._graph, pruned)
+        candidate = self._start(pruned)
         found = [list(candidate(self._cut_inputs(feed))) for feed in self._feeds]
         worst, detail = _largest_difference(self._expected, found)
-        if tolerance < worst <= STEPS and _rounds(self._graph):
+        if tolerance < worst <= STEPS and rounds(self._graph):
             tolerance = STEPS
             detail = f"the model rounds to integers of few bits, so that differences up to {STEPS:.2g} are allowed"
         if tolerance < worst < float("inf"):
             worst, tolerance, detail = self._second_look(pruned, worst, tolerance, detail)
         passed = worst <= tolerance
+        if self._note:
+            detail = f"{detail or ('' if passed else f'results differ by {worst:.2g}')}; {self._note}".removeprefix(
+                "; "
+            )
         return Proof(passed, worst, tolerance, len(self._feeds), self._exact, self._renormalizing, detail)
 
     def _second_look(self, pruned: Any, worst: float, tolerance: float, detail: str) -> tuple[float, float, str]:
@@ -120,7 +127,7 @@ class Reference:
 
     def _wide_difference(self, pruned: Any) -> float | None:
         """The largest difference in float64; None where that cannot be run."""
-        original, candidate = (_wide_runner(self._graph, model) for model in (self._model, pruned))
+        original, candidate = (wide_runner(self._graph, model) for model in (self._model, pruned))
         if original is None or candidate is None:
             return None
         try:
@@ -215,44 +222,6 @@ def livened(graph: Graph) -> Iterator[bool]:
 
 def _is_zero_matrix(weight: Weight) -> bool:
     return weight.plain and weight.trainable and len(weight.shape) > 1 and not weight.array().any()
-
-
-def _runner(graph: Graph, model: Any) -> Runner:
-    if graph.frontend != "onnx":
-        frontend = frontends.of(graph)
-        return lambda feed: frontend.run(model, feed)
-    from .runtimes import get
-
-    runtime = get("onnxruntime-unoptimized" if _rounds(graph) else "onnxruntime")
-    try:
-        return runtime.compile(model).run
-    except BackendError:
-        wide = model if isinstance(model, str | Path) else frontends.of(graph).widened(model)
-        if wide is model:
-            raise
-        run = runtime.compile(wide).run
-        return lambda feed: run({name: _in_float32(array) for name, array in feed.items()})
-
-
-def _wide_runner(graph: Graph, model: Any) -> Runner | None:
-    """As `_runner`, in float64; None where the framework cannot, or the weights do not fit into memory."""
-    if graph.frontend != "torch":
-        return None
-    return partial(frontends.of(graph).run, model, wide=True)
-
-
-def _rounds(graph: Graph) -> bool:
-    """Whether the model computes with integers of few bits.
-
-    Then runtimes must not optimise while it is proven: they merge roundings with the operators around them where they
-    can see both, and between the two of the original stand the masks.
-    """
-    stored = any(v.weight is not None and not v.weight.plain for v in graph.weights().values())
-    return stored or any(v.dtype.name in _STEPPED for node in graph.flat_nodes for v in node.outputs)
-
-
-def _in_float32(array: Array) -> Array:
-    return array.astype(np.float32) if array.dtype.name in ("bfloat16", "float64") else array
 
 
 def _largest_difference(expected: list[list[Array]], found: list[list[Array]]) -> tuple[float, str]:

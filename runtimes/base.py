@@ -70,6 +70,7 @@ _RUNTIMES = {
     "onnxruntime-unoptimized": _Entry("onnxruntime", "OnnxRuntime", {"optimize": False}),
     "onnxruntime-cuda": _Entry("onnxruntime", "OnnxRuntime", {"provider": "CUDAExecutionProvider"}),
     "onnxruntime-tensorrt": _Entry("onnxruntime", "OnnxRuntime", {"provider": "TensorrtExecutionProvider"}),
+    "reference": _Entry("reference", "OnnxReference", {}),
     "pytorch": _Entry("pytorch", "PyTorch", {}),
     "pytorch-compiled": _Entry("pytorch", "PyTorch", {"compiled": True}),
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
-from graphprune.errors import BackendError, InputError
+from graphprune.errors import BackendError, InputError, UnsupportedError
 
 from .base import Inputs, TensorSpec
 from .inputs import ordered
@@ -80,7 +80,8 @@ class OnnxRuntime:
             try:
                 session = ort.InferenceSession(source, self._options(threads, folder), self._providers())
             except Exception as error:
-                raise BackendError(f"onnxruntime cannot load {_label(model)}: {_first_line(error)}") from error
+                kind = UnsupportedError if type(error).__name__ == "NotImplemented" else BackendError
+                raise kind(f"onnxruntime cannot load {_label(model)}: {_first_line(error)}") from error
         return OnnxExecutable(session)
 
     def peak_memory(self, model: Any, inputs: Inputs, *, threads: int | None = None) -> int | None:
@@ -130,7 +131,7 @@ class OnnxExecutable:
                 return self._run_bfloat16(feed)
             return list(self.session.run(None, feed))
         except Exception as error:
-            raise BackendError(f"onnxruntime cannot run the model: {_first_line(error)}") from error
+            raise UnsupportedError(f"onnxruntime cannot run the model: {_first_line(error)}") from error
 
     def _run_bfloat16(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Feed bfloat16 arrays as their bits, the one way onnxruntime takes them from numpy."""

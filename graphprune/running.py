@@ -1,0 +1,98 @@
+"""How a foreign model is run for the proof: by which runtime, and by which other where that one refuses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import frontends
+from .counting import macs
+from .errors import BackendError
+from .frontends.treatment import Treatment
+from .graph import Graph
+from .ops.base import Array
+
+Runner = Callable[[Any], Sequence[np.ndarray]]
+
+#: Types whose values are rounded to few bits.
+_STEPPED = frozenset({"int8", "uint8", "int4", "uint4"})
+
+#: Multiply-accumulates of a model that onnx's reference evaluator runs in a minute or so.
+_MOST_MACS = 2_000_000_000
+
+
+def runner(graph: Graph, model: Any) -> Runner:
+    """Runs a foreign model (`ModelProto`, path or `nn.Module`) of this graph's framework."""
+    if graph.frontend != "onnx":
+        frontend = frontends.of(graph)
+        return lambda feed: frontend.run(model, feed)
+    from .runtimes import get
+
+    runtime = get("onnxruntime-unoptimized" if rounds(graph) else "onnxruntime")
+    try:
+        return runtime.compile(model).run
+    except BackendError:
+        wide = model if isinstance(model, str | Path) else frontends.of(graph).widened(model)
+        if wide is model:
+            raise
+        run = runtime.compile(wide).run
+        return lambda feed: run({name: _in_float32(array) for name, array in feed.items()})
+
+
+def other_runner(
+    graph: Graph, model: Any, feed: Any, error: BackendError
+) -> tuple[Runner, Callable[[Any], Runner], str]:
+    """Where onnxruntime refuses the masked original (`model`): the way to run it by onnx's reference evaluator, the way
+    to run candidates, and a sentence that says so. Candidates must run where the original file does.
+
+    Raises `error`, with what the evaluator says, where that cannot run it either or would take too long.
+    """
+    from .runtimes import get
+
+    if graph.frontend != "onnx" or macs(graph) > _MOST_MACS:
+        raise error
+    refused = _refusal(graph, feed)
+    before = f"{refused} (that is the original file, before anything was removed)" if refused else str(error)
+    reference = get("reference")
+    try:
+        run = reference.compile(model).run
+        run(feed)
+    except BackendError as other:
+        raise type(error)(f"{before}; {other}") from error
+    if refused:
+        return run, lambda made: reference.compile(made).run, f"{before}: both ran on onnx's reference evaluator"
+    return run, partial(runner, graph), f"{before}: the masked original ran on onnx's reference evaluator"
+
+
+def _refusal(graph: Graph, feed: Any) -> str:
+    """What onnxruntime says to the original file; empty where it runs that."""
+    try:
+        runner(graph, frontends.of(graph).instrument(graph, Treatment()))(feed)
+    except BackendError as error:
+        return str(error)
+    return ""
+
+
+def wide_runner(graph: Graph, model: Any) -> Runner | None:
+    """As `runner`, in float64; None where the framework cannot, or the weights do not fit into memory."""
+    if graph.frontend != "torch":
+        return None
+    return partial(frontends.of(graph).run, model, wide=True)
+
+
+def rounds(graph: Graph) -> bool:
+    """Whether the model computes with integers of few bits.
+
+    Then runtimes must not optimise while it is proven: they merge roundings with the operators around them where they
+    can see both, and between the two of the original stand the masks.
+    """
+    stored = any(v.weight is not None and not v.weight.plain for v in graph.weights().values())
+    return stored or any(v.dtype.name in _STEPPED for node in graph.flat_nodes for v in node.outputs)
+
+
+def _in_float32(array: Array) -> Array:
+    return array.astype(np.float32) if array.dtype.name in ("bfloat16", "float64") else array
