@@ -31,6 +31,7 @@ from graphprune.ops.base import Array
 from graphprune.ops.reduce import SUMS
 from graphprune.passes.remove_channels import remove_channels
 from graphprune.plans import Plan
+from graphprune.running import runner
 from tests.helpers import graph_of
 
 from .cases import Case
@@ -141,7 +142,7 @@ def _assert_same_model(one: Any, other: Any) -> None:
 
 
 def _runs(graph: Graph, model: Any, seeds: Sequence[int]) -> list[list[Array]]:
-    run = proof._runner(graph, model)
+    run = runner(graph, model)
     return [list(run(proof.random_inputs(graph, seed))) for seed in seeds]
 
 
@@ -158,7 +159,7 @@ def _assert_close(graph: Graph, expected: list[list[Array]], found: list[list[Ar
     worst, detail = proof._largest_difference(expected, found)
     if worst <= LIMIT:
         return
-    run = proof._runner(graph, model)
+    run = runner(graph, model)
     shaken = [list(run(proof._shaken(proof.random_inputs(graph, seed)))) for seed in range(len(expected))]
     rounding, _ = proof._largest_difference(expected, shaken)
     assert worst <= proof.ROUNDING * rounding, f"{what}: outputs differ by {worst:.2g} {detail}"
