@@ -31,7 +31,6 @@ UNKNOWN = {
     "NegativeLogLikelihoodLoss": _LOSS,
     "NonMaxSuppression": _DATA,
     "NonZero": _DATA,
-    "OneHot": "its new axis is a set of classes",
     "Optional": _SEQUENCE,
     "OptionalGetElement": _SEQUENCE,
     "OptionalHasElement": _SEQUENCE,

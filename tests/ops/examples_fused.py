@@ -204,6 +204,23 @@ def grouped_query_attention_with_rotary() -> Any:
 
 @example(
     """
+    5 exact: e[1] qkv[0]
+    2 of 16 exact: qkv[1] c[0]
+    """
+)
+def grouped_query_attention_of_one_head() -> Any:
+    """Query heads go; the width stays: the operator wants all widths alike, in multiples of 8."""
+    nodes = [
+        node("MatMul", "x e", "h"),
+        node("MatMul", "h qkv", "p"),
+        contrib("GroupQueryAttention", "p - - - - seqlens total", "a k v", num_heads=2, kv_num_heads=1),
+        node("MatMul", "a c", "y"),
+    ]
+    return fused(nodes, {"e": normal(6, 5), "qkv": normal(5, 64), "c": normal(32, 2), **GROUPED}, [2, 5, 6], [2, 5, 2])
+
+
+@example(
+    """
     2 of 8 exact: q[1] k[1] v[1] c[0]
     """
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
@@ -194,6 +195,32 @@ def onnx_experts() -> Any:
         node("Gather", "table ids", "rows", axis=0),
         node("Mul", "rows tall", "weighted"),
         node("ReduceSum", "weighted summed", "mixed", keepdims=0),
+        node("MatMul", "mixed out", "y"),
+    ]
+    return model(nodes, weights, [7, 8], [7, 3])
+
+
+@example(
+    """
+    6 renormalizing: gate[1] book[0]
+    4 exact: book[1] out[0]
+    """
+)
+def onnx_one_hot() -> Any:
+    """The best row of a book, as zeros and ones times the book."""
+    weights = {
+        "gate": normal(8, 6),
+        "book": normal(6, 4),
+        "out": normal(4, 3),
+        "six": [6],
+        "off_on": np.array([0, 1], np.float32),
+    }
+    nodes = [
+        node("MatMul", "x gate", "scores"),
+        node("ArgMax", "scores", "ids", axis=-1, keepdims=0),
+        node("OneHot", "ids six off_on", "hot"),
+        node("Mul", "hot scores", "weighted"),
+        node("MatMul", "weighted book", "mixed"),
         node("MatMul", "mixed out", "y"),
     ]
     return model(nodes, weights, [7, 8], [7, 3])

@@ -5,7 +5,7 @@ Random networks are programs in it, so that both frontends meet the same network
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,6 +149,15 @@ class Named:
     tensor: Tensor
 
 
+def _with_bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes and those in their bodies."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _with_bodies(attribute.g.node)
+
+
 class OnnxOps(TorchOps):
     """Computes each operator with PyTorch and adds the ONNX nodes that do the same."""
 
@@ -158,6 +167,7 @@ class OnnxOps(TorchOps):
         super().__init__(weights)
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
+        self._made = -1
 
     def _weight(self, name: str) -> Named:
         return self._initializer(name, self.weights[name].detach())
@@ -178,7 +188,8 @@ class OnnxOps(TorchOps):
         names = ["" if i is None else i.name if isinstance(i, Named) else i for i in inputs]
         while names and not names[-1]:
             names.pop()
-        at = len(self.nodes)
+        self._made += 1
+        at = self._made
         outputs = [f"v{at}_{i}" for i in range(len(tensors))]
         self.nodes.append(helper.make_node(op, names, outputs, name=f"{op}_{at}", **attrs))
         return [Named(n, t.detach()) for n, t in zip(outputs, tensors, strict=True)]
@@ -330,7 +341,7 @@ class OnnxOps(TorchOps):
     def model(self, x: Named, outputs: Sequence[Named]) -> onnx.ModelProto:
         """The graph so far as a model."""
         results = [self._node("Identity", [y], y.tensor) for y in outputs]
-        read = {name for node in self.nodes for name in node.input}
+        read = {name for node in _with_bodies(self.nodes) for name in node.input}
         graph = helper.make_graph(
             self.nodes,
             "program",

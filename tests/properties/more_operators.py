@@ -299,14 +299,6 @@ class OnnxMore(OnnxOps, TorchMore):
         y = TorchMore.space_to_depth(TorchMore({}), x.tensor, block)
         return self._node("SpaceToDepth", [x], y, blocksize=block)
 
-    def strange(self, x: Any) -> Any:
-        if self.opset < 18:
-            lengths = self._integers(*[1] * x.tensor.shape[1])
-            return self._node("ReverseSequence", [x, lengths], x.tensor, batch_axis=1, time_axis=0)
-        n, c, h, w = x.tensor.shape
-        flat = self.reshape(x, (n, c, h * w))
-        return self._node("Col2Im", [flat, self._integers(h, w), self._integers(1, 1)], x.tensor)
-
     def binary(self, fn: str, a: Any, b: Any) -> Any:
         return self._node("Div", [a, b], a.tensor / b.tensor) if fn == "div" else super().binary(fn, a, b)
 

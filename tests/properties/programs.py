@@ -9,10 +9,10 @@ import onnx
 import torch
 from torch import nn
 
-from . import blocks_more, blocks_tokens  # noqa: F401  (they register their blocks)
+from . import blocks_fused, blocks_more, blocks_rare, blocks_tokens  # noqa: F401  (they register their blocks)
 from .backends import Named
 from .blocks import BLOCKS, make_conv, make_linear
-from .more_operators import OnnxMore, TorchMore
+from .fused_operators import OnnxFused, TorchFused
 
 Step = tuple[str, int, int]
 #: Blocks that only programs with an unknown operator have.
@@ -52,15 +52,15 @@ class Program(nn.Module):
         self.examples = examples(batch, extra, seed)
         self.example = self.examples["x"] if len(self.examples) == 1 else tuple(self.examples.values())
         with torch.no_grad():
-            run(TorchMore(self.weights, torch.Generator().manual_seed(seed), self.examples), program)
+            run(TorchFused(self.weights, torch.Generator().manual_seed(seed), self.examples), program)
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         named = dict(zip(self.examples, inputs, strict=True))
-        return run(TorchMore(self.weights, inputs=named), self.steps)
+        return run(TorchFused(self.weights, inputs=named), self.steps)
 
     def onnx(self, opset: int = 18, dynamic: bool = False, computed: bool = False) -> onnx.ModelProto:
         """The same network in ONNX's own operators."""
         named = {name: Named(name, tensor) for name, tensor in self.examples.items()}
-        ops = OnnxMore(self.weights, named, opset, dynamic, computed)
+        ops = OnnxFused(self.weights, named, opset, dynamic, computed)
         with torch.no_grad():
             return ops.whole_model(run(ops, self.steps))

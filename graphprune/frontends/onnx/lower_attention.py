@@ -137,13 +137,19 @@ def group_query(view: View) -> Lowered | None:
     if key is None or value is None:
         width = query.shape[2] // (count + 2 * own)
         query, key, value = sketch.split(query, [count * width, own * width, own * width])
-    heads = sketch.heads(query, count, "query")
-    key, value = _after_past(sketch, [sketch.heads(x, own, n) for x, n in ((key, "key"), (value, "value"))], 3)
+    parts = ((query, count, "query"), (key, own, "key"), (value, own, "value"))
+    heads, *pair = (_whole(sketch, sketch.heads(x, n, name)) for x, n, name in parts)
+    key, value = _after_past(sketch, pair, 3)
     if view.has(11):
         sink = sketch.reshape(sketch.given(11), (count, 1, 1))
         heads = sketch.add([heads, sink])  # one number for each head goes with it
     sketch.merged(sketch.attend(heads, key, value, _bias(sketch, 10)), to=0)
     return sketch.lowered(3)
+
+
+def _whole(sketch: Sketch, x: Operand) -> Operand:
+    """Heads keep their width: the operator has one for all three, in multiples of 8, and may rotate it."""
+    return sketch.step("axiswise", [x], x.shape, "whole", axes=(3,))
 
 
 @lowers("RotaryEmbedding", "GemmaRotaryEmbedding")

@@ -54,6 +54,17 @@ def scatter_rows(view: View) -> Lowered:
     return Lowered("scatter_rows", (0, 1, 2), {"depth": int(view.shape(1)[-1])})
 
 
+@lowers("OneHot")
+def one_hot(view: View) -> Lowered | None:
+    """A new last axis of classes; the two values that it holds are parameters."""
+    depth = view.ints("depth")
+    if not depth or any(view.follows("depth")) or not view.constant(2):
+        return None
+    if int(view.attr("axis", -1)) not in (-1, view.rank()):
+        return None
+    return Lowered("one_hot", (0,), {"classes": depth[0]})
+
+
 @lowers("HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix")
 def table(view: View) -> Lowered:
     """A table made from sizes."""

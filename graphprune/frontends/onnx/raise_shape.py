@@ -189,6 +189,12 @@ def tile(draft: Draft) -> None:
     draft.set_parameter("repeats", [int(n) for n in draft.attrs["repeats"]])
 
 
+@raises("OneHot")
+def one_hot(draft: Draft) -> None:
+    """The number of classes."""
+    draft.set_parameter("depth", [int(draft.attrs["classes"])])
+
+
 @raises("Gemm")
 def gemm(draft: Draft) -> None:
     """Transposition flags."""

@@ -31,6 +31,7 @@ PARAMETERS: dict[str, dict[str, int]] = {
     "DFT": {"axis": 2},
     "CumSum": {"axis": 1},
     "CumProd": {"axis": 1},
+    "OneHot": {"depth": 1},
     "Upsample": {"scales": 1},
     "Resize": {"roi": 1, "scales": 2, "sizes": 3},
     "Dropout": {"ratio": 1, "training_mode": 2},
