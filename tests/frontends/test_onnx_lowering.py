@@ -252,3 +252,10 @@ def test_local_functions_are_inlined() -> None:
     made.graph.node[0].CopyFrom(helper.make_node("Twice", ["x"], ["h"], domain="local"))
     graph = assert_round_trip(made)
     assert [n.op for n in graph.nodes] == ["Add", "Neg"]
+
+
+@pytest.mark.parametrize("opset", [9, 10, 12, 13])
+def test_a_dropout_with_a_mask_that_nothing_reads_is_one_without(opset: int) -> None:
+    graph = frontend.from_model(model([node("Dropout", "x", "h m"), node("Relu", "h")], SEQUENCE, opset=opset))
+    dropout = next(n for n in graph.nodes if n.op == "Dropout")
+    assert dropout.kind == "elementwise" and all(v.shape == (2, 5, 12) for v in dropout.outputs)

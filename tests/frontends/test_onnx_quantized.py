@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnxruntime import GraphOptimizationLevel
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
@@ -118,3 +119,22 @@ def test_an_integer_weight_is_masked_at_its_zero_point() -> None:
     weight = Encoded((2, 3), np.dtype(np.float32), [*parts, zero], affine)
     masked = weight.masked([np.array([[True, False, True]])])
     np.testing.assert_array_equal(masked.array(), [[5, 0, 5], [4, 0, 4]])
+
+
+def test_a_quantised_recurrence_is_left_alone_and_what_follows_is_pruned(tmp_path: Path) -> None:
+    class Tagger(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.hidden, self.head = torch.nn.LSTM(8, 8), torch.nn.Linear(8, 32), torch.nn.Linear(32, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.relu(self.hidden(self.layer(x)[0])))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    path, out = tmp_path / "float.onnx", tmp_path / "quantised.onnx"
+    torch.onnx.export(Tagger().eval(), (torch.randn(5, 2, 8),), str(path), dynamo=False, opset_version=17)
+    quantize_dynamic(path, out)
+    result = gp.prune(out, target="channels=0.5", align=1)
+    assert [row.op for row in result.report.unknown] == ["DynamicQuantizeLSTM"]
+    assert result.report.proof is not None and result.report.proof.passed
+    assert [(group.size, group.kept) for group in result.report.groups] == [(32, 16)]

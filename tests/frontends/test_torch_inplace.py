@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as nf
 from torch import nn
 
+import graphprune as gp
 from graphprune.frontends.torch import capture, run, to_graph_module
 from graphprune.graph import Graph
 
@@ -223,3 +224,30 @@ def test_tables_kept_for_inference_are_computed_in_the_graph_and_no_trace_is_lef
     expected = module(x).detach()
     assert "bias" in capture(module, x).weights()
     assert not module.training and torch.equal(module(x), expected)
+
+
+class Written(nn.Module):
+    """Steps of a sequence, written one by one; by value, or in place as a recurrence does."""
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.in_place = nn.Linear(6, 16), nn.Linear(16, 3), in_place
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(self.first(x))
+        made = torch.zeros_like(hidden)
+        for step in range(x.shape[1]):
+            if self.in_place:
+                made[:, step] = hidden[:, step] * (step + 1)
+            else:
+                made = torch.select_scatter(made, hidden[:, step] * (step + 1), 1, step - x.shape[1])
+        return self.last(made)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_is_written_to_one_index_of_an_axis_lets_other_axes_pass(in_place: bool) -> None:
+    torch.manual_seed(0)
+    result = gp.prune(Written(in_place=in_place).eval(), torch.randn(2, 4, 6), target=gp.channels(0.5))
+    assert not result.report.unknown
+    assert result.report.proof is not None and result.report.proof.passed
+    assert result.report.after.parameters <= 0.55 * result.report.before.parameters

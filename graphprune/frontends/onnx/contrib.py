@@ -153,6 +153,13 @@ def _matmul(shapes: Sequence[Any], attrs: Mapping[str, Any]) -> list[Shape | Non
     return [(*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1]) if a[-1] == b[-2] else None]
 
 
+@infers("DynamicQuantizeLSTM")
+def _quantised_lstm(shapes: Sequence[Any], attrs: Mapping[str, Any]) -> list[Shape | None]:
+    (steps, batch, _), directions, hidden = shapes[0], shapes[1][0], int(attrs["hidden_size"])
+    state = (directions, batch, hidden)
+    return [(steps, directions, batch, hidden), state, state]
+
+
 @infers("QGemm")
 def _gemm(shapes: Sequence[Any], attrs: Mapping[str, Any]) -> list[Shape | None]:
     a = shapes[0][::-1] if attrs.get("transA") else shapes[0]

@@ -209,6 +209,9 @@ class Propagation:
             )
         except Exception:  # inference is advice: what it cannot tell stays unknown and frozen
             return {}
+        data_shape = static_shape(found.get(node.output[0]))
+        if node.op_type == "Dropout" and data_shape is not None:  # up to opset 9 nothing is said of the mask's shape
+            found |= {n: tensor_type(element_type(found[n]), data_shape) for n in node.output[1:] if n in found}
         return found
 
     def _fallback(self, node: NodeProto) -> dict[str, TypeProto]:

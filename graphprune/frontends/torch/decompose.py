@@ -28,11 +28,17 @@ def _weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> tuple[torch.
     return v * (g / norm), norm
 
 
+def _select_scatter(x: torch.Tensor, src: torch.Tensor, dim: int, index: int) -> torch.Tensor:
+    start = index % x.shape[dim]
+    return torch.slice_scatter(x, src.unsqueeze(dim), dim, start, start + 1)
+
+
 # Replacements for operators that ATen itself does not take apart.
 _OWN: dict[str, Callable[..., Any]] = {
     "channel_shuffle": _channel_shuffle,
     "native_channel_shuffle": _channel_shuffle,
     "_weight_norm_interface": _weight_norm,
+    "select_scatter": _select_scatter,
 }
 
 

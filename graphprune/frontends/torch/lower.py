@@ -170,18 +170,42 @@ class _Walk:
         """What was written to a view goes into the tensor it looks at."""
         base = self._aliases.root(view.args[0])  # type: ignore[arg-type]
         call = Call(view, view.target, self._constant)
-        inputs: list[Value | None] = [self._value_of(base), self._value_of(view)]
-        axis = call.axis("self", call["dim"])
+        written = self._value_of(view)
+        axis, size = call.axis("self", call["dim"]), call.shape("self")[call.axis("self", call["dim"])]
         if view.target is aten.slice.Tensor:
-            start, stop, step = slice(call["start"], call["end"], call["step"]).indices(call.shape("self")[axis])
-            attrs: dict[str, Any] = {"axis": axis, "start": start, "stop": max(start, stop), "step": step}
-            kind, target, place = "slice_scatter", aten.slice_scatter.default, [start, stop, step]
+            start, stop, step = slice(call["start"], call["end"], call["step"]).indices(size)
         else:
-            attrs, kind, target, place = {"subgraph": False}, "unknown", aten.select_scatter.default, [call["index"]]
+            start, step = call["index"] % size, 1
+            stop, written = start + 1, self._unsqueezed(node, written, axis)
+        attrs = {"axis": axis, "start": start, "stop": max(start, stop), "step": step}
+        args = (Slot(0), Slot(1), axis, start, stop, step)
         result = self._value(f"{node.name}.{base.name}", base.meta["val"])
-        source = Source(target, (Slot(0), Slot(1), axis, *place), {}, False, owner_of(node), dict(attrs))
-        self.nodes.append(Node(kind, result.name, inputs, [result], attrs, str(target), source, scope=source.owner))
+        self._insert(
+            node, "slice_scatter", aten.slice_scatter.default, [self._value_of(base), written], args, attrs, result
+        )
         self._overwrite(base, result)
+
+    def _unsqueezed(self, node: fx.Node, value: Value, axis: int) -> Value:
+        """One more axis, of size one."""
+        shape = (*value.sizes[:axis], 1, *value.sizes[axis:])
+        result = Value(self._value(f"{node.name}.unsqueezed", None).name, shape, value.dtype)
+        attrs = {"shape": shape}
+        self._insert(node, "reshape", aten.unsqueeze.default, [value], (Slot(0), axis), attrs, result)
+        return result
+
+    def _insert(
+        self,
+        node: fx.Node,
+        kind: str,
+        target: OpOverload,
+        inputs: list[Value | None],
+        args: tuple[Any, ...],
+        attrs: dict[str, Any],
+        result: Value,
+    ) -> None:
+        """A node that the exported graph does not have, on behalf of one that it has."""
+        source = Source(target, args, {}, False, owner_of(node), dict(attrs))
+        self.nodes.append(Node(kind, result.name, inputs, [result], attrs, str(target), source, scope=source.owner))
 
     def _lower(self, node: fx.Node, target: OpOverload | None = None) -> Any:
         """Lower a call, as one of `target` if given; returns its value or values."""
