@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import (
+        Masks,
         Plan,
         Result,
+        SparseResult,
         apply,
         benchmark,
         blocks,
@@ -23,13 +25,16 @@ if TYPE_CHECKING:
         plan,
         prune,
         save,
+        sparsify,
         verify,
         verify_files,
     )
 
 __all__ = [
+    "Masks",
     "Plan",
     "Result",
+    "SparseResult",
     "apply",
     "benchmark",
     "blocks",
@@ -45,6 +50,7 @@ __all__ = [
     "plan",
     "prune",
     "save",
+    "sparsify",
     "verify",
     "verify_files",
 ]

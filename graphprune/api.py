@@ -5,9 +5,7 @@ load or capture a model, couple, plan, apply, verify, measure; and `prune`, whic
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,10 +26,15 @@ from .passes.remove_channels import RemoveChannels, remove_channels
 from .plans import Plan
 from .report import BlocksReport, InspectReport, PassRow, Report
 from .report.build import blocks_report, inspection, pruning_report
+from .sparsifying import SparseResult, sparsify
+from .sparsity import Masks
+from .stages import Clock, Progress, model_of, read_model, tried
 
 __all__ = [
+    "Masks",
     "Plan",
     "Result",
+    "SparseResult",
     "apply",
     "benchmark",
     "blocks",
@@ -47,11 +50,10 @@ __all__ = [
     "plan",
     "prune",
     "save",
+    "sparsify",
     "verify",
     "verify_files",
 ]
-
-Progress = Callable[[str], None]
 
 
 def load(model: str | Path, input_shapes: Any = None) -> Graph:
@@ -230,9 +232,9 @@ def prune(
     cannot be used, TargetError where the target is out of reach, VerificationError where the result is not what it
     should be.
     """
-    clock, goal = _Clock(progress), Target.of(target)
+    clock, goal = Clock(progress), Target.of(target)
     with clock("reading the model"):
-        graph = _graph(model, example_inputs, input_shapes)
+        graph = read_model(model, example_inputs, input_shapes)
     with clock("coupling"):
         coupled = coupling.couple(graph, grouped=grouped, rows=coupling.requested(graph, include))
     with clock("planning"):
@@ -255,7 +257,7 @@ def prune(
             f"the pruned '{graph.name}' differs from the masked original by {proof.max_error:.2g} "
             f"(allowed: {proof.tolerance:.2g}){': ' + proof.detail if proof.detail else ''}"
         )
-    return Result(_model(emitted), made, report, pruned, coupled, emitted)
+    return Result(model_of(emitted), made, report, pruned, coupled, emitted)
 
 
 def _prove(coupled: Coupling, keep: np.ndarray, pruned: Graph, emitted: Any, seed: int) -> tuple[Any, proving.Proof]:
@@ -263,60 +265,17 @@ def _prove(coupled: Coupling, keep: np.ndarray, pruned: Graph, emitted: Any, see
 
     Where outputs do not depend on inputs because a weight is all zero, it is the proof of a model without such weights.
     """
-    emitted, proof = _tried(proving.Reference(coupled, keep, seed=seed), pruned, emitted)
+    emitted, proof = tried(proving.Reference(coupled, keep, seed=seed), pruned, emitted)
     if not proof.detail:
         return emitted, proof
     with proving.livened(coupled.graph) as changed:
         if not changed:
             return emitted, proof
         live = remove_channels(coupled, keep)
-        again, proof = _tried(proving.Reference(coupled, keep, seed=seed), live, frontends.emit(live))
+        again, proof = tried(proving.Reference(coupled, keep, seed=seed), live, frontends.emit(live))
     if getattr(again, "form", None) != getattr(emitted, "form", None):
         emitted = frontends.of(pruned).emit(pruned, own_class=False)
     return emitted, proof
-
-
-def _tried(reference: proving.Reference, pruned: Graph, emitted: Any) -> tuple[Any, proving.Proof]:
-    """What was emitted, where it computes what it should, else the best that the frontend can make; and its proof."""
-    if getattr(emitted, "form", None) == "module":
-        try:
-            proof = reference.compare(emitted.module)
-        except Exception:  # the class cannot run with these sizes
-            proof = None
-        if proof is not None and proof.passed:
-            return emitted, proof
-        emitted = frontends.emit(pruned, reference.problem)
-    return emitted, reference.compare(_model(emitted))
-
-
-class _Clock:
-    """Times stages and tells the caller which one runs."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self.seconds: dict[str, float] = {}
-        self._progress = progress
-
-    @contextmanager
-    def __call__(self, stage: str) -> Any:
-        if self._progress is not None:
-            self._progress(stage)
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = round(time.perf_counter() - start, 4)
-
-
-def _graph(model: Any, example_inputs: Any, input_shapes: Any) -> Graph:
-    if isinstance(model, Graph):
-        return model
-    if isinstance(model, str | Path):
-        return load(model, input_shapes)
-    if hasattr(model, "SerializeToString"):
-        return frontends.frontend("onnx").from_model(model, input_shapes)
-    if not callable(model):
-        raise InputError(f"cannot prune a {type(model).__name__}; give a file, an nn.Module or an onnx.ModelProto")
-    if example_inputs is None:
-        raise InputError("a PyTorch module needs example_inputs")
-    return capture(model, example_inputs)
 
 
 def _coupled(graph: Graph, grouped: str, rows: tuple[str, ...] = ()) -> Coupling:
@@ -328,9 +287,4 @@ def _coupled(graph: Graph, grouped: str, rows: tuple[str, ...] = ()) -> Coupling
 
 
 def _foreign(graph: Graph) -> Any:
-    return _model(frontends.emit(graph))
-
-
-def _model(emitted: Any) -> Any:
-    """The model itself: the torch frontend also says which form it took."""
-    return getattr(emitted, "module", emitted)
+    return model_of(frontends.emit(graph))

@@ -67,11 +67,20 @@ class Reference:
     """What the masked original computes on random inputs, for comparing any number of candidates with it."""
 
     def __init__(
-        self, coupling: Coupling, keep: Array, *, inputs: int = 3, seed: int = 0, without: Sequence[depth.Block] = ()
+        self,
+        coupling: Coupling,
+        keep: Array,
+        *,
+        inputs: int = 3,
+        seed: int = 0,
+        without: Sequence[depth.Block] = (),
+        masks: Mapping[str, Array] | None = None,
     ) -> None:
         graph = self._graph = coupling.graph
         treated = treatment(coupling, keep)
         take_out(treated, without)
+        for name, mask in (masks or {}).items():
+            treated.masks.setdefault(name, []).append(mask)
         self._model = frontends.of(graph).instrument(graph, treated)
         self._alive = keep[coupling.component]
         renumbered = {v for table in coupling.tables for v, _ in table.outputs}
@@ -194,12 +203,14 @@ def verify(
     inputs: int = 3,
     seed: int = 0,
     without: Sequence[depth.Block] = (),
+    masks: Mapping[str, Array] | None = None,
 ) -> Proof:
     """Compare a foreign model (`ModelProto`, path or `nn.Module`) with the masked original on random inputs.
 
-    `without` are blocks of the original that are taken out of it as well.
+    `without` are blocks of the original that are taken out of it as well, `masks` say by name which entries of its
+    weights stay.
     """
-    return Reference(coupling, keep, inputs=inputs, seed=seed, without=without).compare(pruned)
+    return Reference(coupling, keep, inputs=inputs, seed=seed, without=without, masks=masks).compare(pruned)
 
 
 @contextmanager

@@ -13,7 +13,16 @@ from typing import Any, get_args, get_origin, get_type_hints
 from graphprune.errors import InputError, PassError, VerificationError
 from graphprune.graph import Graph
 
-from . import cleanup, fold_batchnorm, fold_constants, remove_blocks, remove_channels, remove_dead, remove_identity  # noqa: F401
+from . import (  # noqa: F401
+    cleanup,
+    fold_batchnorm,
+    fold_constants,
+    remove_blocks,
+    remove_channels,
+    remove_dead,
+    remove_identity,
+    sparsify,
+)
 from .base import Pass, find
 
 #: Called with the graph before and after a pass; raises where the pass has done harm.

@@ -15,10 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = [
     {"cli"},
     {"api"},
+    {"sparsifying"},
+    {"stages"},
     {"report", "measuring"},
     {"runtimes", "proof", "running"},
     {"masking"},
     {"passes"},
+    {"sparsity"},
     {"plans", "budgets", "depth"},
     {"selection"},
     {"criteria", "counting", "kept"},

@@ -160,12 +160,52 @@ def prune(
 def sparsify(
     model: opt.Model,
     output: opt.Output,
-    pattern: Annotated[str, typer.Option("--pattern", help="Kept out of every so many, as in 2:4.", metavar="N:M")],
+    pattern: opt.Pattern = "2:4",
+    method: opt.Method = "magnitude",
     permute: Annotated[bool, typer.Option("--permute", help="Reorder channels first, to lose less.")] = False,
     data: opt.Data = None,
+    include: opt.Include = None,
+    exclude: opt.Exclude = None,
+    masks_out: opt.MasksOut = None,
+    input_shape: opt.InputShape = None,
+    seed: opt.Seed = 0,
+    report_out: opt.ReportOut = None,
+    no_verify: opt.NoVerify = False,
+    every: opt.All = False,
+    as_json: opt.Json = False,
 ) -> None:
-    """Zero weights in a pattern that hardware skips (comes with a later version)."""
-    raise InputError("sparsify comes with a later version; this one removes channels with 'graphprune prune'")
+    """Set weights to zero in a pattern that hardware skips (2:4), prove the result and write it."""
+    shapes = parse_shapes(input_shape or [])
+    check_model(model)
+    outputs = [
+        ("--output", output, model_suffixes(model)),
+        ("--masks-out", masks_out, (".safetensors",)),
+        ("--report", report_out, _JSON_FILE),
+    ]
+    check_outputs([model], outputs)
+    with working("making weights sparse") as progress:
+        result = _api().sparsify(
+            model,
+            pattern=pattern,
+            method=method,
+            include=tuple(include or ()),
+            exclude=tuple(exclude or ()),
+            seed=seed,
+            verify=not no_verify,
+            input_shapes=shapes,
+            progress=progress,
+        )
+        report = replace(result.report, model=model)
+        progress("writing")
+        result.save(output)
+        if masks_out is not None:
+            result.masks.save(masks_out)
+        if report_out is not None:
+            reports.write_json(report.to_json(), report_out)
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        report.render(_console(), every=every)
 
 
 @app.command("opt")

@@ -70,3 +70,16 @@ GroupedChoice = Annotated[
 PlanOut = Annotated[Path | None, typer.Option("--plan-out", help="Write the plan (.json).", metavar="FILE")]
 ReportOut = Annotated[Path | None, typer.Option("--report", help="Write the full report (.json).", metavar="FILE")]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Skip the proof against the masked original.")]
+Pattern = Annotated[
+    str,
+    typer.Option(
+        "--pattern",
+        help="2:4 or other N:M, 64:2:8 (V:N:M), unstructured:0.5, global:0.5, block:4x4:0.5, row:0.5, column:0.5,"
+        " kernel:0.5 (the share of zeros), 4-of-9.",
+        metavar="PATTERN",
+    ),
+]
+Method = Annotated[str, typer.Option("--method", help="How entries are judged.", metavar="NAME")]
+MasksOut = Annotated[
+    Path | None, typer.Option("--masks-out", help="Write the masks (.safetensors), for training.", metavar="FILE")
+]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from . import control, conv, elementwise, fused, index, linear, norm, position, recurrent, reduce, shape
-from .base import Block, Columns, Cost, Kept, Labeller, Operator, Statistic, kinds, known, lookup
+from .base import Block, Columns, Contraction, Cost, Kept, Labeller, Operator, Statistic, kinds, known, lookup
 from .fused import inner, reader
 
 __all__ = [
     "Block",
     "Columns",
+    "Contraction",
     "Cost",
     "Kept",
     "Labeller",

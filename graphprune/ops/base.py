@@ -158,10 +158,28 @@ class Statistic:
     whole: bool = False
 
 
+@dataclass(frozen=True)
+class Contraction:
+    """Operand `weight` of the node, read as matrices: sums run over its `axis`, along `rows` lie output channels.
+
+    Sums run over the `kernel` positions, too; any other axes are a batch of matrices. `data` is the operand that it
+    meets (None where that is no operand, as a recurrent state), `along` that operand's axis, which `groups` share out.
+    """
+
+    weight: int
+    axis: int
+    rows: tuple[int, ...]
+    kernel: tuple[int, ...] = ()
+    data: int | None = None
+    along: int = 0
+    groups: int = 1
+
+
 CoupleRule = Callable[[Node, Labeller], None]
 RewriteRule = Callable[[Node, Kept], None]
 CostRule = Callable[[Node], list[Cost]]
 StatisticRule = Callable[[Node], Statistic | None]
+ContractionRule = Callable[[Node], list[Contraction]]
 
 
 @dataclass(frozen=True)
@@ -173,7 +191,8 @@ class Operator:
     verifier must mask its weights too. `bears` says that the operator's weights make or take channels: a group is named
     after, and its width counted on, such a weight rather than a bias or a table that is merely added.
     `enter` speaks before the bodies of a control flow node are walked, `couple` after them. `moves` says that every
-    element of the outputs is one of input 0, so that positions stay positions.
+    element of the outputs is one of input 0, so that positions stay positions. `contracts` lists the operands that are
+    summed over, for passes that make weights sparse along that axis.
     """
 
     kind: str
@@ -185,6 +204,7 @@ class Operator:
     bears: bool = False
     enter: CoupleRule | None = None
     moves: bool = False
+    contracts: ContractionRule | None = None
 
 
 _TABLE: dict[str, Operator] = {}
@@ -200,13 +220,14 @@ def operator(
     bears: bool = False,
     enter: CoupleRule | None = None,
     moves: bool = False,
+    contracts: ContractionRule | None = None,
 ) -> Callable[[CoupleRule], CoupleRule]:
     """Register the decorated coupling rule, with its companions, as the entry of `kind`."""
 
     def register(couple: CoupleRule) -> CoupleRule:
         if kind in _TABLE:
             raise GraphPruneError(f"the operator table has two entries for '{kind}'")
-        _TABLE[kind] = Operator(kind, couple, rewrite, cost, statistic, recurs, bears, enter, moves)
+        _TABLE[kind] = Operator(kind, couple, rewrite, cost, statistic, recurs, bears, enter, moves, contracts)
         return couple
 
     return register

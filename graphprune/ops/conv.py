@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from ..graph import Node, Value
-from .base import Columns, Cost, Kept, Labeller, operator
+from .base import Columns, Contraction, Cost, Kept, Labeller, operator
 
 
 def _rewrite_conv(node: Node, kept: Kept) -> None:
@@ -64,7 +64,13 @@ def _read_whole(node: Node, values: list[Value | None], labeller: Labeller) -> N
             labeller.freeze(block.labels, f"{node.op} reads it whole")
 
 
-@operator("conv", rewrite=_rewrite_conv, cost=_conv_cost, bears=True)
+def _conv_contracts(node: Node) -> list[Contraction]:
+    filters, channels = (1, 0) if node.attrs["transposed"] else (0, 1)
+    kernel = tuple(range(2, node.outputs[0].rank))
+    return [Contraction(1, channels, (filters,), kernel, data=0, along=1, groups=node.attrs["groups"])]
+
+
+@operator("conv", rewrite=_rewrite_conv, cost=_conv_cost, bears=True, contracts=_conv_contracts)
 def conv(node: Node, labeller: Labeller) -> None:
     """Input channels are contracted with the weight, filters make the output channels; see `docs/ir.md` for layouts."""
     x, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]

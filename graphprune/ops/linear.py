@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph import Node, Value
-from .base import Cost, Kept, Labeller, operator
+from .base import Contraction, Cost, Kept, Labeller, operator
 from .broadcast import Operand, meet
 
 
@@ -29,7 +29,13 @@ def _matmul_cost(node: Node) -> list[Cost]:
     return [Cost(1.0, ((a, inner), *((out, axis) for axis in range(out.rank))))]
 
 
-@operator("matmul", bears=True, cost=_matmul_cost)
+def _matmul_contracts(node: Node) -> list[Contraction]:
+    row, inner, depth, column = _matmul_axes(node)
+    rows, columns = (() if axis is None else (axis,) for axis in (row, column))
+    return [Contraction(1, depth, columns, data=0, along=inner), Contraction(0, inner, rows, data=1, along=depth)]
+
+
+@operator("matmul", bears=True, cost=_matmul_cost, contracts=_matmul_contracts)
 def matmul(node: Node, labeller: Labeller) -> None:
     """The inner axes are equal; rows, columns and batch axes pass to the result."""
     a, b, out = node.inputs[0], node.inputs[1], node.outputs[0]
@@ -82,7 +88,21 @@ def _einsum_cost(node: Node) -> list[Cost]:
     return [Cost(1.0, tuple(seen.values()))] if len(terms) > 1 else []
 
 
-@operator("einsum", bears=True, cost=_einsum_cost)
+def _einsum_contracts(node: Node) -> list[Contraction]:
+    """Where two operands share just one letter that the result lacks."""
+    terms, result = _einsum_terms(node)
+    inner = [c for c in terms[0] if c in terms[-1] and c not in result]
+    if len(terms) != 2 or len(inner) != 1 or any(len(set(term)) < len(term) for term in terms):
+        return []
+
+    def operand(own: int, other: int) -> Contraction:
+        rows = tuple(i for i, c in enumerate(terms[own]) if c in result and c not in terms[other])
+        return Contraction(own, terms[own].index(inner[0]), rows, data=other, along=terms[other].index(inner[0]))
+
+    return [operand(1, 0), operand(0, 1)]
+
+
+@operator("einsum", bears=True, cost=_einsum_cost, contracts=_einsum_contracts)
 def einsum(node: Node, labeller: Labeller) -> None:
     """Every letter is one axis, whichever operands it occurs in."""
     terms, result = _einsum_terms(node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph import Node, Value
-from .base import Array, Cost, Kept, Labeller, operator
+from .base import Array, Contraction, Cost, Kept, Labeller, operator
 
 
 def _named(node: Node) -> dict[str, Value]:
@@ -32,7 +32,20 @@ def _rewrite(node: Node, kept: Kept) -> None:
         node.change(hidden=size)
 
 
-@operator("recurrent", cost=_cost, rewrite=_rewrite, recurs=True, bears=True)
+def _contracts(node: Node) -> list[Contraction]:
+    """The input's and the state's matrix of every layer and direction; only the first layer's meet an operand."""
+    found, order = [], node.attrs["order"]
+    x = node.inputs[order.index("x")]
+    for slot, name in enumerate(order):
+        if name[:5] in ("w_ih.", "w_hh.") or name in ("W", "R"):
+            first = name == "W" or name.startswith("w_ih.0.")
+            axis = 2 if name in ("W", "R") else 1
+            data = order.index("x") if first else None
+            found.append(Contraction(slot, axis, (axis - 1,), data=data, along=x.rank - 1 if x is not None else 0))
+    return found
+
+
+@operator("recurrent", cost=_cost, rewrite=_rewrite, recurs=True, bears=True, contracts=_contracts)
 def recurrent(node: Node, labeller: Labeller) -> None:
     """The hidden units are one set of labels for all layers and directions (they are stored in one state tensor);
     the rows of every gate follow them.

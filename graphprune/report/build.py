@@ -16,7 +16,8 @@ from ..plans import Plan
 from ..proof import Proof
 from .data import BlockRow, BlocksReport, FrozenRow, GroupRow, InspectReport, Measure, Report, UnknownRow
 
-_FORMS = {
+#: What reports call each form of output.
+FORMS = {
     "module": "own class",
     "graph": "fx GraphModule",
     "checkpoint": "transformers checkpoint",
@@ -70,7 +71,7 @@ def pruning_report(
 ) -> Report:
     """What one pruning did; `emitted` is what the frontend wrote."""
     graph = coupled.graph
-    form = _FORMS.get(getattr(emitted, "form", ""), "ONNX")
+    form = FORMS.get(getattr(emitted, "form", ""), "ONNX")
     return Report(
         model=graph.name,
         target=made.target,

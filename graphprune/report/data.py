@@ -193,6 +193,49 @@ class Report:
         render_report(self, console)
 
 
+@dataclass(frozen=True)
+class SparseRow:
+    """One weight: what reads it, its shape, the share that is zero now, and the share of its magnitude that is left.
+
+    `macs` are those of the operators that read it. Where `reason` is given the weight was left as it is.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    macs: int
+    sparsity: float = 0.0
+    magnitude: float = 1.0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class SparseReport:
+    """What making a model sparse did; `macs` are those of the whole model."""
+
+    model: str
+    pattern: str
+    method: str
+    parameters: int
+    macs: int
+    rows: list[SparseRow]
+    proof: Proof | None = None
+    output_form: str = ""
+    output_reason: str = ""
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON-ready data."""
+        return {"format": "graphprune-sparsity/1", **_fields(self)}
+
+    def render(self, console: Console, *, every: bool = False) -> None:
+        """Print the table and the summary."""
+        from .sparsity import render_sparse
+
+        render_sparse(self, console, every=every)
+
+
 def jsonable(item: Any) -> Any:
     """Dataclasses, mappings, sequences and numpy scalars as plain JSON data; NaN and infinity become null."""
     if is_dataclass(item) and not isinstance(item, type):

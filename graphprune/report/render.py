@@ -24,11 +24,11 @@ def render_report(report: Report, console: Console) -> None:
     """The table before/after, then what was coupled, frozen, unknown and proven."""
     console.print(_gain_table(report))
     for line in _report_lines(report):
-        _say(console, line)
+        say(console, line)
 
 
 def _gain_table(report: Report) -> Table:
-    table = _table(f"{report.model} pruned to {report.target} by {report.criterion}")
+    table = new_table(f"{report.model} pruned to {report.target} by {report.criterion}")
     table.add_column("")
     for title in ("before", "after", "ratio"):
         table.add_column(title, justify="right")
@@ -71,13 +71,13 @@ def _groups_line(groups: Sequence[GroupRow]) -> str:
 
 def render_inspect(report: InspectReport, console: Console, *, every: bool = False) -> None:
     """The coupled groups, how to read them, then what is frozen and why, unknown operators and totals."""
-    table = _table(f"Coupled groups of {report.model}")
+    table = new_table(f"Coupled groups of {report.model}")
     folded = groups_table(table, report, console.width, every)
     console.print(table)
     for line in (*_legend(report, folded), _totals(report), *unknown_lines(report.unknown)):
-        _say(console, line)
+        say(console, line)
     for line in frozen_lines(report.frozen, every=every):
-        _say(console, line)
+        say(console, line)
 
 
 def _legend(report: InspectReport, folded: bool) -> list[str]:
@@ -100,7 +100,7 @@ def _legend(report: InspectReport, folded: bool) -> list[str]:
 
 def render_blocks(report: BlocksReport, console: Console) -> None:
     """One line per block, with what it costs and what it is worth."""
-    table = _table(f"Removable blocks of {report.model}")
+    table = new_table(f"Removable blocks of {report.model}")
     table.add_column("name", overflow="fold")
     table.add_column("kind", no_wrap=True)
     for title in ("alike", "parameters", "share", "MACs", "score"):
@@ -111,7 +111,7 @@ def render_blocks(report: BlocksReport, console: Console) -> None:
         cells = [row.name, row.kind + (" around others" if row.outer else ""), f"{row.structure}", *counts]
         table.add_row(*map(Text, cells))
     console.print(table)
-    _say(
+    say(
         console,
         "A block is a whole repeated layer; a branch is added to the value it is computed from. Those of one number"
         " under 'alike' are built alike, and 'score' compares the size of their weights with the mean of these: the"
@@ -147,12 +147,12 @@ def proof_line(proof: Proof | None) -> str:
 
 def render_proof(proof: Proof, console: Console) -> None:
     """The verification result."""
-    _say(console, proof_line(proof))
+    say(console, proof_line(proof))
 
 
 def render_passes(rows: Sequence[PassRow], console: Console) -> None:
     """One line per pass: its time, and whether it changed anything."""
-    table = _table("Passes, in the order they ran")
+    table = new_table("Passes, in the order they ran")
     table.add_column("pass")
     table.add_column("ms", justify="right")
     table.add_column("changed")
@@ -165,7 +165,7 @@ def render_passes(rows: Sequence[PassRow], console: Console) -> None:
 def render_bench(comparison: Comparison, console: Console) -> None:
     """Latency side by side, with sizes where they are known."""
     rows = comparison.rows
-    table = _table("Latency, measured in turns")
+    table = new_table("Latency, measured in turns")
     table.add_column("model", overflow="fold")
     for title in ("median ms", "p90 ms", "p99 ms", "ratio", "95 % interval"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -183,8 +183,8 @@ def render_bench(comparison: Comparison, console: Console) -> None:
         ratios = [f"{row.ratio:.3f}", f"{row.ratio_low:.3f} to {row.ratio_high:.3f}"]
         table.add_row(Text(row.name), *times, *ratios, *(cells[i] for cells in shown.values()))
     console.print(table)
-    _say(console, "Ratio: to the first model, pair by pair, median; below 1 is faster.")
-    _say(console, describe(comparison.environment) + ".")
+    say(console, "Ratio: to the first model, pair by pair, median; below 1 is faster.")
+    say(console, describe(comparison.environment) + ".")
 
 
 def size_text(count: int) -> str:
@@ -209,11 +209,12 @@ def _optional(number: int | None, text: Callable[[int], str]) -> str:
     return "" if number is None else text(number)
 
 
-def _table(title: str) -> Table:
+def new_table(title: str) -> Table:
+    """A table in the style of all reports."""
     return Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
 
 
-def _say(console: Console, line: str) -> None:
+def say(console: Console, line: str) -> None:
     """Print text in which square brackets are just brackets; what is wrapped stays indented."""
     indent = " " * (len(line) - len(line.lstrip()) + 2)
     for part in wrap(line, console.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False):

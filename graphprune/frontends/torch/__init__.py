@@ -7,6 +7,7 @@ from .execute import change_inputs, flatten_outputs, instrument, random_inputs, 
 from .files import load, save
 from .graph_module import to_graph_module
 from .tracing import capture, capture_training
+from .training import hold_zero, zero_entries
 
 __all__ = [
     "Emitted",
@@ -15,10 +16,12 @@ __all__ = [
     "change_inputs",
     "emit",
     "flatten_outputs",
+    "hold_zero",
     "instrument",
     "load",
     "random_inputs",
     "run",
     "save",
     "to_graph_module",
+    "zero_entries",
 ]

@@ -1,0 +1,30 @@
+"""Weight sparsity: which weights are contracted (`layers`), where zeros may lie (`patterns`), what is judged how
+(`methods`), and what came out (`masks`).
+"""
+
+from __future__ import annotations
+
+from .layers import Layer, Left, Read, find_layers
+from .making import Made, Outcome, choose, make_sparse
+from .masks import Masks
+from .methods import METHODS, Method, Scored
+from .patterns import FORMS, NM, Pattern, parse
+
+__all__ = [
+    "FORMS",
+    "METHODS",
+    "NM",
+    "Layer",
+    "Left",
+    "Made",
+    "Masks",
+    "Method",
+    "Outcome",
+    "Pattern",
+    "Read",
+    "Scored",
+    "choose",
+    "find_layers",
+    "make_sparse",
+    "parse",
+]

@@ -1,0 +1,100 @@
+"""Making a graph's weights sparse: which of them, by which method, and what that cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import InputError
+from ..graph import Graph, Weight
+from ..ops.base import Array
+from ..selection import matches
+from .layers import Layer, Left, find_layers
+from .masks import Masks
+from .methods import Method, Scored, settled
+from .patterns import Pattern
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of one weight: zeros in it, and the share of its magnitude (sum of absolute values) that is left."""
+
+    layer: Layer
+    zeros: int
+    magnitude: float
+
+
+@dataclass
+class Outcome:
+    """A sparse graph, the masks of its weights, and what became of each."""
+
+    graph: Graph
+    masks: Masks
+    rows: list[Made] = field(default_factory=list)
+
+
+def choose(
+    graph: Graph, pattern: Pattern, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> tuple[list[Layer], list[Left]]:
+    """The layers that the pattern fits and the user wants; and all others with the reason.
+
+    Raises InputError for a glob that matches nothing, and where no layer is left.
+    """
+    layers, left = find_layers(graph)
+    names = [layer.names for layer in layers] + [{row.value.name, row.value.shown} for row in left]
+    for glob in (*include, *exclude):
+        if not any(matches(own, [glob]) for own in names):
+            raise InputError(f"'{glob}' matches no weight or node of '{graph.name}'")
+    chosen = []
+    for layer in layers:
+        wanted = (not include or matches(layer.names, include)) and not matches(layer.names, exclude)
+        reason = "the user left it out" if not wanted else pattern.unfit(layer)
+        if reason:
+            left.append(Left(layer.value, reason, layer.node))
+        else:
+            chosen.append(layer)
+    if not chosen:
+        first = f": '{left[0].value.shown}': {left[0].reason}" if left else ""
+        raise InputError(f"no weight of '{graph.name}' can take the pattern {pattern.text}{first}")
+    return chosen, left
+
+
+def make_sparse(
+    graph: Graph,
+    layers: Sequence[Layer],
+    pattern: Pattern,
+    method: Method,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """A new graph whose `layers` have the pattern; weights are worked on one at a time."""
+    if isinstance(method, Scored):
+        method = settled(method, pattern, layers)
+    made = Outcome(graph.copy(), Masks(pattern.text))
+    values = made.graph.weights()
+    for number, layer in enumerate(layers):
+        progress(f"making weights sparse ({number + 1} of {len(layers)})")
+        weight = layer.value.weight
+        assert weight is not None
+        array = weight.array()
+        mask, new = method.sparsify(layer, array, pattern)
+        made.masks.add(layer.value.name, mask)
+        made.rows.append(Made(layer, int(mask.size - np.count_nonzero(mask)), _left(array, new)))
+        values[layer.value.name].weight = _replaced(weight, new, mask, layer, made.masks, method)
+    return made
+
+
+def _left(before: Array, after: Array) -> float:
+    total = float(np.abs(before).sum(dtype=np.float64))
+    return float(np.abs(after).sum(dtype=np.float64)) / total if total else 1.0
+
+
+def _replaced(weight: Weight, new: Array, mask: Array, layer: Layer, masks: Masks, method: Method) -> Weight:
+    """The new weight: of one that lies in a file made again when it is read, of a quantised one its integers masked."""
+    if not weight.plain:
+        return weight.masked([mask])
+    if weight.lazy and isinstance(method, Scored):
+        name = layer.value.name
+        return weight.sliced(lambda array: np.where(masks[name], array, np.zeros((), array.dtype)), weight.shape)
+    return Weight.of(np.ascontiguousarray(new), trainable=weight.trainable, tied=weight.tied)

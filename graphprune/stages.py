@@ -1,0 +1,70 @@
+"""The stages that every command goes through: a model in, timed steps, the best form of what came out, proven."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from . import frontends
+from . import proof as proving
+from .errors import InputError
+from .graph import Graph
+
+Progress = Callable[[str], None]
+
+
+class Clock:
+    """Times stages and tells the caller which one runs."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+
+    def say(self, step: str) -> None:
+        """Tell the caller what is being done."""
+        if self._progress is not None:
+            self._progress(step)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Any:
+        """Time a stage."""
+        self.say(stage)
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - start, 4)
+
+
+def read_model(model: Any, example_inputs: Any, input_shapes: Any) -> Graph:
+    """The graph of an `nn.Module` (with `example_inputs`), a `Graph`, an `onnx.ModelProto` or anything `load` takes."""
+    if isinstance(model, Graph):
+        return model
+    if isinstance(model, str | Path):
+        return frontends.load(model, input_shapes)
+    if hasattr(model, "SerializeToString"):
+        return frontends.frontend("onnx").from_model(model, input_shapes)
+    if not callable(model):
+        raise InputError(f"cannot read a {type(model).__name__}; give a file, an nn.Module or an onnx.ModelProto")
+    if example_inputs is None:
+        raise InputError("a PyTorch module needs example_inputs")
+    return frontends.capture(model, example_inputs)
+
+
+def tried(reference: proving.Reference, pruned: Graph, emitted: Any) -> tuple[Any, proving.Proof]:
+    """What was emitted, where it computes what it should, else the best that the frontend can make; and its proof."""
+    if getattr(emitted, "form", None) == "module":
+        try:
+            proof = reference.compare(emitted.module)
+        except Exception:  # the class cannot run with these sizes
+            proof = None
+        if proof is not None and proof.passed:
+            return emitted, proof
+        emitted = frontends.emit(pruned, reference.problem)
+    return emitted, reference.compare(model_of(emitted))
+
+
+def model_of(emitted: Any) -> Any:
+    """The model itself: the torch frontend also says which form it took."""
+    return getattr(emitted, "module", emitted)
