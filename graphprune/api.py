@@ -23,6 +23,7 @@ from .passes.base import Pass
 from .passes.pipeline import PassTiming, parse_pipeline, run_pipeline
 from .passes.remove_blocks import RemoveBlocks
 from .passes.remove_channels import RemoveChannels, remove_channels
+from .passes.sparsify import Sparsify
 from .plans import Plan
 from .report import BlocksReport, InspectReport, PassRow, Report
 from .report.build import blocks_report, inspection, pruning_report
@@ -152,8 +153,8 @@ def save(graph: Graph, path: str | Path) -> None:
 def optimize(graph: Graph, pipeline: str, verify_each: bool = False) -> tuple[Graph, list[PassRow]]:
     """Run a textual pipeline of passes; returns the new graph and each pass's time.
 
-    `verify_each` also runs the model before and after every pass: all must compute the same, remove-channels and
-    remove-blocks what the model computes with that masked or bypassed. Raises InputError for a bad pipeline,
+    `verify_each` also runs the model before and after every pass: all must compute the same, remove-channels,
+    remove-blocks and sparsify what the model computes with that masked or bypassed. Raises InputError for a bad pipeline,
     PassError naming the pass that broke the graph.
     """
     check = _verify_pass if verify_each else None
@@ -170,7 +171,8 @@ def _verify_pass(before: Graph, after: Graph, step: Pass) -> None:
         coupled = coupling.couple(before)
         keep = np.ones(coupled.count, bool)
     without = step.choose(before) if isinstance(step, RemoveBlocks) else ()
-    proof = proving.verify(coupled, keep, _foreign(after), without=without)
+    masks = step.make(before).masks if isinstance(step, Sparsify) else None
+    proof = proving.verify(coupled, keep, _foreign(after), without=without, masks=masks)
     if not proof.passed:
         why = f": {proof.detail}" if proof.detail else ""
         raise VerificationError(f"the outputs differ by {proof.max_error:.2g} (allowed: {proof.tolerance:.2g}){why}")

@@ -93,3 +93,9 @@ def weight(graph: Graph, name: str) -> np.ndarray:
     found = graph.weights()[name].weight
     assert found is not None
     return found.array()
+
+
+def zero_in_fours(array: np.ndarray, axis: int) -> set[int]:
+    """How many of each four neighbours along an axis are zero, counted one group at a time."""
+    lines = np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
+    return {int((line[i : i + 4] == 0).sum()) for line in lines for i in range(0, len(line), 4)}
