@@ -154,8 +154,8 @@ def optimize(graph: Graph, pipeline: str, verify_each: bool = False) -> tuple[Gr
     """Run a textual pipeline of passes; returns the new graph and each pass's time.
 
     `verify_each` also runs the model before and after every pass: all must compute the same, remove-channels,
-    remove-blocks and sparsify what the model computes with that masked or bypassed. Raises InputError for a bad pipeline,
-    PassError naming the pass that broke the graph.
+    remove-blocks and sparsify what the model computes with that masked or bypassed. Raises InputError for a bad
+    pipeline, PassError naming the pass that broke the graph.
     """
     check = _verify_pass if verify_each else None
     result, timings = run_pipeline(graph, parse_pipeline(pipeline), verify_each=check)

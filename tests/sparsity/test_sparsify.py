@@ -51,7 +51,8 @@ def test_an_onnx_file_keeps_all_but_its_weights(tmp_path: Path) -> None:
     found = {t.name: onnx.numpy_helper.to_array(t) for t in after.initializer}
     assert len(result.masks) == 15
     for name, mask in result.masks.items():
-        assert zero_in_fours(found[name], 1) == {2}
+        assert min(zero_in_fours(found[name], 1)) == 2  # trained weights may hold zeros of their own
+        assert zero_in_fours(mask, 1) == {2}
         assert not found[name][~mask].any()
 
 
