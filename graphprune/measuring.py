@@ -11,7 +11,8 @@ from typing import Any
 from . import counting, frontends
 from .errors import InputError
 from .graph import Graph
-from .runtimes import timing
+from .runtimes import takes, timing
+from .runtimes.base import Progress
 from .runtimes.timing import Comparison, Timing
 
 
@@ -23,12 +24,15 @@ def benchmark(
     input_shapes: Any = None,
     example_inputs: Any = None,
     memory: bool = True,
+    layers: bool = False,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Time models in turns (A B A B ...) and measure their size.
 
     `models` are files, `package.module:factory`, graphs, `onnx.ModelProto`s or (with `example_inputs`) `nn.Module`s;
-    on onnxruntime PyTorch models are exported first. The first model is what ratios refer to. Raises InputError for a
-    model that does not fit the runtime.
+    for a runtime of ONNX models PyTorch models are exported first. `runtime` may carry options, as in
+    `tensorrt{precision=fp16}`; `layers` asks it what it made of each layer. The first model is what ratios refer to.
+    Raises InputError for a model that does not fit the runtime.
     """
     if not models:
         raise InputError("there is nothing to time: give at least one model")
@@ -44,6 +48,8 @@ def benchmark(
             input_shapes=input_shapes,
             labels=labels,
             memory=memory,
+            layers=layers,
+            progress=progress,
         )
         rows = tuple(_sized(row, model, graph) for row, (model, graph) in zip(found.rows, prepared, strict=True))
     return Comparison(rows, found.environment)
@@ -51,7 +57,7 @@ def benchmark(
 
 def _prepare(model: Any, runtime: str, path: Path, input_shapes: Any, example_inputs: Any) -> tuple[Any, Graph | None]:
     """What the runtime compiles, and the graph to count on."""
-    onnx_runtime = runtime.startswith("onnxruntime")
+    onnx_runtime = takes(runtime) == "onnx"
     graph = _graph(model, input_shapes, example_inputs)
     if graph.frontend == "torch" and onnx_runtime:
         frontends.save(graph, path)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-import types
-import typing
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any
 
 from graphprune.errors import InputError, PassError, VerificationError
 from graphprune.graph import Graph
@@ -24,6 +22,7 @@ from . import (  # noqa: F401
     sparsify,
 )
 from .base import Pass, find
+from .options import fill
 
 #: Called with the graph before and after a pass; raises where the pass has done harm.
 Check = Callable[[Graph, Graph, Pass], None]
@@ -31,8 +30,6 @@ Check = Callable[[Graph, Graph, Pass], None]
 Dump = Callable[[Graph, Pass], None]
 
 _STEP = re.compile(r"\s*([\w-]+)\s*(?:\{([^{}]*)\})?\s*")
-_OPTION = re.compile(r"""\s*([\w-]+)\s*=\s*((?:"[^"]*"|'[^']*'|[^\s"'=])+)(?=\s|$)""")
-_TRUTH = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 
 
 @dataclass(frozen=True)
@@ -123,54 +120,7 @@ def parse_pipeline(text: str) -> list[Pass]:
         if position < len(text) and text[position] != ",":
             rest = text[position:]
             raise InputError(f"pipeline '{text}': expected ',' after '{step[0].strip()}', found '{rest}'")
-        found.append(_make(step[1], step[2] or ""))
+        found.append(fill(f"pass '{step[1]}'", find(step[1]), step[2] or ""))
         if position == len(text):
             return found
         position += 1
-
-
-def _make(name: str, text: str) -> Pass:
-    cls = find(name)
-    hints = get_type_hints(cls)
-    known = {f.name: f for f in fields(cls)}
-    given: dict[str, Any] = {}
-    for key, value in _options(name, text):
-        own = key.replace("-", "_")
-        if own not in known:
-            raise InputError(f"pass '{name}' has no option '{key}'; {_listed(known)}")
-        if own in given:
-            raise InputError(f"pass '{name}': option '{key}' is given twice")
-        given[own] = _parse(name, key, value, hints[own])
-    missing = [f.name for f in known.values() if f.name not in given and f.default is f.default_factory is MISSING]
-    if missing:
-        raise InputError(f"pass '{name}' needs the option '{missing[0]}'")
-    return cls(**given)
-
-
-def _listed(known: dict[str, Any]) -> str:
-    return f"its options are {', '.join(sorted(known))}" if known else "it has no options"
-
-
-def _options(name: str, text: str) -> list[tuple[str, str]]:
-    found, position = [], 0
-    while text[position:].strip():
-        option = _OPTION.match(text, position)
-        if option is None:
-            rest = text[position:].strip()
-            raise InputError(f"pass '{name}': expected option=value (options are separated by spaces), found '{rest}'")
-        found.append((option[1], re.sub("[\"']", "", option[2])))
-        position = option.end()
-    return found
-
-
-def _parse(name: str, option: str, text: str, hint: Any) -> Any:
-    """A value of the type a field is declared with: int, float, bool, str, a tuple of str, or one of these or None."""
-    if get_origin(hint) in (types.UnionType, typing.Union):
-        hint = next(a for a in get_args(hint) if a is not type(None))
-    if get_origin(hint) is tuple:
-        return tuple(part for part in text.split(",") if part)
-    try:
-        return _TRUTH[text.lower()] if hint is bool else hint(text)
-    except (ValueError, KeyError) as error:
-        wanted = {int: "a whole number", float: "a number", bool: "true or false"}.get(hint, str(hint))
-        raise InputError(f"pass '{name}': option '{option}' must be {wanted}, not '{text}'") from error

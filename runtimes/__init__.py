@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .base import Executable, Inputs, Runtime, TensorSpec, get, names
-from .inputs import InputShapes, bind_shapes, random_inputs
+from .base import Executable, Inputs, InputShapes, LayerChoice, Runtime, TensorSpec, get, names, takes
+from .inputs import bind_shapes, random_inputs
 from .timing import Comparison, Effort, Environment, Timing, compare, latency_table
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Executable",
     "InputShapes",
     "Inputs",
+    "LayerChoice",
     "Runtime",
     "TensorSpec",
     "Timing",
@@ -22,4 +23,5 @@ __all__ = [
     "latency_table",
     "names",
     "random_inputs",
+    "takes",
 ]

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
 from graphprune.errors import BackendError, InputError
+from graphprune.passes.options import fill
 
 Inputs = Mapping[str, np.ndarray] | Sequence[np.ndarray]
 """Arrays to feed: by input name, or in the order of the model's inputs."""
+
+
+InputShapes = Mapping[str, Sequence[int]] | Sequence[Sequence[int]]
+"""Shapes by input name, or in the order of the model's inputs."""
+
+Progress = Callable[[str], None]
+"""Told what is being done."""
 
 
 @dataclass(frozen=True)
@@ -58,22 +67,71 @@ class Runtime(Protocol):
         """Bytes by which one load and run raise a fresh process's peak; None where that cannot be measured."""
 
 
+@runtime_checkable
+class Specializing(Protocol):
+    """A backend that compiles for particular input shapes, which may take minutes."""
+
+    def specialized(self, input_shapes: InputShapes | None, progress: Progress | None) -> Self:
+        """The backend for models that will be fed these shapes, which tells `progress` what it is doing."""
+
+
+@runtime_checkable
+class Clocked(Protocol):
+    """A compiled model whose device has a clock of its own."""
+
+    def stopwatch(self, inputs: Inputs) -> Callable[[], float]:
+        """A call that runs the model on `inputs`, already on the device, and returns the seconds that it took there."""
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """What a backend made of one layer. `eligible`: its weights have the pattern that sparse kernels want.
+
+    `nodes` are the operators of the model that went into it; what a backend does not tell is None or empty.
+    """
+
+    name: str
+    kind: str = ""
+    kernel: str = ""
+    precision: str = ""
+    sparse: bool = False
+    eligible: bool | None = None
+    nodes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A compiled model that can say what became of its layers."""
+
+    def layers(self) -> tuple[LayerChoice, ...]:
+        """The layers as they run, in order."""
+
+
 @dataclass(frozen=True)
 class _Entry:
+    """Where a backend is, with what it is made, and `takes`: the kind of model it runs, "onnx" or "torch".
+
+    `settings` is the name of the dataclass of its options, which are given in braces: `tensorrt{sparse=false}`.
+    """
+
     module: str
     factory: str
-    options: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
+    takes: str = "onnx"
+    settings: str | None = None
 
 
 _RUNTIMES = {
-    "onnxruntime": _Entry("onnxruntime", "OnnxRuntime", {}),
+    "onnxruntime": _Entry("onnxruntime", "OnnxRuntime"),
     "onnxruntime-unoptimized": _Entry("onnxruntime", "OnnxRuntime", {"optimize": False}),
     "onnxruntime-cuda": _Entry("onnxruntime", "OnnxRuntime", {"provider": "CUDAExecutionProvider"}),
     "onnxruntime-tensorrt": _Entry("onnxruntime", "OnnxRuntime", {"provider": "TensorrtExecutionProvider"}),
-    "reference": _Entry("reference", "OnnxReference", {}),
-    "pytorch": _Entry("pytorch", "PyTorch", {}),
-    "pytorch-compiled": _Entry("pytorch", "PyTorch", {"compiled": True}),
+    "tensorrt": _Entry("tensorrt", "TensorRT", settings="TensorRTOptions"),
+    "reference": _Entry("reference", "OnnxReference"),
+    "pytorch": _Entry("pytorch", "PyTorch", takes="torch"),
+    "pytorch-compiled": _Entry("pytorch", "PyTorch", {"compiled": True}, takes="torch"),
 }
+_NAMED = re.compile(r"\s*([\w-]+)\s*(?:\{([^{}]*)\})?\s*")
 
 
 def names() -> list[str]:
@@ -81,16 +139,35 @@ def names() -> list[str]:
     return list(_RUNTIMES)
 
 
+def takes(name: str) -> str:
+    """The kind of model that a backend runs: "onnx" or "torch". Raises `InputError` for an unknown name."""
+    return _entry(name)[1].takes
+
+
 def get(name: str) -> Runtime:
-    """The backend called `name`, ready to use.
+    """The backend called `name`, ready to use; its options may follow in braces, as in `tensorrt{sparse=false}`.
 
     Raises `InputError` for an unknown name and `BackendError`, saying what to install, for one that is missing here.
     """
-    entry = _RUNTIMES.get(name)
-    if entry is None:
-        raise InputError(f"there is no runtime '{name}'; the runtimes are {', '.join(_RUNTIMES)}")
+    plain, entry, text = _entry(name)
     module = import_module(f"{__package__}.{entry.module}")
-    runtime: Runtime = getattr(module, entry.factory)(name=name, **entry.options)
+    options = dict(entry.options)
+    if entry.settings is not None:
+        options["options"] = fill(f"runtime '{plain}'", getattr(module, entry.settings), text)
+        plain = name.strip()
+    elif text.strip():
+        raise InputError(f"the runtime '{plain}' has no options, but '{text.strip()}' was given")
+    runtime: Runtime = getattr(module, entry.factory)(name=plain, **options)
     if not runtime.is_available():
-        raise BackendError(f"the runtime '{name}' is not available on this machine: {runtime.missing()}")
+        raise BackendError(f"the runtime '{plain}' is not available on this machine: {runtime.missing()}")
     return runtime
+
+
+def _entry(name: str) -> tuple[str, _Entry, str]:
+    """The name by itself, its entry, and the text of its options."""
+    parts = _NAMED.fullmatch(name)
+    plain = parts[1] if parts else name
+    entry = _RUNTIMES.get(plain)
+    if entry is None:
+        raise InputError(f"there is no runtime '{plain}'; the runtimes are {', '.join(_RUNTIMES)}")
+    return plain, entry, (parts[2] if parts else "") or ""

@@ -9,10 +9,7 @@ import numpy as np
 
 from graphprune.errors import InputError
 
-from .base import Inputs, TensorSpec
-
-InputShapes = Mapping[str, Sequence[int]] | Sequence[Sequence[int]]
-"""Shapes by input name, or in the order of the model's inputs."""
+from .base import Inputs, InputShapes, TensorSpec
 
 _BATCH, _IMAGE, _OTHER = 1, 224, 16
 _IMAGE_RANK = 4

@@ -5,16 +5,17 @@ from __future__ import annotations
 import gc
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from .base import Inputs, Runtime, get
-from .inputs import InputShapes, random_inputs
+from .base import Clocked, Executable, Inputs, InputShapes, LayerChoice, Layered, Progress, Runtime, Specializing, get
+from .inputs import random_inputs
 
 _NORMAL_95 = 1.96
 
@@ -24,7 +25,8 @@ class Timing:
     """One model's latency in seconds, and its ratio to the first model (below 1 is faster) with a 95 % interval.
 
     `peak_bytes` is the memory that loading and running it once needs. `parameters`, `macs` and `file_bytes` are for
-    a caller that knows the model to fill in.
+    a caller that knows the model to fill in. `notes` are what the backend has to say about its compiled form, `layers`
+    what it made of them, where asked for.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Timing:
     parameters: int | None = None
     macs: int | None = None
     file_bytes: int | None = None
+    notes: tuple[str, ...] = ()
+    layers: tuple[LayerChoice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Environment:
     cores: int
     rounds: int
     input_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    clock: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,33 +96,68 @@ def compare(
     seed: int = 0,
     effort: Effort | None = None,
     memory: bool = False,
+    layers: bool = False,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Time `models` in turns on one runtime, each fed `inputs` or random arrays of `input_shapes`.
 
-    `threads=None` leaves the number to the runtime; `memory` measures peak memory as well (a fresh process each).
+    `threads=None` leaves the number to the runtime; `memory` measures peak memory as well (a fresh process each);
+    `layers` asks what the backend made of each layer. A device with a clock of its own is timed by that, data in place.
     Raises `InputError` for shapes that do not fit and `BackendError` where the runtime cannot run a model.
     """
-    backend = get(runtime) if isinstance(runtime, str) else runtime
+    backend = _backend(runtime, inputs, input_shapes, progress)
     executables = [backend.compile(model, threads=threads) for model in models]
     feeds = [inputs if inputs is not None else random_inputs(e.inputs, input_shapes, seed) for e in executables]
-    runs = [lambda e=e, feed=feed: e.run(feed) for e, feed in zip(executables, feeds, strict=True)]
-    times = interleave(runs, effort or Effort())
+    clocks = [_stopwatch(executable, feed) for executable, feed in zip(executables, feeds, strict=True)]
+    times = _rounds(clocks, effort or Effort())
     peaks = [
         backend.peak_memory(model, feed, threads=threads) if memory else None
         for model, feed in zip(models, feeds, strict=True)
     ]
     titles = labels or [_title(model, i) for i, model in enumerate(models)]
+    clock = "the device's own clock" if all(isinstance(e, Clocked) for e in executables) else ""
     environment = Environment(
-        backend.name, backend.version, threads, cpu_model(), os.cpu_count() or 1, len(times), _shapes(feeds[0])
+        backend.name, backend.version, threads, cpu_model(), os.cpu_count() or 1, len(times), _shapes(feeds[0]), clock
     )
-    return Comparison(_summaries(titles, times, peaks), environment)
+    rows = _summaries(titles, times, peaks)
+    return Comparison(tuple(_told(row, e, layers) for row, e in zip(rows, executables, strict=True)), environment)
+
+
+def _backend(
+    runtime: str | Runtime, inputs: Inputs | None, shapes: InputShapes | None, progress: Progress | None
+) -> Runtime:
+    """The backend, made ready for what it will be fed where that matters to it."""
+    backend = get(runtime) if isinstance(runtime, str) else runtime
+    if not isinstance(backend, Specializing):
+        return backend
+    if inputs is not None:
+        shapes = _shapes(inputs) if isinstance(inputs, Mapping) else [array.shape for array in inputs]
+    ready: Runtime = backend.specialized(shapes, progress)
+    return ready
+
+
+def _told(row: Timing, executable: Executable, layers: bool) -> Timing:
+    """The row with what the backend says about its compiled form."""
+    chosen = executable.layers() if layers and isinstance(executable, Layered) else ()
+    return replace(row, notes=tuple(getattr(executable, "notes", ())), layers=chosen)
+
+
+def _stopwatch(executable: Executable, feed: Inputs) -> Callable[[], float]:
+    if isinstance(executable, Clocked):
+        return executable.stopwatch(feed)
+    return partial(_clock, partial(executable.run, feed))
 
 
 def interleave(runs: Sequence[Callable[[], object]], effort: Effort) -> np.ndarray:
     """Seconds of every call, `[rounds, runs]`, run in turns A B A B so that a slow spell of the machine hits all."""
+    return _rounds([partial(_clock, run) for run in runs], effort)
+
+
+def _rounds(clocks: Sequence[Callable[[], float]], effort: Effort) -> np.ndarray:
+    """As `interleave`, of calls that return their own seconds."""
     for _ in range(effort.warmup):
-        for run in runs:
-            run()
+        for clock in clocks:
+            clock()
     rounds: list[list[float]] = []
     collecting = gc.isenabled()
     gc.disable()
@@ -126,7 +166,7 @@ def interleave(runs: Sequence[Callable[[], object]], effort: Effort) -> np.ndarr
         while len(rounds) < effort.max_rounds:
             if len(rounds) >= effort.min_rounds and perf_counter() - start >= effort.seconds:
                 break
-            rounds.append([_clock(run) for run in runs])
+            rounds.append([clock() for clock in clocks])
     finally:
         if collecting:
             gc.enable()
@@ -175,7 +215,7 @@ def describe(environment: Environment) -> str:
     threads = "all threads" if environment.threads is None else f"{environment.threads} thread(s)"
     return (
         f"{environment.runtime} {environment.version}, {threads}, {environment.cpu}, {environment.rounds} interleaved"
-        f" rounds, inputs: {shapes}"
+        f" rounds{f' by {environment.clock}' if environment.clock else ''}, inputs: {shapes}"
     )
 
 

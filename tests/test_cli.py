@@ -63,6 +63,7 @@ class StandIn:
         return self.proof
 
     def benchmark(self, models: list[str], **options: Any) -> Comparison:
+        del options["progress"]
         self.calls["benchmark"] = (models, options)
         return BENCH
 
@@ -177,7 +178,7 @@ def test_apply_and_opt_write_what_the_api_made(api: StandIn, model: str) -> None
 
 def test_bench_hands_on_runtime_threads_and_shapes(api: StandIn, model: str) -> None:
     assert run(["bench", "m.onnx", "m.onnx", "--runtime", "pytorch", "--threads", "2", "--input-shape", "1,8"]) == 0
-    expected = {"runtime": "pytorch", "threads": 2, "input_shapes": [(1, 8)]}
+    expected = {"runtime": "pytorch", "threads": 2, "input_shapes": [(1, 8)], "layers": False}
     assert api.calls["benchmark"] == (["m.onnx", "m.onnx"], expected)
 
 

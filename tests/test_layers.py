@@ -33,13 +33,19 @@ ORDER = [
 ]
 RANK = {layer: rank for rank, layers in enumerate(ORDER) for layer in layers}
 WALLS = {
-    "torch": ("graphprune.frontends.torch", "graphprune.frontends.checkpoint", "graphprune.runtimes.pytorch"),
+    "torch": (
+        "graphprune.frontends.torch",
+        "graphprune.frontends.checkpoint",
+        "graphprune.runtimes.pytorch",
+        "graphprune.runtimes.tensorrt_memory",
+    ),
     "transformers": ("graphprune.frontends.checkpoint",),
     "torchvision": (),
     "onnx": ("graphprune.frontends.onnx", "graphprune.runtimes.reference"),
     "onnx_graphsurgeon": ("graphprune.frontends.onnx",),
     "onnxruntime": ("graphprune.runtimes",),
     "tensorrt": ("graphprune.runtimes",),
+    "cuda": ("graphprune.runtimes.tensorrt_memory",),
     "pickle": (),
 }
 

@@ -255,17 +255,22 @@ def verify(
 @app.command()
 def bench(
     models: Annotated[list[str], typer.Argument(help="Models to compare with the first one.", metavar="MODEL...")],
-    runtime: Annotated[str, typer.Option("--runtime", help="The runtime to time on.", metavar="NAME")] = "onnxruntime",
+    runtime: Annotated[
+        str,
+        typer.Option("--runtime", help="What to time on; options: tensorrt{sparse=false}.", metavar="NAME"),
+    ] = "onnxruntime",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Number of threads.", metavar="N")] = 1,
     input_shape: opt.InputShape = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Show which kernels tensorrt chose for each layer.")] = False,
     as_json: opt.Json = False,
 ) -> None:
     """Time models side by side, in turns."""
     shapes = parse_shapes(input_shape or [])
     for model in models:
         check_model(model)
-    with working("timing"):
-        timings = _api().benchmark(models, runtime=runtime, threads=threads, input_shapes=shapes)
+    with working("timing") as progress:
+        settings = {"runtime": runtime, "threads": threads, "input_shapes": shapes, "layers": layers}
+        timings = _api().benchmark(models, **settings, progress=progress)
     if as_json:
         _print_json(timings)
     else:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..runtimes.base import LayerChoice
 from ..runtimes.timing import Comparison, describe
 from .causes import frozen_lines, unknown_lines
 from .data import BlocksReport, GroupRow, InspectReport, PassRow, Report
@@ -185,6 +186,27 @@ def render_bench(comparison: Comparison, console: Console) -> None:
     console.print(table)
     say(console, "Ratio: to the first model, pair by pair, median; below 1 is faster.")
     say(console, describe(comparison.environment) + ".")
+    for row in rows:
+        for note in row.notes:
+            say(console, f"{row.name}: {note}.")
+    for row in rows:
+        if row.layers:
+            render_layers(row.name, row.layers, console)
+
+
+def render_layers(model: str, layers: Sequence[LayerChoice], console: Console) -> None:
+    """What a runtime made of each layer: its kernel, and whether that is a sparse one."""
+    sparse, eligible = sum(row.sparse for row in layers), sum(bool(row.eligible) for row in layers)
+    table = new_table(f"{model}: {sparse} of {len(layers)} layers run sparse kernels, {eligible} are eligible")
+    for title in ("layer", "kind", "kernel"):
+        table.add_column(title, overflow="fold")
+    for title in ("precision", "eligible", "sparse"):
+        table.add_column(title, no_wrap=True)
+    words = {True: "yes", False: "no", None: ""}
+    for row in layers:
+        cells = [Text(text) for text in (row.name, row.kind, row.kernel, row.precision)]
+        table.add_row(*cells, words[row.eligible], words[row.sparse])
+    console.print(table)
 
 
 def size_text(count: int) -> str:

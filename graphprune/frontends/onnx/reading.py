@@ -42,6 +42,12 @@ def read_model(path: Path) -> ModelProto:
     return model
 
 
+def data_files(path: Path) -> list[Path]:
+    """The files beside a model's own that hold elements of its tensors. Raises InputError."""
+    model = _parse(path.read_bytes(), path)
+    return sorted({external_file(tensor, path.parent, f"'{path}'")[0] for tensor in external_tensors(model)})
+
+
 def _parse(data: bytes, path: Path) -> ModelProto:
     if not data:
         raise InputError(f"the model file '{path}' is empty")
