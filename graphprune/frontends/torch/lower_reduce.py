@@ -9,7 +9,8 @@ from .registry import Call, Spec, lowers
 _REDUCE = {
     "mean": "mean", "sum": "sum", "amax": "max", "amin": "min", "max": "max", "min": "min", "prod": "prod",
     "var": "var", "std": "std", "logsumexp": "logsumexp", "argmax": "argmax", "argmin": "argmin",
-    "any": "any", "all": "all", "nanmean": "mean", "nansum": "sum", "count_nonzero": "sum",
+    "var_mean": "var", "std_mean": "std", "any": "any", "all": "all", "nanmean": "mean", "nansum": "sum",
+    "count_nonzero": "sum",
 }  # fmt: skip
 
 
