@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     examples_attention,
+    examples_composite,
     examples_control,
     examples_conv,
     examples_fused,
@@ -22,6 +23,7 @@ __all__ = [
     "EXAMPLES",
     "Example",
     "examples_attention",
+    "examples_composite",
     "examples_control",
     "examples_conv",
     "examples_fused",
