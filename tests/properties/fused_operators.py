@@ -129,6 +129,10 @@ class TorchFused(TorchRare):
 class OnnxFused(OnnxRare, TorchFused):
     """Contrib operators, and integers with scales."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._written: list[Named] = []
+
     def _contrib(self, op: str, inputs: Sequence[Any], tensors: Sequence[Tensor], **attrs: Any) -> list[Named]:
         return self._nodes(op, inputs, tensors, domain=CONTRIB, **attrs)
 
@@ -267,10 +271,16 @@ class OnnxFused(OnnxRare, TorchFused):
         return self._node("DequantizeLinear", [self._contrib("QLinearAdd", inputs, [y])[0], scale, zero], y)
 
     def strange(self, x: Any) -> Any:
-        """onnxruntime's example operator, which copies."""
-        return self._contrib("SampleOp", [x], [x.tensor])[0]
+        """onnxruntime's example operator, which copies; its shape stands in the file, or nobody knows it."""
+        made = self._contrib("SampleOp", [x], [x.tensor])[0]
+        if self.computed:
+            self._written.append(made)
+        return made
 
     def model(self, x: Named, outputs: Sequence[Named]) -> onnx.ModelProto:
         made = super().model(x, outputs)
+        for value in self._written:
+            sizes = self._open(list(value.tensor.shape))
+            made.graph.value_info.append(onnx.helper.make_tensor_value_info(value.name, TensorProto.FLOAT, sizes))
         made.opset_import.append(onnx.helper.make_opsetid(CONTRIB, 1))
         return made
