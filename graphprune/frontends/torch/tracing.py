@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from ...errors import InputError
 from ...graph import Graph
+from ..caches import mark_caches
 from .aliasing import StaleViewError
 from .decompose import decompose
 from .dynamic import mark_batch
@@ -68,6 +69,7 @@ def lower_program(
         graph = _lower_functional(program, module, args, kwargs, name)
     origin_of(graph).read = frozenset(graph.weights())
     mark_batch(graph)
+    mark_caches(graph)
     graph.notes = (_DECIDED,) if decided else ()
     return graph
 
