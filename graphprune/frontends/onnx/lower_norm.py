@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .lower_axes import pooled
 from .registry import FILL, Lowered, View, lowers
 
 
@@ -98,7 +99,7 @@ def triangle(view: View) -> Lowered:
 @lowers("MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")
 def pool(view: View) -> Lowered | None:
     """Pools over the spatial axes. The indices of a max pool count through channels, so nobody may read them."""
-    return Lowered("spatial", (0,))
+    return pooled(view)
 
 
 @lowers("GridSample")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from math import prod
 
+from .lower_axes import pooled
 from .lower_fused import convolved, normed, pool_of_last
 from .quantized import Affine, Along, Blocked, Layout, Nibbles, PackedRows, Single, in_both_units
 from .registry import Coding, Lowered, UnlowerableError, View, lowers
@@ -198,7 +199,7 @@ def quantised_softmax(view: View) -> Lowered | None:
 def quantised_pool(view: View) -> Lowered | None:
     """Pools over the spatial axes, with channels second or last."""
     if not view.attr("channels_last"):
-        return Lowered("spatial", (0,))
+        return pooled(view)
     return pool_of_last(view)
 
 
