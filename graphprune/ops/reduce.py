@@ -127,3 +127,13 @@ def axiswise(node: Node, labeller: Labeller) -> None:
         passing = {}
     for output in node.outputs:
         labeller.put(output, passing)
+
+
+@operator("cumsum")
+def cumsum(node: Node, labeller: Labeller) -> None:
+    """Running sums along one axis: a removed index adds nothing to those after it, so that all axes pass."""
+    x, axis = node.inputs[0], node.attrs["axis"]
+    assert x is not None
+    if any(b.joint and axis in b.axes for b in labeller.blocks(x)):
+        labeller.resolve(x)
+    labeller.put_blocks(node.outputs[0], labeller.blocks(x))

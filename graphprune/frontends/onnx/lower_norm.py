@@ -78,9 +78,16 @@ def lrn(view: View) -> Lowered:
 
 @lowers("CumSum", "CumProd")
 def cumulative(view: View) -> Lowered | None:
-    """Running sums along one axis."""
+    """Running sums or products along one axis."""
     axis = view.ints("axis")
-    return None if axis is None else Lowered("axiswise", (0,), {"axes": (view.axis(axis[0]),)})
+    if axis is None:
+        return None
+    along = view.axis(axis[0])
+    return (
+        Lowered("cumsum", (0,), {"axis": along})
+        if view.op == "CumSum"
+        else Lowered("axiswise", (0,), {"axes": (along,)})
+    )
 
 
 @lowers("TopK")
