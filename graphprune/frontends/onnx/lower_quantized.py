@@ -4,11 +4,13 @@ are parameters, those of a constant weight belong to the weight.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from .lower_axes import pooled
 from .lower_fused import convolved, normed, pool_of_last
-from .quantized import Affine, Along, Blocked, Layout, Nibbles, PackedRows, Single, in_both_units
+from .lower_math import recurrent
+from .quantized import Affine, Along, Blocked, Layout, Nibbles, PackedRows, Single, Swapped, in_both_units
 from .registry import Coding, Lowered, UnlowerableError, View, lowers
 from .sketch import Operand, Sketch
 
@@ -113,6 +115,21 @@ def _matmul(view: View, data: int, scale: int | None, zero: int | None, bias: in
     slots = (0, data, bias) if view.has(bias) else (0, data)
     attrs = {"trans_a": False, "trans_b": False}
     return Lowered("matmul", slots, attrs, encoded={data: coding} if coding is not None else {})
+
+
+@lowers("DynamicQuantizeLSTM")
+def dynamic_lstm(view: View) -> Lowered | None:
+    """An LSTM that quantises its data; inputs come before gates in its weights, with a scale for each direction."""
+    encoded = {}
+    for data, scale in ((1, 8), (2, 10)):
+        directions, columns, gates = view.shape(data)
+        if not view.constant(data) or view.shape(scale) != (directions,):
+            return None
+        numbers = Single() if directions == 1 else Along(0)
+        slots = (data, scale, scale + 1)
+        encoded[data] = Coding((directions, gates, columns), slots, (Swapped(), numbers, numbers))
+    lowered = recurrent(view)
+    return lowered and replace(lowered, encoded=encoded)
 
 
 @lowers("QGemm")
