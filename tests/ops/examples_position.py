@@ -301,3 +301,64 @@ def counted_as_numbers() -> Any:
         return m.out(m.b(x)) + counts.sum() + m.a(x).sort(-1)[0][:, :1]
 
     return Net(call, a=nn.Linear(3, 6), b=nn.Linear(3, 4), out=nn.Linear(4, 2)), torch.randn(4, 3)
+
+
+@example(
+    """
+    6 renormalizing: gate.weight[0] gate.bias[0] constant_arange[0] values[0]
+    4 exact: values[1] out.weight[1]
+    """
+)
+def experts_by_comparison() -> Any:
+    """A one-hot as exporters take it apart: positions compared with all numbers there are."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        share, ids = m.gate(x).topk(2, -1)
+        chosen = (ids.unsqueeze(-1) == torch.arange(6)).to(x.dtype)
+        return m.out((share.unsqueeze(-1) * chosen).sum(1) @ m.values)
+
+    return Net(call, gate=nn.Linear(8, 6), values=parameter(6, 4), out=nn.Linear(4, 3)), torch.randn(7, 8)
+
+
+@example(
+    """
+    4 exact: values[1] out.weight[1]
+    """
+)
+def a_buffer_of_numbers_compared_and_multiplied() -> Any:
+    """The same tensor is read as numbers elsewhere: nothing is counted anew."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        share, ids = m.gate(x).topk(2, -1)
+        chosen = (ids.unsqueeze(-1) == m.numbers).to(x.dtype)
+        return m.out((share.unsqueeze(-1) * chosen).sum(1) @ m.values) + (x[:, :6] * m.numbers).sum(1, keepdim=True)
+
+    parts = {"gate": nn.Linear(8, 6), "values": parameter(6, 4), "out": nn.Linear(4, 3), "numbers": torch.arange(6)}
+    return Net(call, **parts), torch.randn(7, 8)
+
+
+@example(
+    """
+    6 renormalizing: gate[1] numbers[0] book[0]
+    4 exact: book[1] out[0]
+    """
+)
+def onnx_comparison() -> Any:
+    """One vector of numbers in the file: compared with positions among experts, and with those among inputs."""
+    weights = {
+        "gate": normal(8, 6), "numbers": np.arange(6), "book": normal(6, 4), "out": normal(4, 3), "rest": normal(6, 3)
+    }  # fmt: skip
+    nodes = [
+        node("MatMul", "x gate", "scores"),
+        node("ArgMax", "scores", "best", axis=-1, keepdims=1),
+        node("Equal", "best numbers", "same"),
+        node("Cast", "same", "hot", to=1),
+        node("MatMul", "hot book", "row"),
+        node("MatMul", "row out", "z"),
+        node("ArgMax", "x", "first", axis=-1, keepdims=1),
+        node("Equal", "first numbers", "other"),
+        node("Cast", "other", "cold", to=1),
+        node("MatMul", "cold rest", "w"),
+        node("Add", "z w", "y"),
+    ]
+    return model(nodes, weights, [7, 8], [7, 3])
