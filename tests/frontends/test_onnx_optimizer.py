@@ -46,8 +46,8 @@ def test_weights_in_blocks_stay_and_what_follows_is_pruned(tmp_path: Path) -> No
     """The layout that onnxruntime prefers on x86: which block the weights are in, the file does not say."""
     nodes = [
         node("Conv", "x a ab", "h", pads=[1, 1, 1, 1]), node("Relu", "h", "i"),
-        node("MaxPool", "i", "j", kernel_shape=[2, 2]), node("Conv", "j b", "k"), node("GlobalAveragePool", "k", "p"), node("Flatten", "p", "q"),
-        node("MatMul", "q c", "r"), node("Tanh", "r", "s"), node("MatMul", "s d", "y"),
+        node("MaxPool", "i", "j", kernel_shape=[2, 2]), node("Conv", "j b", "k"), node("GlobalAveragePool", "k", "p"),
+        node("Flatten", "p", "q"), node("MatMul", "q c", "r"), node("Tanh", "r", "s"), node("MatMul", "s d", "y"),
     ]  # fmt: skip
     shapes = {"a": (32, 3, 3, 3), "ab": (32,), "b": (32, 32, 1, 1), "c": (32, 12), "d": (12, 2)}
     made = model(nodes, {name: normal(*shape) for name, shape in shapes.items()}, [1, 3, 8, 8], [1, 2])
