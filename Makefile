@@ -38,7 +38,7 @@ llm: .venv/.bench  ## Capture 8-billion-parameter models, slice a 16 GB checkpoi
 coverage: .venv/.bench  ## Prune timm and transformers (hours; resumes, `rm -r .cache/bench` starts over); writes docs/coverage.md
 	$(BIN)/python -m benchmarks.coverage $(ARGS)
 
-fuzz: .venv/.test  ## 10,000 random networks and 5,000 broken files (an hour or two; resumes, `rm .cache/bench/fuzz.jsonl` starts over)
+fuzz: .venv/.test  ## 10,000 random networks and 5,000 broken files (an hour on two calm cores; resumes, `rm .cache/bench/fuzz.jsonl` starts over)
 	$(BIN)/python -m benchmarks.fuzz
 
 clean:  ## Remove the environment, caches and build output

@@ -1,7 +1,8 @@
 """Random models and broken files by the thousand: what `make fuzz` runs and docs/measurements/fuzz.md shows.
 
 Work is cut into chunks of seeds, each in a process of its own with a time and a memory limit; a rerun goes on where the
-last one stopped, and `--fresh` starts over. A failure prints a line that repeats it:
+last one stopped, `--retry` runs chunks with failures again, and `--fresh` starts over. The page names the commits of
+all chunks: a clean run has one. A failure prints a line that repeats it:
 `python -m benchmarks.fuzz --one onnx:123`.
 """
 
@@ -44,7 +45,7 @@ def main() -> None:
         kind, seed = options.one.split(":")
         sys.exit(_repeat(kind, int(seed)))
     cases = common.chosen(list(_chunks(options)), options.models)
-    results = common.run_cases(options, cases)
+    results = common.run_cases(options, cases, failed=lambda record: bool(_failures(record)))
     common.publish(options, "Random models and broken files", list(_report(results)))
     bad = [line for record in results.values() for line in _failures(record)]
     print("\n".join(bad), file=sys.stderr)

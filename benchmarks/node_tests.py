@@ -110,7 +110,9 @@ def main() -> None:
         common.child(options, run)
         return
     operators = sorted({operator(case) for case in node_cases().values()})
-    results = common.run_cases(options, common.chosen(operators, options.models))
+    import graphprune.runtimes  # noqa: F401  (what takes seconds to import or collect is there before processes fork)
+
+    results = common.run_cases(options, common.chosen(operators, options.models), run=run)
     total: Counter[str] = Counter()
     for found in results.values():
         total.update(found.get("counts", {}))

@@ -14,7 +14,7 @@ import numpy as np
 from .coupling import Coupling, Group, Use
 from .errors import InputError
 from .graph import Weight, uncollected
-from .ops import reader
+from .ops import lookup, reader
 from .ops.base import Array, Block
 
 #: What a criterion computes: a score per component of the coupling, not yet normalized.
@@ -24,6 +24,8 @@ _NORM_KINDS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_nor
 CRITERIA: dict[str, Criterion] = {}
 #: Elements of a weight that are looked at together.
 _PART = 1 << 24
+#: The largest number whose squares can be added up.
+_LARGEST = 1e16
 REDUCTIONS = ("sum", "mean", "max")
 NORMALIZATIONS = ("mean", "max", "sum", "none")
 
@@ -82,8 +84,19 @@ def _weights(coupling: Coupling) -> Iterator[Use]:
             yield use
 
 
-def _axis_sums(use: Use, power: Callable[[Array], Array]) -> Iterator[tuple[Array, Array]]:
-    """For each labeled axis: (labels, sum of `power(weight)` per index)."""
+def _axis_sums(use: Use, power: Callable[[Array], Array]) -> Sequence[tuple[Array, Array]]:
+    """For each labeled axis: (labels, sum of `power(weight)` per index).
+
+    In a table that is merely added, numbers that are infinite or too large to be squared are a mask, and weigh nothing.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = list(_plain_sums(use, power))
+        if all(np.isfinite(sums).all() for _, sums in found) or lookup(reader(use.node, use.slot)[0].kind).bears:
+            return found
+        return list(_plain_sums(use, lambda array: power(np.where(np.abs(array) > _LARGEST, 0, array))))
+
+
+def _plain_sums(use: Use, power: Callable[[Array], Array]) -> Iterator[tuple[Array, Array]]:
     weight = use.value.weight
     assert weight is not None
     blocks = [b for b in use.blocks if not b.joint]

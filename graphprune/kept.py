@@ -175,6 +175,8 @@ class Survivors:
             indices = self.ascending(block.labels)
             if indices is not None and array.shape[block.axes[0]] > 1:
                 array = np.take(array, indices, axis=block.axes[0])
+        if use.positions is not None and (kept := self.ascending(use.positions)) is not None:
+            array = np.searchsorted(kept, array).astype(array.dtype)
         return array if columns is None else self._slice_columns(use, array)
 
     def weight_shape(self, use: Use, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -208,6 +210,8 @@ class Survivors:
         masks = [(b.axes, self.mask(b.labels)) for b in use.blocks]
         if use.columns is not None:
             masks.append(((use.columns.axis, use.columns.by), self.mask(use.columns.labels)))
+        if use.positions is not None:
+            masks.append(((-1,), self.mask(use.positions)))
         return tuple(
             repr(axes).encode() + np.packbits(m).tobytes()
             for axes, m in sorted(masks, key=lambda p: p[0])

@@ -15,6 +15,7 @@ from . import (  # noqa: F401
     cleanup,
     fold_batchnorm,
     fold_constants,
+    permute,
     remove_blocks,
     remove_channels,
     remove_dead,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from graphprune import criteria
 from graphprune.budgets import FLOOR, Options, Target, make_plan
@@ -17,6 +17,19 @@ from graphprune.plans import Plan
 from .base import Pass, register
 
 
+class Slicer(Protocol):
+    """What each use of a weight is left with."""
+
+    def key(self, use: Use) -> tuple[bytes, ...]:
+        """Equal for uses that need the same slice of the same weight; empty where it stays as it is."""
+
+    def weight_shape(self, use: Use, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The sizes that `slice_weight` gives."""
+
+    def slice_weight(self, use: Use, array: Array) -> Array:
+        """The slice; `array` may have size 1 where it does not vary."""
+
+
 @uncollected()
 def remove_channels(coupling: Coupling, keep: Array) -> Graph:
     """A new graph with only the kept components; the coupling's graph is untouched.
@@ -26,7 +39,7 @@ def remove_channels(coupling: Coupling, keep: Array) -> Graph:
     survivors = Survivors(coupling, keep)
     graph = coupling.graph.copy()
     _rewrite_nodes(coupling, graph, survivors)
-    _slice_weights(coupling, graph, survivors)
+    slice_weights(coupling, graph, survivors)
     _resize(coupling.graph, graph, survivors)
     for table, ids in kept_rows(coupling, keep):
         for value in table.inputs:
@@ -51,8 +64,11 @@ def _rewrite_nodes(coupling: Coupling, after: Graph, survivors: Survivors) -> No
             new.inputs, new.outputs = inputs, outputs
 
 
-def _slice_weights(coupling: Coupling, graph: Graph, survivors: Survivors) -> None:
-    """One tensor where the uses of a weight agree; a copy for each further slice where they do not."""
+def slice_weights(coupling: Coupling, graph: Graph, survivors: Slicer) -> None:
+    """Give a copy of the coupling's graph the weights that `survivors` leaves.
+
+    One tensor where the uses of a weight agree; a copy for each further slice where they do not.
+    """
     nodes = dict(zip(coupling.graph.all_nodes, graph.all_nodes, strict=True))
     made: dict[Value, dict[tuple[bytes, ...], Value]] = {}
     names = {v.name for v in graph.values()}
@@ -68,7 +84,7 @@ def _slice_weights(coupling: Coupling, graph: Graph, survivors: Survivors) -> No
 
 
 def _sliced(
-    use: Use, current: Value, survivors: Survivors, key: tuple[bytes, ...], *, first: bool, names: set[str]
+    use: Use, current: Value, survivors: Slicer, key: tuple[bytes, ...], *, first: bool, names: set[str]
 ) -> Value:
     weight = use.value.weight
     assert weight is not None

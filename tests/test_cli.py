@@ -45,7 +45,8 @@ class StandIn:
         self.calls["load"] = (model, shapes)
         return f"graph {model}"
 
-    def inspect(self, graph: str) -> reports.InspectReport:
+    def inspect(self, graph: str, **options: Any) -> reports.InspectReport:
+        self.calls["inspect"] = options
         return INSPECTION
 
     def apply(self, graph: str, plan: str) -> str:
@@ -279,3 +280,8 @@ def test_bad_usage_is_one_line_and_exit_code_2(
     assert sentence in error_line(capsys)
     assert sorted(Path().iterdir()) == before
     assert not api.calls
+
+
+def test_inspect_takes_whole_groups(api: StandIn, model: str) -> None:
+    assert run(["inspect", "m.onnx", "--grouped", "whole"]) == 0
+    assert api.calls["inspect"] == {"grouped": "whole"}

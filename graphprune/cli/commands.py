@@ -69,6 +69,7 @@ def inspect(
     model: opt.Model,
     blocks: Annotated[bool, typer.Option("--blocks", help="Show blocks and branches for remove-blocks.")] = False,
     input_shape: opt.InputShape = None,
+    grouped: opt.GroupedChoice = opt.Grouped.WITHIN,
     every: opt.All = False,
     as_json: opt.Json = False,
 ) -> None:
@@ -78,7 +79,8 @@ def inspect(
     with working("reading the model") as progress:
         graph = _api().load(model, shapes)
         progress("looking for blocks" if blocks else "coupling")
-        found = replace(_api().inspect_blocks(graph) if blocks else _api().inspect(graph), model=model)
+        report = _api().inspect_blocks(graph) if blocks else _api().inspect(graph, grouped=grouped.value)
+        found = replace(report, model=model)
     if as_json:
         _print_json(found.to_json())
     else:

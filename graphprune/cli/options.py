@@ -10,7 +10,7 @@ import typer
 
 
 class Grouped(StrEnum):
-    """How grouped convolutions lose channels."""
+    """How grouped convolutions and group norms lose channels."""
 
     WITHIN = "within"
     WHOLE = "whole"
@@ -65,7 +65,8 @@ Normalization = Annotated[
     str | None, typer.Option("--normalization", help="How scores compare between groups.", metavar="NAME")
 ]
 GroupedChoice = Annotated[
-    Grouped, typer.Option("--grouped", help="Grouped convolution: equal counts within each group, or whole groups.")
+    Grouped,
+    typer.Option("--grouped", help="Grouped convolutions, group norms: equal counts in each group, or whole groups."),
 ]
 PlanOut = Annotated[Path | None, typer.Option("--plan-out", help="Write the plan (.json).", metavar="FILE")]
 ReportOut = Annotated[Path | None, typer.Option("--report", help="Write the full report (.json).", metavar="FILE")]

@@ -24,13 +24,17 @@ LARGEST = 1 << 27
 
 @dataclass(eq=False)
 class Use:
-    """One weight as one node reads it: how its axes are labeled, and so how it will be sliced."""
+    """One weight as one node reads it: how its axes are labeled, and so how it will be sliced.
+
+    Where its elements are positions along an axis, `positions` are the labels of that axis: they are counted anew.
+    """
 
     node: Node
     slot: int
     value: Value
     blocks: tuple[Block, ...]
     columns: Columns | None = None
+    positions: Array | None = None
 
 
 def what_failed(error: Exception) -> str:
@@ -86,6 +90,8 @@ class Walk:
         self._columns: dict[object, Columns] = {}
         self._by_group: dict[Value, set[Node]] = {}
         self._pointing: dict[Value, Array] = {}
+        self._held: dict[Value | tuple[Value, Node], Array] = {}
+        self._holding: dict[Value, set[Node]] = {}
         self._followed: set[Value] = set()
         self._at = -1
 
@@ -105,6 +111,7 @@ class Walk:
                 self.equal(labels, self.axis(output, axis))
         self._freeze_outputs()
         self._settle_columns()
+        self._settle_positions()
 
     def _freeze_outputs(self) -> None:
         renumbered = {output: axis for table in self.tables for output, axis in table.outputs}
@@ -185,7 +192,7 @@ class Walk:
                 blocks = self.values.get(value) or self._untied.get((value, node))
                 if blocks is not None:
                     key = value if value.weight.tied else (value, node)
-                    found.append(Use(node, slot, value, blocks, self._columns.get(key)))
+                    found.append(Use(node, slot, value, blocks, self._columns.get(key), self._held.get(key)))
         return found
 
     def _key(self, value: Value) -> tuple[Value, Node] | None:
@@ -346,8 +353,21 @@ class Walk:
 
     def point(self, value: Value, labels: Array | None) -> None:
         """See `Labeller`."""
-        if labels is not None:
+        if labels is None:
+            return
+        if value.weight is None:
             self._pointing[value] = labels
+            return
+        key = self._key(value) or value
+        self.equal(self._held.setdefault(key, labels), labels)
+        self._holding.setdefault(value, set()).add(self.nodes[self._at])
+
+    def _settle_positions(self) -> None:
+        """A tied constant can hold positions counted anew only where all its readers take them for such."""
+        for value in [key for key in self._held if isinstance(key, Value)]:
+            readers = {node for node in self.nodes if value in node.inputs}
+            if value in self.outputs or readers - self._holding[value]:
+                self.freeze(self._held.pop(value), f"the constant '{value.name}' is read as numbers elsewhere")
 
     def pointing(self, value: Value) -> Array | None:
         """See `Labeller`."""

@@ -102,7 +102,7 @@ class Labeller(Protocol):
         """So many of these indices must stay, whichever they are."""
 
     def point(self, value: Value, labels: Array | None) -> None:
-        """The integers in `value` are positions along an axis with these labels."""
+        """The integers in `value` are positions along an axis with these labels; a constant is counted anew."""
 
     def pointing(self, value: Value) -> Array | None:
         """The labels of the axis along which the integers in `value` are positions; None where that is not known.

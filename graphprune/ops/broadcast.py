@@ -121,8 +121,18 @@ def _meet_cluster(
 def _broadcast_equal(a: Block, b: Block, labeller: Labeller) -> Block:
     """Equate blocks of which one covers a subset of the other's axes; return the wider."""
     wide, narrow = (a, b) if len(a.axes) >= len(b.axes) else (b, a)
+    if wide.joint and narrow.origin == rows_of(wide):
+        labeller.balance(np.ascontiguousarray(wide.labels.reshape(len(wide.labels), -1)))
+        return wide
     labeller.equal(wide.labels, spread(narrow, wide.axes, wide.labels.shape))
     return wide
+
+
+def rows_of(block: Block) -> str:
+    """The origin of a block with an index for each row of this joint one, all of which stay, as the mean of each group
+    in a group norm has: rows that meet it again need equal numbers, not the same ones.
+    """
+    return f"rows of {block.origin}"
 
 
 def spread(block: Block, axes: tuple[int, ...], shape: tuple[int, ...]) -> Array:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..graph import Node
+import numpy as np
+
+from ..graph import Node, Value
 from .base import Labeller, operator
 from .broadcast import aligned, meet
 
@@ -14,12 +16,43 @@ COPIES = frozenset({"identity", "dropout", "cast"})
 def elementwise(node: Node, labeller: Labeller) -> None:
     """Operands meet under broadcasting; the result carries their labels."""
     rank = node.outputs[0].rank
+    _compare_positions(node, labeller)
     operands = [aligned(value, rank) for value in node.inputs if value is not None]
     blocks = meet(operands, rank, labeller)
     for output in node.outputs:
         labeller.put_blocks(output, blocks)
     if node.attrs.get("fn") in COPIES and operands:
         labeller.point(node.outputs[0], labeller.pointing(operands[0].value))
+
+
+def _compare_positions(node: Node, labeller: Labeller) -> None:
+    """`ids == arange(n)`, with an axis of its own for the numbers, is a one-hot: the numbers go with what they name."""
+    operands = [value for value in node.inputs if value is not None]
+    if node.attrs.get("fn") != "eq" or len(operands) != 2:
+        return
+    for ids, numbers in (operands, operands[::-1]):
+        axis = _counted(numbers)
+        pointed = labeller.pointing(ids) if axis is not None and _absent(ids, axis - numbers.rank) else None
+        if axis is None or pointed is None:
+            continue
+        if len(pointed) != numbers.sizes[axis]:
+            labeller.freeze(pointed, f"{node.op} reads positions along it as numbers")
+            continue
+        labeller.equal(pointed, labeller.axis(numbers, axis))
+        labeller.point(numbers, pointed)
+
+
+def _counted(value: Value) -> int | None:
+    """The axis along which a constant counts from zero, where that is all it does."""
+    long = [axis for axis, size in enumerate(value.sizes) if size > 1]
+    if value.weight is None or value.weight.trainable or len(long) != 1:
+        return None
+    return long[0] if np.array_equal(value.weight.array().reshape(-1), np.arange(value.sizes[long[0]])) else None
+
+
+def _absent(value: Value, back: int) -> bool:
+    """Whether a value does not change along an axis counted from the last."""
+    return -back > value.rank or value.sizes[back] == 1
 
 
 @operator("prelu")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph import Node, Value
-from .base import Contraction, Cost, Kept, Labeller, operator
+from .base import Contraction, Cost, Kept, Labeller, Statistic, operator
 from .broadcast import Operand, meet
 
 
@@ -187,3 +187,26 @@ def _attention_heads(node: Node, labeller: Labeller) -> np.ndarray | None:
             else:
                 labeller.freeze(theirs, "attention runs over this axis")
     return heads
+
+
+def _grouped_matmul_cost(node: Node) -> list[Cost]:
+    x, out = node.inputs[1], node.outputs[0]
+    assert x is not None
+    return [Cost(1.0, ((x, 0), (x, 1), (out, 1)))]
+
+
+@operator("grouped_matmul", bears=True, cost=_grouped_matmul_cost, statistic=lambda _: Statistic((0,), whole=True))
+def grouped_matmul(node: Node, labeller: Labeller) -> None:
+    """Rows of `x`, sorted by matrix, times a matrix each: rows before `ends[0]` take the first of `weight`, and so on.
+
+    A matrix goes with its end. Ends are running numbers of rows, which zeros in place of those that went would break:
+    the masked original runs on the matrices left.
+    """
+    ends, x, weight = node.inputs[:3]
+    assert ends is not None and x is not None and weight is not None
+    for value in (ends, x, weight):
+        labeller.resolve(value)
+    labeller.freeze(labeller.axis(x, 0), "each row has a matrix of its own")
+    labeller.equal(labeller.axis(ends, 0), labeller.axis(weight, 0))
+    labeller.equal(labeller.axis(x, 1), labeller.axis(weight, 1))
+    labeller.put(node.outputs[0], {1: labeller.axis(weight, 2)})

@@ -7,6 +7,7 @@ import numpy as np
 from ..graph import Node
 from .base import Array, Block, Kept, Labeller, Statistic, operator
 from .conv import surviving_groups
+from .reduce import by_group
 
 
 def _batch_statistic(node: Node) -> Statistic | None:
@@ -57,10 +58,16 @@ def _rewrite_layer_norm(node: Node, kept: Kept) -> None:
 @operator("layer_norm", statistic=_layer_statistic, rewrite=_rewrite_layer_norm)
 def layer_norm(node: Node, labeller: Labeller) -> None:
     """Scale and bias belong to the normalized axes, over which a statistic is taken."""
-    x, out = node.inputs[0], node.outputs[0]
+    x, out, axes = node.inputs[0], node.outputs[0], node.attrs["axes"]
     assert x is not None
     params = _layer_statistic(node).params
-    for axis in node.attrs["axes"]:
+    rows = next((b for b in labeller.blocks(x) if not any(params.values()) and by_group(node, b, axes, labeller)), None)
+    if rows is not None:
+        labeller.statistic(rows.labels)
+        labeller.balance(np.ascontiguousarray(rows.labels.reshape(len(rows.labels), -1)))
+        labeller.put_blocks(out, labeller.blocks(x))
+        return
+    for axis in axes:
         labeller.resolve(x, None) if any(axis in b.axes and b.joint for b in labeller.blocks(x)) else None
         labels = labeller.axis(x, axis)
         labeller.statistic(labels)
@@ -129,12 +136,12 @@ def _instance_statistic(node: Node) -> Statistic:
 @operator("instance_norm", statistic=_instance_statistic)
 def instance_norm(node: Node, labeller: Labeller) -> None:
     """Per-channel statistics over the spatial axes. A group norm written as reshape, instance norm, reshape arrives as
-    a joint block (group, rest): every group must keep the same number.
+    a joint block (group, rest): every group must keep the same number, or goes whole.
     """
     x, out = node.inputs[0], node.outputs[0]
     assert x is not None
     grouped = next((b for b in labeller.blocks(x) if b.joint and b.axes[0] == 1), None)
-    if grouped is not None:
+    if grouped is not None and (labeller.grouped == "within" or len(grouped.labels) < 2):
         _group_by_reshape(node, grouped, labeller)
     else:
         labels = labeller.axis(x, 1, touched=True)

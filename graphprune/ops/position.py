@@ -100,13 +100,47 @@ def scatter_rows(node: Node, labeller: Labeller) -> None:
     labeller.freeze(labeller.pointing(ids), "positions along it look into another axis")
     for value in (x, source):
         labeller.resolve(value)
-    lead = ids.rank - 1
+    lead = ids.rank - node.attrs.get("tuples", 1)
     addressed = [labeller.axis(x, a) for a in range(depth)] + [labeller.axis(source, a) for a in range(lead)]
     for labels in [*addressed, *(block.labels for block in labeller.blocks(ids))]:
         labeller.freeze(labels, "it is written to by index")
     for axis in range(depth, x.rank):
         labeller.equal(labeller.axis(x, axis), labeller.axis(source, lead + axis - depth))
     labeller.put(node.outputs[0], {axis: labeller.axis(x, axis) for axis in range(depth, x.rank)})
+
+
+@operator("sort")
+def sort(node: Node, labeller: Labeller) -> None:
+    """Values in order along an axis, which stays, and where they were. Positions in order are positions in order after
+    some of those that they may name are gone.
+    """
+    x, axis = node.inputs[0], node.attrs["axis"]
+    assert x is not None
+    labeller.resolve(x)
+    labeller.freeze(labeller.axis(x, axis), f"{node.op} mixes this axis")
+    for output in node.outputs:
+        labeller.put_blocks(output, [b for b in labeller.blocks(x) if axis not in b.axes])
+    labeller.point(node.outputs[0], labeller.pointing(x))
+
+
+def _rewrite_count(node: Node, kept: Kept) -> None:
+    classes = kept.size(node.outputs[0], 0)
+    if classes != node.attrs["classes"]:
+        node.change(classes=classes)
+
+
+@operator("count_positions", rewrite=_rewrite_count)
+def count_positions(node: Node, labeller: Labeller) -> None:
+    """How often each position from zero on occurs among integers."""
+    ids, classes = node.inputs[0], node.attrs["classes"]
+    assert ids is not None
+    for block in labeller.blocks(ids):
+        labeller.freeze(block.labels, f"{node.op} counts all of it")
+    pointed = labeller.pointing(ids)
+    if pointed is not None and len(pointed) == classes:
+        labeller.put(node.outputs[0], {0: pointed})
+    else:
+        labeller.freeze(pointed, "positions along it become more classes than it has indices")
 
 
 def _rewrite_one_hot(node: Node, kept: Kept) -> None:

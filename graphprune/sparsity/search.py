@@ -17,11 +17,11 @@ from ..ops.base import Array
 
 #: Columns that are searched at once; more are dealt out at random, `_DEALS` times in the time that is given.
 _TOGETHER = 128
-_DEALS = 4
+_DEALS = 2
 #: The first deal is finished unless it takes so many times as long as it should.
 _PATIENCE = 2.0
 #: Rows that gains are estimated from, and rounds of an annealing.
-_ROWS = 512
+_ROWS = 4096
 _ROUNDS = 1000
 #: Temperatures at the start and at the end of an annealing, in units of the largest gain of the first exchange.
 _HOT, _COLD = 0.1, 0.05
@@ -33,7 +33,11 @@ _SMALLEST_GAIN = 1e-6
 def kept_magnitude(matrix: Array, n: int, m: int) -> float:
     """What the `n` largest of each `m` neighbouring columns sum to. `matrix` is `[rows, columns]`, not negative."""
     groups = matrix.reshape(len(matrix), -1, m)
-    return float(np.partition(groups, m - n - 1, axis=-1)[..., m - n :].sum(dtype=np.float64)) if n < m else float(matrix.sum())
+    return (
+        float(np.partition(groups, m - n - 1, axis=-1)[..., m - n :].sum(dtype=np.float64))
+        if n < m
+        else float(matrix.sum())
+    )
 
 
 def search(

@@ -17,14 +17,16 @@ from tests.ops.registry import Net, conv, image
 
 
 def cumulative() -> Graph:
-    net = Net(lambda m, x: (m.c(m.a(x).cumsum(1)), m.d(m.b(x))), a=conv(3, 4), b=conv(3, 6), c=conv(4, 2), d=conv(6, 2))
+    net = Net(
+        lambda m, x: (m.c(m.a(x).cumprod(1)), m.d(m.b(x))), a=conv(3, 4), b=conv(3, 6), c=conv(4, 2), d=conv(6, 2)
+    )
     return graph_of(net, image())
 
 
 def test_a_frozen_axis_names_the_node_and_the_reason() -> None:
     frozen = {(f.weight, f.axis): f for f in couple(cumulative()).frozen_axes()}
     found = frozen["a.weight", 0]
-    assert (found.node, found.indices) == ("cumsum", 4)
+    assert (found.node, found.indices) == ("cumprod", 4)
     assert "mixes this axis" in found.reason
     assert frozen["c.weight", 0].reason.startswith("it makes the model's output 'conv2d")
     assert "the model's input" in frozen["a.weight", 1].reason and frozen["a.weight", 1].node == "conv2d"

@@ -14,6 +14,7 @@ from graphprune.coupling import Coupling, couple
 from graphprune.errors import InputError
 from graphprune.ops.base import Array
 from tests.helpers import graph_of, weight
+from tests.ops.examples_onnx import model, node, normal
 from tests.ops.registry import conv, image, stirred
 
 CHANNELS, GROUPS = 8, 4
@@ -140,3 +141,25 @@ def test_a_large_weight_is_scored_part_by_part(network: Network, name: str, monk
     whole = criteria.score(network[0], name)
     monkeypatch.setattr(criteria, "_PART", 7)
     np.testing.assert_allclose(criteria.score(network[0], name), whole, rtol=1e-6)
+
+
+@pytest.mark.parametrize("nothing", [-np.inf, np.finfo(np.float32).min])
+@pytest.mark.parametrize("name", ["l1", "l2"])
+def test_a_mask_in_a_table_weighs_nothing(nothing: float, name: str) -> None:
+    """A bias for each head with the causal mask in it, as exporters fold ALiBi: a weight as far as the file says."""
+
+    def scores(hidden: float) -> Array:
+        table = np.where(np.tril(np.ones((3, 3))) > 0, normal(4, 1, 1), hidden).astype(np.float32)
+        nodes = [
+            node("MatMul", "x w", "q"),
+            node("Reshape", "q split", "r"),
+            node("Transpose", "r", "h", perm=[1, 0, 2]),
+            node("MatMul", "h k", "s"),
+            node("Add", "s table", "m"),
+            node("Softmax", "m", "p", axis=-1),
+            node("ReduceSum", "p zero", "y", keepdims=0),
+        ]
+        weights = {"w": normal(5, 8), "split": [3, 4, 2], "k": normal(4, 2, 3), "table": table, "zero": [0]}
+        return criteria.score(couple(graph_of(model(nodes, weights, [3, 5], [3, 3]))), name, normalization="none")
+
+    np.testing.assert_allclose(scores(nothing), scores(0.0))

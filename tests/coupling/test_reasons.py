@@ -62,12 +62,13 @@ def test_what_an_unknown_operator_makes_is_named_where_it_is_met() -> None:
 
 def test_an_operator_that_fixes_an_axis_says_how() -> None:
     def call(m: Any, x: torch.Tensor) -> torch.Tensor:
-        return m.b(m.a(x).cumsum(2))
+        return m.b(m.a(x).cumprod(2))
 
     found = frozen(Net(call, a=nn.Linear(5, 4), b=nn.Linear(4, 3)), torch.randn(2, 6, 5))
     assert found["b.weight", 1].cause == OPERATOR
     assert (
-        found["b.weight", 1].reason == "it meets an axis that aten.cumsum (cumsum) fixes: aten.cumsum mixes this axis"
+        found["b.weight", 1].reason
+        == "it meets an axis that aten.cumprod (cumprod) fixes: aten.cumprod mixes this axis"
     )
 
 

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphprune as gp
-from tests.ops.examples_fused import contrib, scalar
 from tests.ops.examples_onnx import node, normal
+from tests.ops.fused_tools import contrib, scalar
 
 NEW, PAST, HEADS, WIDTH = 3, 4, 4, 16
 CACHE, GROWN = [1, HEADS, PAST, WIDTH], [1, HEADS, PAST + NEW, WIDTH]

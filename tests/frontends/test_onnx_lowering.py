@@ -166,7 +166,7 @@ CASES = [
     case([node("ReduceSumSquare", "x")], SEQUENCE, {}, 11, "reduce", fn="sumsq", axes=(0, 1, 2)),
     case([node("ArgMax", "x", axis=-1)], SEQUENCE, {}, 13, "reduce", fn="argmax", axes=(2,)),
     case([node("TopK", "x k", "y i")], SEQUENCE, {"k": ints(3)}, 11, "topk", axis=2),
-    case([node("CumSum", "x a")], SEQUENCE, {"a": np.int64(-2)}, 14, "axiswise", axes=(1,)),
+    case([node("CumSum", "x a")], SEQUENCE, {"a": np.int64(-2)}, 14, "cumsum", axis=1),
     case([node("LRN", "x", size=3)], IMAGE, {}, 9, "axiswise", axes=(1,)),
     case(
         [node("DepthToSpace", "x", blocksize=2, mode="CRD")],

@@ -15,11 +15,12 @@ from graphprune.errors import GraphPruneError
 from graphprune.graph import Graph
 from graphprune.passes.remove_channels import remove_channels
 from tests.helpers import random_plan
-from tests.ops import examples_fused
-from tests.ops.examples_fused import contrib, fused
+from tests.ops import examples_fused, examples_fused_attention, examples_quantised
 from tests.ops.examples_onnx import node, normal, positive
+from tests.ops.fused_tools import contrib, fused
 from tests.ops.registry import EXAMPLES
 
+FUSED = [module.__name__ for module in (examples_fused, examples_fused_attention, examples_quantised)]
 IMAGE, PIXELS = [2, 3, 5, 5], [2, 5, 5, 3]
 CONVOLUTIONS = {"a": normal(12, 3, 1, 1), "b": normal(2, 12, 1, 1)}
 
@@ -100,7 +101,7 @@ def test_by_the_documentation(build: Any, grouped: str, couples: str, attributes
 def _spoilt() -> Iterator[tuple[str, onnx.ModelProto]]:
     """Worked examples with an attribute that is absent or makes no sense, or with an operand less."""
     for example in EXAMPLES:
-        base = example.build() if example.build.__module__ == examples_fused.__name__ else onnx.ModelProto()
+        base = example.build() if example.build.__module__ in FUSED else onnx.ModelProto()
         for i, node_ in enumerate(base.graph.node):
             for j, attribute in enumerate(node_.attribute):
                 for value in (None, 0, -7) if attribute.type == onnx.AttributeProto.INT else (None,):

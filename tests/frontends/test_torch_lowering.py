@@ -113,7 +113,7 @@ CASES: list[tuple[str, Callable[..., Any], tuple[int, ...], dict[str, Any]]] = [
     ("spatial", lambda x: nf.adaptive_avg_pool2d(x, 1), (2, 3, 4, 4), {}),
     ("unknown", lambda x: nf.max_pool2d(x, 2), (3, 4, 4), {}),
     ("spatial", lambda x: nf.interpolate(x, scale_factor=2.0), (2, 3, 4, 4), {}),
-    ("axiswise", lambda x: x.cumsum(1), (2, 3), {"axes": [1]}),
+    ("cumsum", lambda x: x.cumsum(1), (2, 3), {"axis": 1}),
     ("topk", lambda x: x.topk(2, -1).values, (2, 3), {"axis": 1}),
     ("spatial", lambda x: nf.avg_pool2d(x, (2, 1)), (2, 3, 4, 4), {"axes": [2]}),
     ("spatial", lambda x: nf.max_pool2d(x, (1, 3), (1, 1), (0, 1)), (2, 3, 4, 4), {"axes": [3]}),

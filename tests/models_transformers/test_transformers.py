@@ -36,9 +36,13 @@ def test_half_of_everything_goes(name: str) -> None:
     assert not result.report.unknown
 
 
-def test_whole_experts_go_with_their_rows_of_the_router() -> None:
+@pytest.mark.parametrize("implementation", ["batched_mm", "grouped_mm"])
+def test_whole_experts_go_with_their_rows_of_the_router(implementation: str) -> None:
+    """With the weights of the chosen experts gathered, or (transformers' default) rows sorted by expert."""
     module, inputs = transformers_models.build("mixtral")
+    module.model.config._experts_implementation = implementation
     result = gp.prune(module, inputs, target="channels=0.5")
+    assert not result.report.unknown
     mixture = result.model.model.model.layers[0].mlp
     assert mixture.gate.weight.shape == (2, 32)
     assert mixture.experts.gate_up_proj.shape == (2, 128, 32)

@@ -187,10 +187,10 @@ def reductions() -> Any:
     6 exact: b.weight[0] b.bias[0] d.weight[1]
     """
 )
-def sorted_and_summed() -> Any:
-    """Cumulative sums mix the channels: they stay; those of the other branch may go."""
+def cumulative_products() -> Any:
+    """Cumulative products mix the channels: they stay; those of the other branch may go."""
     net = Net(
-        lambda m, x: (m.c(m.a(x).cumsum(1)), m.d(m.b(x).cumsum(2))),
+        lambda m, x: (m.c(m.a(x).cumprod(1)), m.d(m.b(x).cumprod(2))),
         a=conv(3, 4),
         b=conv(3, 6),
         c=conv(4, 2),

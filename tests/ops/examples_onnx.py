@@ -230,3 +230,19 @@ def depth_to_space_in_both_orders() -> Any:
     ]
     weights = {"a": normal(16, 3, 1, 1), "b": normal(12, 16, 1, 1), "o": normal(2, 3, 1, 1)}
     return model(nodes, weights, [2, 3, 5, 5], [2, 2, 10, 10])
+
+
+@example(
+    """
+    6 exact: a[1] o[0]
+    """
+)
+def pool_over_one_axis_in_onnx() -> Any:
+    """Channels last, pooled along positions: a window of one index leaves its axis alone."""
+    nodes = [
+        node("MatMul", "x a", "h"),
+        node("AveragePool", "h", "p", kernel_shape=[2, 1], strides=[2, 1]),
+        node("MaxPool", "p", "q", kernel_shape=[3, 1], pads=[1, 0, 1, 0]),
+        node("MatMul", "q o", "y"),
+    ]
+    return model(nodes, {"a": normal(3, 6), "o": normal(6, 2)}, [2, 1, 8, 3], [2, 1, 4, 2])

@@ -239,3 +239,126 @@ def rows_filled_from_elsewhere() -> Any:
         return m.out(m.a(x).masked_scatter(mask, m.b(x)))
 
     return Net(call, a=nn.Linear(3, 6), b=nn.Linear(3, 6), out=nn.Linear(6, 2)), torch.randn(2, 5, 3)
+
+
+def _running_rows(x: torch.Tensor, weight: torch.Tensor, offs: torch.Tensor) -> torch.Tensor:
+    starts = [0, *offs.tolist()]
+    return torch.cat([x[a:b] @ w for a, b, w in zip(starts, starts[1:], weight, strict=False)])
+
+
+# As transformers registers it for where torch's own operator has no kernel (float32 on the CPU).
+LIBRARY = torch.library.Library("examples", "DEF")
+LIBRARY.define("grouped_mm_fallback(Tensor input, Tensor weight, Tensor offs) -> Tensor")
+LIBRARY.impl("grouped_mm_fallback", _running_rows, "CPU")
+LIBRARY.impl("grouped_mm_fallback", lambda x, w, offs: x.new_empty(len(x), w.shape[2]), "Meta")
+
+
+@example(
+    """
+    6 renormalizing: gate.weight[0] gate.bias[0] up[0] shift[0] down[0]
+    5 exact: up[1] shift[1] down[2]
+    8 exact: down[1] out.weight[1]
+    """
+)
+def experts_by_sorted_rows() -> Any:
+    """Rows sorted by expert, counted, and multiplied by a matrix for each expert (transformers' default)."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        share, ids = m.gate(x).softmax(-1).topk(2, -1)
+        chosen, order = ids.reshape(-1).sort()
+        rows = x[order // 2]
+        ends = torch.histc(chosen.float(), 6, 0, 5).cumsum(0, dtype=torch.int32)
+        product = torch.ops.examples.grouped_mm_fallback
+        h = F.relu(product(rows, m.up.transpose(-2, -1), ends) + m.shift[chosen])
+        y = product(h, m.down.transpose(-2, -1), ends) * share.reshape(-1)[order].unsqueeze(-1)
+        back = torch.empty_like(order)
+        back[order] = torch.arange(14)
+        return m.out(y[back].view(7, 2, 8).sum(1))
+
+    return Net(call, shift=parameter(6, 5), **_experts()), torch.randn(7, 8)
+
+
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] out.weight[1]
+    """
+)
+def running_sums() -> Any:
+    """What was removed adds nothing to the channels after it."""
+    return Net(lambda m, x: m.out(m.a(x).cumsum(-1)), a=nn.Linear(3, 6), out=nn.Linear(6, 2)), torch.randn(4, 3)
+
+
+@example(
+    """
+    4 exact: b.weight[0] b.bias[0] out.weight[1]
+    """
+)
+def counted_as_numbers() -> Any:
+    """Positions counted in more classes than there are; values sorted."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        counts = torch.histc(m.a(x).argmax(-1).float(), 8, 0, 7)
+        return m.out(m.b(x)) + counts.sum() + m.a(x).sort(-1)[0][:, :1]
+
+    return Net(call, a=nn.Linear(3, 6), b=nn.Linear(3, 4), out=nn.Linear(4, 2)), torch.randn(4, 3)
+
+
+@example(
+    """
+    6 renormalizing: gate.weight[0] gate.bias[0] constant_arange[0] values[0]
+    4 exact: values[1] out.weight[1]
+    """
+)
+def experts_by_comparison() -> Any:
+    """A one-hot as exporters take it apart: positions compared with all numbers there are."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        share, ids = m.gate(x).topk(2, -1)
+        chosen = (ids.unsqueeze(-1) == torch.arange(6)).to(x.dtype)
+        return m.out((share.unsqueeze(-1) * chosen).sum(1) @ m.values)
+
+    return Net(call, gate=nn.Linear(8, 6), values=parameter(6, 4), out=nn.Linear(4, 3)), torch.randn(7, 8)
+
+
+@example(
+    """
+    4 exact: values[1] out.weight[1]
+    """
+)
+def a_buffer_of_numbers_compared_and_multiplied() -> Any:
+    """The same tensor is read as numbers elsewhere: nothing is counted anew."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        share, ids = m.gate(x).topk(2, -1)
+        chosen = (ids.unsqueeze(-1) == m.numbers).to(x.dtype)
+        return m.out((share.unsqueeze(-1) * chosen).sum(1) @ m.values) + (x[:, :6] * m.numbers).sum(1, keepdim=True)
+
+    parts = {"gate": nn.Linear(8, 6), "values": parameter(6, 4), "out": nn.Linear(4, 3), "numbers": torch.arange(6)}
+    return Net(call, **parts), torch.randn(7, 8)
+
+
+@example(
+    """
+    6 renormalizing: gate[1] numbers[0] book[0]
+    4 exact: book[1] out[0]
+    """
+)
+def onnx_comparison() -> Any:
+    """One vector of numbers in the file: compared with positions among experts, and with those among inputs."""
+    weights = {
+        "gate": normal(8, 6), "numbers": np.arange(6), "book": normal(6, 4), "out": normal(4, 3), "rest": normal(6, 3)
+    }  # fmt: skip
+    nodes = [
+        node("MatMul", "x gate", "scores"),
+        node("ArgMax", "scores", "best", axis=-1, keepdims=1),
+        node("Equal", "best numbers", "same"),
+        node("Cast", "same", "hot", to=1),
+        node("MatMul", "hot book", "row"),
+        node("MatMul", "row out", "z"),
+        node("ArgMax", "x", "first", axis=-1, keepdims=1),
+        node("Equal", "first numbers", "other"),
+        node("Cast", "other", "cold", to=1),
+        node("MatMul", "cold rest", "w"),
+        node("Add", "z w", "y"),
+    ]
+    return model(nodes, weights, [7, 8], [7, 3])

@@ -106,3 +106,25 @@ def integer_layers(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
     t = o.unary("tanh", tokens(o, x))
     y = o.quantised_matmul(t, o.integer_weight(c, hidden, axis=axis), axis, how)
     return untokens(o, o.quantised_matmul(o.unary("relu", y), o.integer_weight(hidden, c, axis=axis), axis, how), x)
+
+
+@block
+def integer_joins(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
+    """Maps joined, gated and pooled as integers."""
+    near = [p for p in past if o.shape(p)[2:] == o.shape(x)[2:] and o.shape(p)[1] < 12] or [x]
+    if o.shape(x)[1] > 16:
+        return x
+    return o.joined_integers([x, pick(near, a)] if b % 2 else [make_conv(o, x, pick(WIDTHS, a)), x])
+
+
+@block
+def few_bits(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
+    """Products with weights of four bits, in blocks that share a scale, along rows or along columns."""
+    t, c, hidden = tokens(o, x), o.shape(x)[1], pick((8, 16, 20, 40), a)
+    if b % 3 == 0:
+        y = o.unary("tanh", o.few_bits_matmul(t, o.blocked_weight(hidden, c, axis=1, size=16), 16, a % 2 == 1))
+        return untokens(o, o.few_bits_matmul(y, o.blocked_weight(c, hidden, axis=1, size=16), 16, b % 2 == 1), x)
+    size = proper(hidden, b)
+    first = o.unpacked_blocks(o.blocked_weight(c, hidden, axis=1, size=size), 1, size)
+    second = o.unpacked_blocks(o.blocked_weight(hidden, c, axis=0, size=size), 0, size)
+    return untokens(o, o.matmul(o.unary("tanh", o.matmul(t, first)), second), x)

@@ -217,6 +217,8 @@ def _from_zero(node: Node) -> bool:
 def _leaves_without_weight(node: Node) -> bool:
     if node.kind == "reduce":
         return node.attrs["fn"] in SUMS
+    if node.kind == "cumsum":
+        return True
     made = [v for v in node.inputs[:2] if v is not None and v.weight is None]
     return node.kind == "attention" or (node.kind in ("matmul", "einsum") and len(made) > 1)
 

@@ -30,6 +30,13 @@ def steps(shape: Sequence[int], axis: int | None) -> np.ndarray:
     return (size * (1 + np.arange(shape[axis]) % 5 / 4)).astype(np.float32)
 
 
+def block_steps(shape: Sequence[int], axis: int, size: int) -> np.ndarray:
+    """Scales of blocks along an axis."""
+    sizes = [-(-n // size) if a == axis else n for a, n in enumerate(shape)]
+    places = np.indices(sizes).sum(0)
+    return (0.2 * shape[axis] ** -0.5 * (1 + places % 5 / 4)).astype(np.float32)
+
+
 def _heads(t: Tensor, count: int) -> Tensor:
     return t.reshape(*t.shape[:2], count, -1).transpose(1, 2)
 
@@ -125,9 +132,36 @@ class TorchFused(TorchRare):
     def quantised_sum(self, a: Any, b: Any) -> Any:
         return self._clipped(self._clipped(a) + self._clipped(b))
 
+    def joined_integers(self, parts: Sequence[Any]) -> Any:
+        """Joined along channels, as integers; then a sigmoid and a pool."""
+        y = torch.sigmoid(torch.cat([self._clipped(p) for p in parts], 1))
+        return F.avg_pool2d(y, 3, 1, 1)
+
+    def blocked_weight(self, *shape: int, axis: int, size: int) -> Any:
+        """Whole multiples (from -8 to 7) of scales that `size` indices of an axis share."""
+        w = self.weight(*shape)
+        if self.generator is not None:
+            scale = torch.from_numpy(block_steps(w.shape, axis, size)).repeat_interleave(size, axis)
+            scale = scale.narrow(axis, 0, shape[axis])
+            whole = (w / scale).round().clamp(-8, 7)
+            self.weights[f"w{self._count}"].copy_(whole * scale)
+        return w
+
+    def few_bits_matmul(self, x: Any, w: Any, size: int, zeros: bool) -> Any:
+        """`x @ w.T`, the weight stored in four bits."""
+        return x @ w.T
+
+    def unpacked_blocks(self, w: Any, axis: int, size: int) -> Any:
+        """A weight whose scales are shared in blocks, as floats."""
+        return w
+
 
 class OnnxFused(OnnxRare, TorchFused):
     """Contrib operators, and integers with scales."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._written: list[Named] = []
 
     def _contrib(self, op: str, inputs: Sequence[Any], tensors: Sequence[Tensor], **attrs: Any) -> list[Named]:
         return self._nodes(op, inputs, tensors, domain=CONTRIB, **attrs)
@@ -266,11 +300,67 @@ class OnnxFused(OnnxRare, TorchFused):
         inputs = [one, scale, zero, other, scale, zero, scale, zero]
         return self._node("DequantizeLinear", [self._contrib("QLinearAdd", inputs, [y])[0], scale, zero], y)
 
+    def joined_integers(self, parts: Sequence[Any]) -> Any:
+        y = super().joined_integers([p.tensor for p in parts])
+        wide, scale, zero, small = (
+            torch.cat([p.tensor for p in parts], 1),
+            self._scale(STEP),
+            self._zero(),
+            self._scale(1 / 256),
+        )
+        low = self._initializer("lowest", torch.tensor(0, dtype=torch.uint8))
+        whole = [self._node("QuantizeLinear", [p, scale, zero], p.tensor) for p in parts]
+        triples = [v for p in whole for v in (p, scale, zero)]
+        joined = self._contrib("QLinearConcat", [scale, zero, *triples], [wide], axis=1)[0]
+        gated = self._contrib("QLinearSigmoid", [joined, scale, zero, small, low], [wide])[0]
+        how = {"kernel_shape": [3, 3], "pads": [1] * 4, "count_include_pad": 1}
+        pooled = self._contrib("QLinearAveragePool", [gated, small, low, small, low], [y], **how)[0]
+        return self._node("DequantizeLinear", [pooled, small, low], y)
+
+    def blocked_weight(self, *shape: int, axis: int, size: int) -> Any:
+        return self.weight(*shape)
+
+    def _in_blocks(self, w: Named, axis: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """A weight's integers and scales."""
+        scale = block_steps(w.tensor.shape, axis, size)
+        wide = np.repeat(scale, size, axis).take(range(w.tensor.shape[axis]), axis)
+        return np.rint(w.tensor.numpy() / wide).astype(np.int8), scale
+
+    def _stored(self, w: Named, tag: str, array: np.ndarray) -> Named:
+        self.initializers[f"{w.name}_{tag}"] = numpy_helper.from_array(array, f"{w.name}_{tag}")
+        return Named(f"{w.name}_{tag}", torch.from_numpy(array))
+
+    def few_bits_matmul(self, x: Any, w: Any, size: int, zeros: bool) -> Any:
+        whole, scale = self._in_blocks(w, 1, size)
+        (rows, depth), blocks = whole.shape, scale.shape[1]
+        nibbles = np.full((rows, blocks * size), 8, np.uint8)
+        nibbles[:, :depth] = whole + 8
+        packed = (nibbles[:, ::2] | nibbles[:, 1::2] << 4).reshape(rows, blocks, size // 2)
+        inputs = [x, self._stored(w, "q", packed), self._stored(w, "s", scale.reshape(-1))]
+        if zeros:
+            eights = np.full(rows * -(-blocks // 2), 0x88, np.uint8)
+            inputs.append(self._stored(w, "z", eights))
+        sizes = {"K": depth, "N": rows, "bits": 4, "block_size": size}
+        return self._contrib("MatMulNBits", inputs, [x.tensor @ w.tensor.T], **sizes)[0]
+
+    def unpacked_blocks(self, w: Any, axis: int, size: int) -> Any:
+        if self.opset < 21 or w.tensor.shape[axis] % size:
+            return w
+        whole, scale = self._in_blocks(w, axis, size)
+        parts = [self._stored(w, "q", whole), self._stored(w, "s", scale)]
+        return self._node("DequantizeLinear", parts, w.tensor, axis=axis, block_size=size)
+
     def strange(self, x: Any) -> Any:
-        """onnxruntime's example operator, which copies."""
-        return self._contrib("SampleOp", [x], [x.tensor])[0]
+        """onnxruntime's example operator, which copies; its shape stands in the file, or nobody knows it."""
+        made = self._contrib("SampleOp", [x], [x.tensor])[0]
+        if self.computed:
+            self._written.append(made)
+        return made
 
     def model(self, x: Named, outputs: Sequence[Named]) -> onnx.ModelProto:
         made = super().model(x, outputs)
+        for value in self._written:
+            sizes = self._open(list(value.tensor.shape))
+            made.graph.value_info.append(onnx.helper.make_tensor_value_info(value.name, TensorProto.FLOAT, sizes))
         made.opset_import.append(onnx.helper.make_opsetid(CONTRIB, 1))
         return made

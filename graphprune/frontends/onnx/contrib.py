@@ -41,6 +41,9 @@ _LIKE_FIRST = frozenset(
 #: The standard operator whose inference fits.
 _LIKE_STANDARD = {"FusedConv": "Conv", "FusedGemm": "Gemm"}
 _INFERENCES: dict[str, Infer] = {}
+#: Operators on data and weights in blocks of 8 or 16 channels, as the machine that wrote the file prefers; the file
+#: does not say which. So they have shapes, for what follows, but no rules.
+_BLOCKED = "com.microsoft.nchwc"
 #: Where the element type of the outputs comes from: that of this input if it is given, else (or at -1) float.
 _TYPED_BY = {
     "QGemm": 8,
@@ -60,7 +63,15 @@ def contrib_types(node: NodeProto, types: Mapping[str, TypeProto], attrs: Mappin
         return {}
     if node.op_type in _LIKE_STANDARD:
         return _standard(node, types)
+    if domain(node) == _BLOCKED:
+        return _inferred(node, types, attrs, _IN_BLOCKS.get(node.op_type))
     infer = _like_first if node.op_type in _LIKE_FIRST else _INFERENCES.get(node.op_type)
+    return _inferred(node, types, attrs, infer)
+
+
+def _inferred(
+    node: NodeProto, types: Mapping[str, TypeProto], attrs: Mapping[str, Any], infer: Infer | None
+) -> dict[str, TypeProto]:
     shapes = [static_shape(types[name]) if name in types else None for name in node.input]
     if infer is None or not shapes:
         return {}
@@ -248,3 +259,32 @@ def _standard(node: NodeProto, types: Mapping[str, TypeProto]) -> dict[str, Type
     except Exception:  # inference is advice
         return {}
     return found
+
+
+def _blocked_conv(shapes: Sequence[Any], attrs: Mapping[str, Any]) -> list[Shape | None]:
+    return [_conv(shapes[0], shapes[1], attrs, last=False)]
+
+
+def _blocked_pool(shapes: Sequence[Any], attrs: Mapping[str, Any]) -> list[Shape | None]:
+    channels = shapes[0][1]
+    return [_conv(shapes[0], (channels, 1, *attrs["kernel_shape"]), attrs, last=False, groups=channels)]
+
+
+def _blocked_global_pool(shapes: Sequence[Any], attrs: Mapping[str, Any]) -> list[Shape | None]:
+    return [(*shapes[0][:2], *[1] * (len(shapes[0]) - 2))]
+
+
+def _unblocked(shapes: Sequence[Any], attrs: Mapping[str, Any]) -> list[Shape | None]:
+    batch, _, *sizes = shapes[0]
+    channels = int(attrs["channels"])
+    return [(batch, *sizes, channels) if attrs.get("channels_last") else (batch, channels, *sizes)]
+
+
+_IN_BLOCKS: dict[str, Infer] = {
+    "Conv": _blocked_conv,
+    "MaxPool": _blocked_pool,
+    "AveragePool": _blocked_pool,
+    "GlobalMaxPool": _blocked_global_pool,
+    "GlobalAveragePool": _blocked_global_pool,
+    "ReorderOutput": _unblocked,
+}

@@ -15,7 +15,7 @@ from .emit_body import resized, write_bodies
 from .order import alive, in_order, reads
 from .origin import Origin, Source, copy_notes
 from .protos import rename_captured, set_attribute, subgraphs
-from .quantized import Encoded, Part
+from .quantized import Part
 from .raising import Draft, raise_node
 from .registry import FILL
 from .tensors import to_tensor
@@ -75,7 +75,7 @@ def write_node(node: Node, writer: Writer) -> None:
 
 
 def _wire_inputs(node: Node, source: Source, proto: NodeProto, writer: Writer) -> None:
-    stored = {p.slot: p for v in node.inputs for p in _parts(v)}
+    stored = {p.slot: p for v in node.inputs for p in _parts(v, writer)}
     parameters = set(range(len(proto.input))) - set(source.slots) - stored.keys()
     for slot in parameters:
         if proto.input[slot]:
@@ -102,10 +102,10 @@ def _wire_inputs(node: Node, source: Source, proto: NodeProto, writer: Writer) -
         rename_captured(inner, {old: new for old, new in renamed.items() if old != new})
 
 
-def _parts(value: Value | None) -> list[Part]:
-    """The tensors that stand in several slots of a node for one operand."""
-    weight = value.weight if value is not None else None
-    return weight.written if isinstance(weight, Encoded) and weight.node is None else []
+def _parts(value: Value | None, writer: Writer) -> list[Part]:
+    """The tensors that stand in several slots of a node for one operand, as they are to be written."""
+    weight = writer.encoded.get(value.name) if value is not None else None
+    return weight.written if weight is not None and weight.node is None else []
 
 
 def _wire_outputs(node: Node, source: Source, proto: NodeProto, writer: Writer) -> None:

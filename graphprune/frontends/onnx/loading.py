@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from ...errors import GraphPruneError, InputError
 from ...graph import Graph, Node, Value, Weight, uncollected
+from ..caches import mark_caches
 from . import (  # noqa: F401  (they register the lowerings)
     lower_attention,
     lower_axes,
@@ -22,7 +23,6 @@ from . import (  # noqa: F401  (they register the lowerings)
     lower_shape,
 )
 from .binding import InputShapes, bind
-from .caches import mark_caches
 from .constants import constant_weight, dense_weight, fill_of, weight_of
 from .control import DEEPEST, bodies_of, decided, settle
 from .facts import Fact, Propagation, dtype_of

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .registry import Lowered, View, lowers
+
+
+def untouched(view: View, kernel: Sequence[int]) -> tuple[int, ...]:
+    """The axes along which a kernel has one position and nothing is skipped or padded."""
+    strides, pads = view.attr("strides", [1] * len(kernel)), view.attr("pads", [0] * 2 * len(kernel))
+    if view.attr("auto_pad", "NOTSET") not in ("NOTSET", b"NOTSET"):
+        pads = [0] * 2 * len(kernel)  # for a kernel of one position that is nothing
+    sizes = zip(kernel, strides, pads[: len(kernel)], pads[len(kernel) :], strict=True)
+    return tuple(i + 2 for i, four in enumerate(sizes) if four == (1, 1, 0, 0))
+
+
+def pooled(view: View) -> Lowered:
+    """A pool with channels second works along the axes along which its window has several indices."""
+    window = view.attr("kernel_shape")
+    alone = () if window is None else untouched(view, window)
+    return Lowered("spatial", (0,), {"axes": [axis for axis in range(2, view.rank()) if axis not in alone]})
 
 
 @lowers("ReverseSequence")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .lower_axes import untouched
 from .registry import Lowered, UnlowerableError, View, lowers
 from .sketch import Operand, Sketch
 
@@ -43,16 +44,6 @@ def embed_norm(view: View) -> Lowered | None:
     return sketch.lowered(3)
 
 
-def _pointwise(view: View) -> tuple[int, ...]:
-    """The axes along which the kernel has one position and nothing is skipped or padded."""
-    kernel = view.shape(1)[2:]
-    strides, pads = view.attr("strides", [1] * len(kernel)), view.attr("pads", [0] * 2 * len(kernel))
-    if view.attr("auto_pad", "NOTSET") not in ("NOTSET", b"NOTSET"):
-        pads = [0] * 2 * len(kernel)  # for a kernel of one position that is nothing
-    sizes = zip(kernel, strides, pads[: len(kernel)], pads[len(kernel) :], strict=True)
-    return tuple(i + 2 for i, four in enumerate(sizes) if four == (1, 1, 0, 0))
-
-
 @lowers("Conv", "ConvTranspose", "FusedConv", "NhwcConv", "NhwcFusedConv")
 def conv(view: View) -> Lowered | None:
     """Convolutions; where a residual is added inside or channels come last, as steps."""
@@ -60,7 +51,7 @@ def conv(view: View) -> Lowered | None:
     if view.shape(1)[0] % attrs["groups"]:
         return None
     if not view.op.startswith("Nhwc") and not view.has(3):
-        pointwise = {} if attrs["transposed"] else {"pointwise": _pointwise(view)}
+        pointwise = {} if attrs["transposed"] else {"pointwise": untouched(view, view.shape(1)[2:])}
         return Lowered("conv", (0, 1, 2), {**attrs, **pointwise})
     sketch = Sketch(view)
     x = sketch.given(0)

@@ -188,14 +188,14 @@ def recurrent(view: View) -> Lowered:
     """One recurrent layer, with its weights stacked by direction."""
     order = ["x", "W", "R", "B", "lengths", "h0", "c0", "P"]
     attrs = {
-        "cell": view.op.lower(),
-        "hidden": int(view.attr("hidden_size", view.shape(2)[-1])),
+        "cell": view.op.removeprefix("DynamicQuantize").lower(),
+        "hidden": int(view.attr("hidden_size") or view.shape(2)[-1]),
         "layers": 1,
         "directions": 2 if view.attr("direction", "forward") == "bidirectional" else 1,
         "batch_first": bool(view.attr("layout", 0)),
         "proj": 0,
         "onnx": True,
     }
-    slots = tuple(range(8 if view.op == "LSTM" else 6))
+    slots = tuple(range(8 if attrs["cell"] == "lstm" else 6))
     attrs["order"] = order[: len(slots)]
     return Lowered("recurrent", slots, attrs, outputs=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .lower_axes import pooled
 from .registry import FILL, Lowered, View, lowers
 
 
@@ -77,9 +78,16 @@ def lrn(view: View) -> Lowered:
 
 @lowers("CumSum", "CumProd")
 def cumulative(view: View) -> Lowered | None:
-    """Running sums along one axis."""
+    """Running sums or products along one axis."""
     axis = view.ints("axis")
-    return None if axis is None else Lowered("axiswise", (0,), {"axes": (view.axis(axis[0]),)})
+    if axis is None:
+        return None
+    along = view.axis(axis[0])
+    return (
+        Lowered("cumsum", (0,), {"axis": along})
+        if view.op == "CumSum"
+        else Lowered("axiswise", (0,), {"axes": (along,)})
+    )
 
 
 @lowers("TopK")
@@ -98,7 +106,7 @@ def triangle(view: View) -> Lowered:
 @lowers("MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")
 def pool(view: View) -> Lowered | None:
     """Pools over the spatial axes. The indices of a max pool count through channels, so nobody may read them."""
-    return Lowered("spatial", (0,))
+    return pooled(view)
 
 
 @lowers("GridSample")

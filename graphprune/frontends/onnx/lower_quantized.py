@@ -4,10 +4,13 @@ are parameters, those of a constant weight belong to the weight.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
+from .lower_axes import pooled
 from .lower_fused import convolved, normed, pool_of_last
-from .quantized import Affine, Along, Blocked, Layout, Nibbles, PackedRows, Single, in_both_units
+from .lower_math import recurrent
+from .quantized import Affine, Along, Blocked, Layout, Nibbles, PackedRows, Single, Swapped, in_both_units
 from .registry import Coding, Lowered, UnlowerableError, View, lowers
 from .sketch import Operand, Sketch
 
@@ -114,6 +117,21 @@ def _matmul(view: View, data: int, scale: int | None, zero: int | None, bias: in
     return Lowered("matmul", slots, attrs, encoded={data: coding} if coding is not None else {})
 
 
+@lowers("DynamicQuantizeLSTM")
+def dynamic_lstm(view: View) -> Lowered | None:
+    """An LSTM that quantises its data; inputs come before gates in its weights, with a scale for each direction."""
+    encoded = {}
+    for data, scale in ((1, 8), (2, 10)):
+        directions, columns, gates = view.shape(data)
+        if not view.constant(data) or view.shape(scale) != (directions,):
+            return None
+        numbers = Single() if directions == 1 else Along(0)
+        slots = (data, scale, scale + 1)
+        encoded[data] = Coding((directions, gates, columns), slots, (Swapped(), numbers, numbers))
+    lowered = recurrent(view)
+    return lowered and replace(lowered, encoded=encoded)
+
+
 @lowers("QGemm")
 def quantised_gemm(view: View) -> Lowered | None:
     """A matrix product with bias."""
@@ -198,7 +216,7 @@ def quantised_softmax(view: View) -> Lowered | None:
 def quantised_pool(view: View) -> Lowered | None:
     """Pools over the spatial axes, with channels second or last."""
     if not view.attr("channels_last"):
-        return Lowered("spatial", (0,))
+        return pooled(view)
     return pool_of_last(view)
 
 

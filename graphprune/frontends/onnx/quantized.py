@@ -46,6 +46,22 @@ class Layout:
         return {}
 
 
+class Swapped(Layout):
+    """Element by element, with the last two axes exchanged."""
+
+    def spread(self, array: Array, shape: Shape) -> Array:
+        """See `Layout`."""
+        return array.swapaxes(-1, -2)
+
+    def take(self, array: Array, cut: Cut, shape: Shape) -> Array:
+        """See `Layout`."""
+        return cut(array.swapaxes(-1, -2)).swapaxes(-1, -2)
+
+    def store(self, spread: Array, like: Array) -> Array:
+        """See `Layout`."""
+        return np.ascontiguousarray(spread.swapaxes(-1, -2)).astype(like.dtype)
+
+
 class Single(Layout):
     """One number for all."""
 

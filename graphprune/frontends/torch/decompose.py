@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,42 +13,17 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from .registry import lowering_of
+from .replacements import REPLACEMENTS
 
 aten = torch.ops.aten
-
-
-def _channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
-    n, c, *rest = x.shape
-    return x.reshape(n, groups, c // groups, *rest).transpose(1, 2).reshape(n, c, *rest)
-
-
-def _weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    others = [axis for axis in range(v.ndim) if axis != dim]
-    norm = torch.linalg.vector_norm(v, 2, others, keepdim=True)
-    return v * (g / norm), norm
-
-
-def _select_scatter(x: torch.Tensor, src: torch.Tensor, dim: int, index: int) -> torch.Tensor:
-    start = index % x.shape[dim]
-    return torch.slice_scatter(x, src.unsqueeze(dim), dim, start, start + 1)
-
-
-# Replacements for operators that ATen itself does not take apart.
-_OWN: dict[str, Callable[..., Any]] = {
-    "channel_shuffle": _channel_shuffle,
-    "native_channel_shuffle": _channel_shuffle,
-    "_weight_norm_interface": _weight_norm,
-    "select_scatter": _select_scatter,
-}
 
 
 def decompose(module: fx.GraphModule) -> None:
     """Take composites apart in place, a bounded number of times since they nest."""
     for _ in range(4):
-        for node in [n for n in module.graph.nodes if _body_at(n)]:
-            _unwrap(module, node)
+        unwrapped = [_unwrap(module, n) for n in list(module.graph.nodes) if _body_at(n)]
         todo = [n for n in module.graph.nodes if n.op == "call_function" and _replacement(n) is not None]
-        if not todo:
+        if not todo and not any(unwrapped):
             return
         for node in todo:
             _inline(module.graph, node)
@@ -56,10 +31,12 @@ def decompose(module: fx.GraphModule) -> None:
 
 def _replacement(node: fx.Node) -> Callable[..., Any] | None:
     target = node.target
-    if not isinstance(target, OpOverload) or target._schema.is_mutable:
+    if not isinstance(target, OpOverload):
         return None
-    if target._opname in _OWN:
-        return _OWN[target._opname]
+    if target._opname in REPLACEMENTS and target.namespace == "aten":
+        return REPLACEMENTS[target._opname]
+    if target._schema.is_mutable:
+        return None
     if lowering_of(target._opname) is None and target._can_decompose():
         return target.decompose
     return None
@@ -76,21 +53,40 @@ def _inline(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _body_at(node: fx.Node) -> int:
-    """Which argument is the block that a call wraps: under `no_grad`, or with autocast switched off; 0 if none."""
+    """Which argument is the block that a call wraps: under `no_grad`, or with autocast on or off; 0 if none."""
     if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled:
         return 1
-    if node.target is torch.ops.higher_order.wrap_with_autocast and not node.args[2]:
+    if node.target is torch.ops.higher_order.wrap_with_autocast:
         return 4
     return 0
 
 
-def _unwrap(module: fx.GraphModule, node: fx.Node) -> None:
-    """A wrapped block becomes part of the graph around it."""
-    body, *operands = node.args[_body_at(node) :]
+def _unwrap(module: fx.GraphModule, node: fx.Node) -> bool:
+    """A wrapped block becomes part of the graph around it; False where it must stay a block."""
+    at = _body_at(node)
+    body, *operands = node.args[at:]
     assert isinstance(body, fx.Node)
     inner = module.get_submodule(str(body.target))
     assert isinstance(inner, fx.GraphModule)
-    _splice(node, inner.graph, operands)
+    graph: fx.Graph | None = inner.graph
+    if at == 4 and node.args[2]:
+        graph = _with_casts(inner, node.args[:2], operands)
+    if graph is not None:
+        _splice(node, graph, operands)
+    return graph is not None
+
+
+def _with_casts(inner: fx.GraphModule, how: Sequence[Any], operands: Sequence[Any]) -> fx.Graph | None:
+    """A block under autocast (of these device and type) with the casts written out; None where it cannot be traced."""
+
+    def run(*tensors: torch.Tensor) -> Any:
+        with torch.autocast(how[0], how[1], cache_enabled=False):
+            return inner(*tensors)
+
+    try:
+        return make_fx(run)(*(n.meta["val"] for n in operands)).graph
+    except Exception:
+        return None
 
 
 def _splice(node: fx.Node, inner: fx.Graph, operands: list[Any]) -> None:

@@ -111,7 +111,7 @@ def _follows_batch(graph: Graph, module: nn.Module) -> bool:
     moves = [name in moving for name in origin.placeholders]
     axes = [next(iter(v.dynamic), None) for v in graph.outputs]
     try:
-        leaves, spec = pytree.tree_flatten((origin.args, origin.kwargs))
+        leaves, spec = pytree.tree_flatten(split_inputs(example_inputs(graph)))
         fresh = pytree.tree_leaves(split_inputs(random_inputs(graph, 1)))
         other = [b if m else a for a, b, m in zip(leaves, fresh, moves, strict=True)]
         both = [torch.cat([a, b]) if m else a for a, b, m in zip(leaves, other, moves, strict=True)]

@@ -52,7 +52,7 @@ def random_inputs(graph: Graph, seed: int) -> Any:
 
 
 def example_inputs(graph: Graph) -> Any:
-    """The example that the module was captured with, as `run` takes it; with ids that the graph still knows."""
+    """The example that the module was captured with, as `run` takes it; with ids and heads that the graph still has."""
     origin = origin_of(graph)
     return _renumbered(graph, (origin.args, origin.kwargs))
 
@@ -60,13 +60,18 @@ def example_inputs(graph: Graph) -> Any:
 def _renumbered(graph: Graph, given: tuple[Any, Any]) -> Any:
     args, kwargs = given
     inputs = kwargs if kwargs and not args else args
-    if not graph.kept_rows:
-        return inputs
-    return change_inputs(graph, inputs, {name: partial(_modulo, len(k)) for name, k in graph.kept_rows.items()})
+    change = {name: partial(_modulo, len(k)) for name, k in graph.kept_rows.items()}
+    change.update({v.name: partial(_cut, v.sizes) for v in graph.inputs if v.follows})
+    return change_inputs(graph, inputs, change) if change else inputs
 
 
 def _modulo(count: int, ids: np.ndarray) -> np.ndarray:
     return ids % count
+
+
+def _cut(sizes: Sequence[int], cache: np.ndarray) -> np.ndarray:
+    """A cache with as many heads as the graph has left."""
+    return cache[tuple(slice(0, n) for n in sizes)]
 
 
 def change_inputs(graph: Graph, inputs: Any, change: Mapping[str, Callable[[np.ndarray], np.ndarray]]) -> Any:

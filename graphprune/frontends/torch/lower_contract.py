@@ -157,3 +157,12 @@ def _recurrent(call: Call, cell: str, states: list[str]) -> Spec | None:
         "proj": state[-1] if projected else 0,
     }
     return Spec("recurrent", ("input", "hx", "params"), attrs)
+
+
+@lowers("_grouped_mm", "grouped_mm_fallback")
+def grouped_matmul(call: Call) -> Spec | None:
+    """Rows sorted by matrix, times a matrix each (torch's, and transformers' where that has no kernel)."""
+    x, weight = ("self", "mat2") if "mat2" in call else ("input", "weight")
+    if not call.has("offs") or call.get("bias") is not None or (call.rank(x), call.rank(weight)) != (2, 3):
+        return None
+    return Spec("grouped_matmul", ("offs", x, weight))

@@ -9,7 +9,8 @@ from .registry import Call, Spec, lowers
 _REDUCE = {
     "mean": "mean", "sum": "sum", "amax": "max", "amin": "min", "max": "max", "min": "min", "prod": "prod",
     "var": "var", "std": "std", "logsumexp": "logsumexp", "argmax": "argmax", "argmin": "argmin",
-    "any": "any", "all": "all", "nanmean": "mean", "nansum": "sum", "count_nonzero": "sum",
+    "var_mean": "var", "std_mean": "std", "any": "any", "all": "all", "nanmean": "mean", "nansum": "sum",
+    "count_nonzero": "sum",
 }  # fmt: skip
 
 
@@ -37,8 +38,27 @@ def norm(call: Call) -> Spec | None:
     return None if fn is None else _reduce(call, fn)
 
 
-@lowers("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "sort", "argsort", "fft_fft", "fft_ifft",
-        "fft_rfft", "fft_irfft")  # fmt: skip
+@lowers("cumsum")
+def cumsum(call: Call) -> Spec:
+    """Running sums along one axis."""
+    return Spec("cumsum", ("self",), {"axis": call.axis("self", call["dim"])})
+
+
+@lowers("sort")
+def sort(call: Call) -> Spec:
+    """Values in order along one axis, and where they were."""
+    return Spec("sort", ("self",), {"axis": call.axis("self", call["dim"])})
+
+
+@lowers("histc")
+def count_positions(call: Call) -> Spec | None:
+    """How often each integer from zero on occurs, where a bin is as wide as that."""
+    if call["min"] != 0 or call["max"] != call["bins"] - 1:
+        return None
+    return Spec("count_positions", ("self",), {"classes": call["bins"]})
+
+
+@lowers("cumprod", "logcumsumexp", "cummax", "cummin", "argsort", "fft_fft", "fft_ifft", "fft_rfft", "fft_irfft")
 def axiswise(call: Call) -> Spec | None:
     """Mixes along one axis."""
     dim = call.get("dim", -1)

@@ -287,3 +287,14 @@ def col2im(call: Call) -> Spec | None:
 def unfold(call: Call) -> Spec | None:
     """`Tensor.unfold`: windows along one axis, their positions on a new last one."""
     return Spec("windows", ("self",), {"axis": call.axis("self", call["dimension"])}) if call.rank("self") else None
+
+
+@lowers("index_put")
+def index_put(call: Call) -> Spec | None:
+    """Rows of the first axis are written over (or added to), one for each index."""
+    places = call["indices"]
+    if len(places) != 1 or places[0] is None or places[0].meta["val"].dtype != torch.int64:
+        return None
+    if call.shape("values") != (*places[0].meta["val"].shape, *call.shape("self")[1:]):
+        return None
+    return Spec("scatter_rows", ("self", "indices", "values"), {"depth": 1, "tuples": 0})

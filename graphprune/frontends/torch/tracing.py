@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from ...errors import InputError
 from ...graph import Graph
+from ..caches import mark_caches
 from .aliasing import StaleViewError
 from .decompose import decompose
 from .dynamic import mark_batch
@@ -65,13 +66,26 @@ def lower_program(
     try:
         graph = lower(_origin(program, module, args, kwargs), name)
     except StaleViewError:
-        with quiet():
-            program = program.run_decompositions({})
-        graph = lower(_origin(program, module, args, kwargs), name)
+        graph = _lower_functional(program, module, args, kwargs, name)
     origin_of(graph).read = frozenset(graph.weights())
     mark_batch(graph)
+    mark_caches(graph)
     graph.notes = (_DECIDED,) if decided else ()
     return graph
+
+
+def _lower_functional(
+    program: ExportedProgram, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any], name: str
+) -> Graph:
+    """The graph of a program without in-place operators; where composites still hide some, of its smallest parts."""
+    with quiet():
+        functional = program.run_decompositions({})
+    try:
+        return lower(_origin(functional, module, args, kwargs), name)
+    except StaleViewError:
+        with quiet():
+            functional = program.run_decompositions()
+        return lower(_origin(functional, module, args, kwargs), name)
 
 
 def capture_training(graph: Graph) -> Graph | None:

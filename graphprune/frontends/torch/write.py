@@ -198,6 +198,11 @@ def _one_hot(node: Node, constant: Constant) -> Calls:
     return [(aten.one_hot.default, (_X, node.attrs["classes"]), {})]
 
 
+@writes("count_positions")
+def _count_positions(node: Node, constant: Constant) -> Calls:
+    return [(aten.histc.default, (_X, node.attrs["classes"], 0, node.attrs["classes"] - 1), {})]
+
+
 @writes("flip")
 def _flip(node: Node, constant: Constant) -> Calls:
     return [(aten.flip.default, (_X, list(node.attrs["axes"])), {})]
