@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ import numpy as np
 from . import counting, coupling, frontends, sparsity
 from .errors import InputError, VerificationError
 from .graph import Graph
+from .passes.permute import Permute, Reordered
 from .proof import Proof, Reference
 from .report import SparseReport, SparseRow
 from .report.build import FORMS
 from .sparsity import Layer, Left, Masks, Outcome
+from .sparsity.permuting import SECONDS
 from .stages import Clock, Progress, model_of, read_model, tried
 
 
@@ -43,6 +45,8 @@ def sparsify(
     method: str = "magnitude",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    permute: bool = False,
+    seconds: float = SECONDS,
     seed: int = 0,
     verify: bool = True,
     input_shapes: Any = None,
@@ -51,7 +55,8 @@ def sparsify(
     """Set the least important entries of each contracted weight to zero in a pattern.
 
     `model` is as for `prune`, `pattern` as `sparsity.parse` takes it. N:M runs along the axis that products are summed
-    over. Raises InputError for what cannot be used, VerificationError where the result is not what it should be.
+    over; `permute` first lets coupled channels trade places so that it keeps more (a search of about `seconds`).
+    Raises InputError for what cannot be used, VerificationError where the result is not what it should be.
     """
     clock, wanted = Clock(progress), sparsity.parse(pattern)
     if method not in sparsity.METHODS:
@@ -59,15 +64,23 @@ def sparsify(
     with clock("reading the model"):
         graph = read_model(model, example_inputs, input_shapes)
     layers, left = sparsity.choose(graph, wanted, include, exclude)
+    order = None
+    if permute:
+        with clock("reordering channels"):
+            step = Permute(pattern, tuple(include), tuple(exclude), seconds, seed)
+            order = step.reordered(graph, clock.say)
+        layers, left = sparsity.choose(order.graph, wanted, include, exclude)
+    start = graph if order is None else order.graph
     with clock("making weights sparse"):
-        made = sparsity.make_sparse(graph, layers, wanted, sparsity.METHODS[method](), clock.say)
+        made = sparsity.make_sparse(start, layers, wanted, sparsity.METHODS[method](), clock.say)
     with clock("writing the model"):
         emitted = frontends.emit(made.graph, (lambda _: "") if verify else None)
     proof = None
     if verify:
         with clock("verifying"):
-            emitted, proof = _prove(graph, made, emitted, seed)
+            emitted, proof = _prove(graph, made, order, emitted, seed)
     report = _report(graph, made, left, method, emitted, proof, clock.seconds)
+    report = replace(report, reordered=[] if order is None else order.gains)
     if proof is not None and not proof.passed:
         raise VerificationError(
             f"the sparse '{graph.name}' differs from the masked original by {proof.max_error:.2g} "
@@ -76,10 +89,11 @@ def sparsify(
     return SparseResult(model_of(emitted), made.masks, report, made.graph, emitted)
 
 
-def _prove(graph: Graph, made: Outcome, emitted: Any, seed: int) -> tuple[Any, Proof]:
-    """The model, and its comparison with the original whose weights are masked where it runs."""
-    coupled = coupling.couple(graph)
-    reference = Reference(coupled, np.ones(coupled.count, bool), seed=seed, masks=made.masks)
+def _prove(graph: Graph, made: Outcome, order: Reordered | None, emitted: Any, seed: int) -> tuple[Any, Proof]:
+    """The model, and its comparison with the original whose weights are masked where it runs, in their old order."""
+    coupled = coupling.couple(graph) if order is None else order.coupling
+    masks = made.masks if order is None else order.original(made.masks)
+    reference = Reference(coupled, np.ones(coupled.count, bool), seed=seed, masks=masks)
     return tried(reference, made.graph, emitted)
 
 
@@ -97,7 +111,6 @@ def _report(
         SparseRow(row.value.shown, row.node.op if row.node is not None else "", row.value.sizes, 0, reason=row.reason)
         for row in left
     ]
-    notes = [proof.detail] if proof is not None and proof.detail else []
     return SparseReport(
         graph.name,
         made.masks.pattern,
@@ -105,11 +118,11 @@ def _report(
         graph.parameter_count(),
         counting.macs(graph),
         rows,
-        proof,
-        FORMS.get(getattr(emitted, "form", ""), "ONNX"),
-        getattr(emitted, "reason", ""),
-        notes,
-        seconds,
+        proof=proof,
+        output_form=FORMS.get(getattr(emitted, "form", ""), "ONNX"),
+        output_reason=getattr(emitted, "reason", ""),
+        notes=[proof.detail] if proof is not None and proof.detail else [],
+        seconds=seconds,
     )
 
 

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
+
+import numpy as np
 
 from graphprune import sparsity
 from graphprune.coupling import Coupling, couple
 from graphprune.errors import InputError
 from graphprune.graph import Graph
 from graphprune.ops.base import Array
-from graphprune.sparsity.permuting import Exchange, Gain, choose_order, find_trades
+from graphprune.sparsity.permuting import SECONDS, Exchange, Gain, choose_order, find_trades
 
 from .base import Pass, register
 from .remove_channels import slice_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Reordered:
+    """A graph in which component `moved[i]` of the coupling lies where `i` lay, and what that gained."""
+
+    graph: Graph
+    coupling: Coupling
+    moved: Array
+    gains: list[Gain]
+
+    def original(self, masks: Mapping[str, Array]) -> dict[str, Array]:
+        """Masks of the reordered weights, as they lie on the weights of the original."""
+        back = Exchange(self.coupling, np.argsort(self.moved))
+        uses = {use.value.name: use for use in self.coupling.uses}
+        return {name: back.slice_weight(uses[name], masks[name]) for name in masks}
 
 
 def reorder(coupling: Coupling, moved: Array) -> Graph:
@@ -34,24 +53,27 @@ class Permute(Pass):
     name: ClassVar[str] = "permute"
 
     pattern: str = "2:4"
-    method: str = "magnitude"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    seconds: float = 60.0
+    seconds: float = SECONDS
     seed: int = 0
 
     def run(self, graph: Graph) -> Graph:
         """Reorder."""
-        return self.reordered(graph)[0]
+        return self.reordered(graph).graph
 
-    def reordered(self, graph: Graph) -> tuple[Graph, list[Gain]]:
-        """The graph, and what each set of channels gained."""
+    def reordered(self, graph: Graph, progress: Callable[[str], None] = lambda _: None) -> Reordered:
+        """The graph in its new order, and what each set of channels gained."""
         pattern = sparsity.parse(self.pattern)
         if not isinstance(pattern, sparsity.NM):
             raise InputError(f"the order of channels matters to N:M patterns, not to '{self.pattern}'")
         layers, _ = sparsity.choose(graph, pattern, self.include, self.exclude)
         coupling = couple(graph)
         trades = find_trades(coupling, layers, pattern)
-        method = sparsity.METHODS[self.method]()
-        moved, gains = choose_order(coupling, trades, pattern, method, seconds=self.seconds, seed=self.seed)
-        return (reorder(coupling, moved) if trades else graph), gains
+        if not trades:
+            return Reordered(graph, coupling, np.arange(coupling.count), [])
+        method = sparsity.METHODS["magnitude"]()
+        moved, gains = choose_order(
+            coupling, trades, pattern, method, seconds=self.seconds, seed=self.seed, progress=progress
+        )
+        return Reordered(reorder(coupling, moved), coupling, moved, gains)

@@ -192,6 +192,7 @@ def sparsify(
             method=method,
             include=tuple(include or ()),
             exclude=tuple(exclude or ()),
+            permute=permute,
             seed=seed,
             verify=not no_verify,
             input_shapes=shapes,

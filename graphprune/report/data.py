@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..proof import Proof
+    from ..sparsity.permuting import Gain
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,11 @@ class SparseRow:
 
 @dataclass(frozen=True)
 class SparseReport:
-    """What making a model sparse did; `macs` are those of the whole model."""
+    """What making a model sparse did; `macs` are those of the whole model.
+
+    `reordered` are the sets of channels that traded places, with the share of the magnitude of the weights that
+    contract them that the pattern keeps before and after, and that the best entries anywhere would keep (`free`).
+    """
 
     model: str
     pattern: str
@@ -219,6 +224,7 @@ class SparseReport:
     parameters: int
     macs: int
     rows: list[SparseRow]
+    reordered: list[Gain] = field(default_factory=list)
     proof: Proof | None = None
     output_form: str = ""
     output_reason: str = ""

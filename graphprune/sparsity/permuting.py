@@ -22,8 +22,8 @@ from .search import kept_magnitude, search
 
 #: Rows of the weights that contract a set of channels are sampled down to so many.
 _MOST_ROWS = 1 << 13
-#: Seconds a search may take for each million entries of what it looks at, times the number of columns (measured).
-_EFFORT = 0.05
+#: Seconds that all searches of a model may take together.
+SECONDS = 60.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,19 +145,18 @@ def choose_order(
     pattern: NM,
     method: Scored,
     *,
-    seconds: float | None = None,
+    seconds: float = SECONDS,
     seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Array, list[Gain]]:
     """For each component the one that takes its place, and what that gains. `seconds` bounds all searches together."""
     moved = np.arange(coupling.count)
     sizes = np.array([len(t.slots) * sum(layer.value.sizes[layer.how.axis] for layer, _ in t.layers) for t in trades])
-    budget = 60.0 if seconds is None else seconds
     gains = []
     for number, trade in enumerate(trades):
         progress(f"reordering channels ({number + 1} of {len(trades)})")
         scores = _scores(trade, method, seed)
-        order = search(scores, pattern.n, pattern.m, seconds=budget * float(sizes[number] / sizes.sum()), seed=seed)
+        order = search(scores, pattern.n, pattern.m, seconds=seconds * float(sizes[number] / sizes.sum()), seed=seed)
         moved[trade.slots] = trade.slots[order]
         gains.append(_gain(trade, scores, order, pattern))
     return moved, gains

@@ -1,9 +1,9 @@
 """Which columns should be neighbours, so that N:M keeps most: exchanges of two columns, annealed (Pool & Yu 2021,
 "Channel Permutations for N:M Sparsity", search for the same by greedy exchanges).
 
-What a group of M columns keeps, summed over rows, does not depend on other groups. With one column of a group replaced by
-`x`, a row keeps `a + max(b, x)`: `a` is the sum of the N-1 largest of the others, `b` the next one. So one matrix, for each
-column in its place and each that could replace it, gives the gain of every exchange.
+What a group of M columns keeps, summed over rows, does not depend on other groups. With one column of a group replaced
+by `x`, a row keeps `a + max(b, x)`: `a` is the sum of the N-1 largest of the others, `b` the next one. So one matrix,
+for each place and each column that could come there, gives the gain of every exchange.
 """
 
 from __future__ import annotations
