@@ -24,7 +24,7 @@ from .kept import kept_rows
 from .masking import take_out, treatment
 from .ops import inner
 from .ops.base import Array
-from .running import Runner, other_runner, rounds, runner, wide_runner
+from .running import Runner, other_runner, rounds, runner, together, wide_runner
 
 #: Largest difference allowed, in units of how much an output varies with the input, by the narrowest float type in use.
 TOLERANCES = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}
@@ -83,10 +83,10 @@ class Reference:
         self._note = ""
         try:
             self._run = self._start(self._model)
-            self._expected = [self._cut_outputs(self._run(feed)) for feed in self._feeds]
+            self._expected = self._original(self._feeds)
         except UnsupportedError as error:
             self._run, self._start, self._note = other_runner(graph, self._model, self._feeds[0], error)
-            self._expected = [self._cut_outputs(self._run(feed)) for feed in self._feeds]
+            self._expected = self._original(self._feeds)
         touched = [g for g in coupling.groups if not keep[g.components].all()]
         self._exact = sum(g.exact for g in touched)
         self._renormalizing = len(touched) - self._exact
@@ -95,7 +95,7 @@ class Reference:
         """Run a foreign model (`ModelProto`, path or `nn.Module`) on the same inputs; raises what running it raises."""
         tolerance = _tolerance(self._graph)
         candidate = self._start(pruned)
-        found = [list(candidate(self._cut_inputs(feed))) for feed in self._feeds]
+        found = [[*outputs] for outputs in together(candidate, [self._cut_inputs(feed) for feed in self._feeds])]
         worst, detail = _largest_difference(self._expected, found)
         if tolerance < worst <= STEPS and rounds(self._graph):
             tolerance = STEPS
@@ -139,7 +139,10 @@ class Reference:
 
     @cached_property
     def _shaken(self) -> list[list[Array]]:
-        return [self._cut_outputs(self._run(_shaken(feed))) for feed in self._feeds]
+        return self._original([_shaken(feed) for feed in self._feeds])
+
+    def _original(self, feeds: Sequence[Any]) -> list[list[Array]]:
+        return [self._cut_outputs(found) for found in together(self._run, feeds)]
 
     def _cut(self, value: Value, array: Array) -> Array:
         """What is left of an input or output on axes that follow (see `Value.follows`)."""

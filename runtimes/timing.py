@@ -87,28 +87,34 @@ def compare(
     threads: int | None = 1,
     labels: Sequence[str] | None = None,
     inputs: Inputs | None = None,
+    feeds: Sequence[Inputs | None] = (),
     input_shapes: InputShapes | None = None,
     seed: int = 0,
     effort: Effort | None = None,
     memory: bool = False,
 ) -> Comparison:
-    """Time `models` in turns on one runtime, each fed `inputs` or random arrays of `input_shapes`.
+    """Time `models` in turns on one runtime, each fed `inputs`, its own of `feeds`, or random arrays of
+    `input_shapes`.
 
     `threads=None` leaves the number to the runtime; `memory` measures peak memory as well (a fresh process each).
     Raises `InputError` for shapes that do not fit and `BackendError` where the runtime cannot run a model.
     """
     backend = get(runtime) if isinstance(runtime, str) else runtime
     executables = [backend.compile(model, threads=threads) for model in models]
-    feeds = [inputs if inputs is not None else random_inputs(e.inputs, input_shapes, seed) for e in executables]
-    runs = [lambda e=e, feed=feed: e.run(feed) for e, feed in zip(executables, feeds, strict=True)]
+    given = [inputs if feed is None else feed for feed in feeds or [None] * len(models)]
+    fed = [
+        random_inputs(e.inputs, input_shapes, seed) if feed is None else feed
+        for e, feed in zip(executables, given, strict=True)
+    ]
+    runs = [lambda e=e, feed=feed: e.run(feed) for e, feed in zip(executables, fed, strict=True)]
     times = interleave(runs, effort or Effort())
     peaks = [
         backend.peak_memory(model, feed, threads=threads) if memory else None
-        for model, feed in zip(models, feeds, strict=True)
+        for model, feed in zip(models, fed, strict=True)
     ]
     titles = labels or [_title(model, i) for i, model in enumerate(models)]
     environment = Environment(
-        backend.name, backend.version, threads, cpu_model(), os.cpu_count() or 1, len(times), _shapes(feeds[0])
+        backend.name, backend.version, threads, cpu_model(), os.cpu_count() or 1, len(times), _shapes(fed[0])
     )
     return Comparison(_summaries(titles, times, peaks), environment)
 

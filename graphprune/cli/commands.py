@@ -217,7 +217,10 @@ def verify(
 @app.command()
 def bench(
     models: Annotated[list[str], typer.Argument(help="Models to compare with the first one.", metavar="MODEL...")],
-    runtime: Annotated[str, typer.Option("--runtime", help="The runtime to time on.", metavar="NAME")] = "onnxruntime",
+    runtime: Annotated[
+        str | None,
+        typer.Option("--runtime", help="The runtime to time on (onnxruntime; folders: pytorch).", metavar="NAME"),
+    ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Number of threads.", metavar="N")] = 1,
     input_shape: opt.InputShape = None,
     as_json: opt.Json = False,

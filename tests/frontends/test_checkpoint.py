@@ -208,6 +208,25 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert not list(tmp_path.glob(".*"))
 
 
+def test_folders_are_timed_side_by_side(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `from_pretrained` builds them, on inputs of their own: the small one has fewer ids."""
+    include = ["model.embed_tokens.weight[0]", "model.layers.*.mlp.up_proj.weight[0]"]
+    result = gp.prune(folder, target="channels=0.5", uniform=True, include=include)
+    result.save(tmp_path / "small")
+    assert run(["bench", str(folder), str(tmp_path / "small"), "--input-shape", "input_ids=1,5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["environment"]["runtime"] == "pytorch" and found["environment"]["input_shapes"] == {"input_ids": [1, 5]}
+    whole, small = found["rows"]
+    assert whole["ratio"] == 1 and small["parameters"] < whole["parameters"]
+    assert small["file_bytes"] == (tmp_path / "small" / "model.safetensors").stat().st_size
+    for option, value, message in (
+        ("--runtime", "onnxruntime", "does not run transformers folders; use pytorch"),
+        ("--input-shape", "ids=1,5", "the model has no input 'ids': its inputs are input_ids"),
+    ):
+        assert run(["bench", str(folder), option, value]) == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
