@@ -67,9 +67,17 @@ class Reference:
     """What the masked original computes on random inputs, for comparing any number of candidates with it."""
 
     def __init__(
-        self, coupling: Coupling, keep: Array, *, inputs: int = 3, seed: int = 0, without: Sequence[depth.Block] = ()
+        self,
+        coupling: Coupling,
+        keep: Array,
+        *,
+        inputs: int = 3,
+        seed: int = 0,
+        without: Sequence[depth.Block] = (),
+        progress: Callable[[str], None] | None = None,
     ) -> None:
         graph = self._graph = coupling.graph
+        self._progress = progress
         treated = treatment(coupling, keep)
         take_out(treated, without)
         self._model = frontends.of(graph).instrument(graph, treated)
@@ -83,7 +91,7 @@ class Reference:
         self._note = ""
         try:
             self._run = self._start(self._model)
-            self._expected = self._original(self._feeds)
+            self._expected = self._original(self._feeds, self._tell("the masked original"))
         except UnsupportedError as error:
             self._run, self._start, self._note = other_runner(graph, self._model, self._feeds[0], error)
             self._expected = self._original(self._feeds)
@@ -95,7 +103,8 @@ class Reference:
         """Run a foreign model (`ModelProto`, path or `nn.Module`) on the same inputs; raises what running it raises."""
         tolerance = _tolerance(self._graph)
         candidate = self._start(pruned)
-        found = [[*outputs] for outputs in together(candidate, [self._cut_inputs(feed) for feed in self._feeds])]
+        feeds = [self._cut_inputs(feed) for feed in self._feeds]
+        found = [[*outputs] for outputs in together(candidate, feeds, self._tell("the pruned model"))]
         worst, detail = _largest_difference(self._expected, found)
         if tolerance < worst <= STEPS and rounds(self._graph):
             tolerance = STEPS
@@ -137,12 +146,17 @@ class Reference:
             return None
         return _largest_difference(expected, found)[0]
 
+    def _tell(self, what: str) -> Callable[[float], None] | None:
+        """Says how far a run of a model is."""
+        told = self._progress
+        return None if told is None else lambda part: told(f"verifying: {what}, {part:.0%}")
+
     @cached_property
     def _shaken(self) -> list[list[Array]]:
         return self._original([_shaken(feed) for feed in self._feeds])
 
-    def _original(self, feeds: Sequence[Any]) -> list[list[Array]]:
-        return [self._cut_outputs(found) for found in together(self._run, feeds)]
+    def _original(self, feeds: Sequence[Any], progress: Callable[[float], None] | None = None) -> list[list[Array]]:
+        return [self._cut_outputs(found) for found in together(self._run, feeds, progress)]
 
     def _cut(self, value: Value, array: Array) -> Array:
         """What is left of an input or output on axes that follow (see `Value.follows`)."""

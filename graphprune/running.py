@@ -17,6 +17,7 @@ from .graph import Graph
 from .ops.base import Array
 
 Runner = Callable[[Any], Sequence[np.ndarray]]
+Progress = Callable[[float], None]
 
 #: Types whose values are rounded to few bits.
 _STEPPED = frozenset({"int8", "uint8", "int4", "uint4"})
@@ -35,15 +36,15 @@ class _Module:
         found: Sequence[np.ndarray] = self._frontend.run(self._module, feed)
         return found
 
-    def together(self, feeds: Sequence[Any]) -> Sequence[Sequence[np.ndarray]]:
+    def together(self, feeds: Sequence[Any], progress: Progress | None) -> Sequence[Sequence[np.ndarray]]:
         """What it returns for each input."""
-        found: Sequence[Sequence[np.ndarray]] = self._frontend.run_all(self._module, feeds)
+        found: Sequence[Sequence[np.ndarray]] = self._frontend.run_all(self._module, feeds, progress)
         return found
 
 
-def together(run: Runner, feeds: Sequence[Any]) -> Sequence[Sequence[np.ndarray]]:
-    """What a runner returns for each of several inputs."""
-    return run.together(feeds) if isinstance(run, _Module) else [run(feed) for feed in feeds]
+def together(run: Runner, feeds: Sequence[Any], progress: Progress | None = None) -> Sequence[Sequence[np.ndarray]]:
+    """What a runner returns for each of several inputs; `progress` is told the part that is done, where it is known."""
+    return run.together(feeds, progress) if isinstance(run, _Module) else [run(feed) for feed in feeds]
 
 
 def runner(graph: Graph, model: Any) -> Runner:

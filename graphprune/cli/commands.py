@@ -245,6 +245,6 @@ def apply(model: opt.Model, plan: opt.PlanFile, output: opt.Output, input_shape:
     check_file(plan)
     check_outputs([model, plan], [("--output", output, model_suffixes(model))])
     with working("applying the plan"):
-        pruned = _api().apply(_api().load(model, shapes), _api().Plan.load(plan))
-        _api().save(pruned, output)
+        made = _api().Plan.load(plan)
+        _api().save(_api().apply(_api().load(model, shapes), made), output, made)
     typer.echo(f"wrote {Path(output)}")

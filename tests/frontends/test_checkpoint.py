@@ -145,6 +145,9 @@ def test_what_is_not_uniform_is_said(folder: Path, tmp_path: Path) -> None:
     plan = gp.Plan.load(tmp_path / "small" / "plan.json")
     again = gp.apply(gp.load(folder), plan)
     assert again.parameter_count() == result.graph.parameter_count()
+    given = ["--plan", str(tmp_path / "small" / "plan.json"), "-o", str(tmp_path / "again")]
+    assert run(["apply", str(folder), *given]) == 0
+    assert (tmp_path / "again" / "plan.json").read_bytes() == (tmp_path / "small" / "plan.json").read_bytes()
 
 
 def test_what_the_class_refuses_is_said(folder: Path) -> None:
@@ -205,6 +208,8 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     ]
     assert run(["prune", str(folder), "-o", small, "--target", "params=0.5"]) == 2
     assert "exists already" in capsys.readouterr().err
+    assert run(["prune", str(folder), "-o", f"{small}.onnx", "--target", "params=0.5"]) == 2
+    assert "becomes a folder, not a .onnx file" in capsys.readouterr().err
     assert not list(tmp_path.glob(".*"))
 
 
@@ -215,7 +220,9 @@ def test_folders_are_timed_side_by_side(folder: Path, tmp_path: Path, capsys: py
     result.save(tmp_path / "small")
     assert run(["bench", str(folder), str(tmp_path / "small"), "--input-shape", "input_ids=1,5", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["environment"]["runtime"] == "pytorch" and found["environment"]["input_shapes"] == {"input_ids": [1, 5]}
+    assert found["environment"]["runtime"] == "pytorch" and found["environment"]["input_shapes"] == {
+        "input_ids": [1, 5]
+    }
     whole, small = found["rows"]
     assert whole["ratio"] == 1 and small["parameters"] < whole["parameters"]
     assert small["file_bytes"] == (tmp_path / "small" / "model.safetensors").stat().st_size
@@ -234,6 +241,8 @@ def test_folders_are_timed_side_by_side(folder: Path, tmp_path: Path, capsys: py
         (lambda f: (f / "config.json").write_text("{"), "cannot be read"),
         (lambda f: rewrite(f, architectures=["NoSuchModel"]), "names the class 'NoSuchModel'"),
         (lambda f: rewrite(f, architectures=None), "names no architecture"),
+        (lambda f: rewrite(f, model_type="own", auto_map={"AutoConfig": "own.C"}), "auto_map.*does not run"),
+        (lambda f: rewrite(f, num_attention_heads="four"), "cannot be read: .*num_attention_heads.*: "),
         (lambda f: rewrite(f, intermediate_size=128), "has the shape"),
         (lambda f: rewrite(f, num_hidden_layers=4), "has no weight"),
         (lambda f: (f / "model.safetensors").unlink(), "has neither"),

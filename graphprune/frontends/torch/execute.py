@@ -24,6 +24,8 @@ from .tracing import mode_of, split_inputs
 from .widen import widening
 from .write import Calls, call_of
 
+Progress = Callable[[float], None]
+
 
 def flatten_outputs(outputs: Any) -> list[torch.Tensor]:
     """The tensors in a module's result, in order; dicts, sequences and dataclasses are walked."""
@@ -45,12 +47,15 @@ def run(module: nn.Module, inputs: Any, *, wide: bool = False) -> list[np.ndarra
         return [to_numpy(t) for t in found]
 
 
-def run_all(module: nn.Module, feeds: Sequence[Any]) -> list[list[np.ndarray]]:
-    """`run` on several inputs; an instrumented graph takes them through each operator together, see `_Reference`."""
+def run_all(module: nn.Module, feeds: Sequence[Any], progress: Progress | None = None) -> list[list[np.ndarray]]:
+    """`run` on several inputs; an instrumented graph takes them through each operator together, see `_Reference`.
+
+    `progress` is told which part of the operators has run, where that is known.
+    """
     if not isinstance(module, _Reference):
         return [run(module, feed) for feed in feeds]
     with torch.no_grad():
-        found = module.together([split_inputs(feed) for feed in feeds])
+        found = module.together([split_inputs(feed) for feed in feeds], progress)
     return [[to_numpy(t) for t in flatten_outputs(outputs)] for outputs in found]
 
 
@@ -139,10 +144,12 @@ class _Reference(nn.Module):
         """Run on the module's own arguments."""
         return self.together([(args, kwargs)])[0]
 
-    def together(self, given: Sequence[tuple[Any, Any]]) -> list[Any]:
+    def together(self, given: Sequence[tuple[Any, Any]], progress: Progress | None = None) -> list[Any]:
         """Run on several of the module's own arguments."""
         runs = [self._start(args, kwargs) for args, kwargs in given]
-        for (node, calls), done in zip(self._calls, self._done, strict=True):
+        for at, ((node, calls), done) in enumerate(zip(self._calls, self._done, strict=True)):
+            if progress is not None:
+                progress(at / len(self._calls))
             held = {v: self._weight(v) for v in node.inputs if v is not None and v.weight is not None}
             for env in runs:
                 inputs = [None if v is None else held[v] if v in held else env[v] for v in node.inputs]
