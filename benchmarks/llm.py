@@ -6,9 +6,9 @@ Capture: the real configurations of Qwen3-8B and Llama-3.1-8B (sizes only, no we
 params=0.5, uniform over layers; seconds and peak memory. Slice: a Qwen3-8B checkpoint of random bfloat16 weights is
 written to disk once (16 GB), pruned by L2 and written as a checkpoint again; the rewriting and writing is set against
 `cp -r` of the same folder in the same run. Prove: all that `graphprune prune FOLDER -o FOLDER` does, with the proof,
-which takes three inputs of 2 x 16 tokens through the masked original and the pruned model. Memory is the peak of the process
-less what it holds with all libraries imported; CPU seconds are those of the process, which other work on the machine
-does not lengthen.
+which takes three inputs of 2 x 16 tokens through the masked original and the pruned model. Memory is the peak of the
+process less what it holds with all libraries imported; CPU seconds are those of the process, which other work on the
+machine does not lengthen.
 """
 
 from __future__ import annotations
