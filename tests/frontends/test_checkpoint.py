@@ -93,13 +93,25 @@ def test_weights_are_read_when_needed_only(folder: Path, monkeypatch: pytest.Mon
     assert read == [(VOCABULARY, HIDDEN)]
 
 
-def test_a_vocabulary_loses_rows_on_request(folder: Path, tmp_path: Path) -> None:
-    """Special tokens (1 and 2 in this configuration) stay and get their new ids; the folder says which ids stayed."""
+def test_a_vocabulary_loses_rows_on_request(copy: Path, tmp_path: Path) -> None:
+    """Special tokens (1 and 2 in this configuration) stay and get their new ids, in generation settings and in the
+    tokenizer as well; the folder says which ids stayed.
+    """
     import transformers
 
-    result = gp.prune(folder, target="channels=0.5", uniform=True, include=["model.embed_tokens.weight[0]"])
+    settings = {"eos_token_id": [2, 95], "suppress_tokens": [*range(90)]}
+    (copy / "generation_config.json").write_text(json.dumps(settings))
+    words = {"type": "WordLevel", "vocab": {f"t{i}": i for i in range(VOCABULARY)}, "unk_token": "t40"}
+    (copy / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": words}))
+    result = gp.prune(copy, target="channels=0.5", uniform=True, include=["model.embed_tokens.weight[0]"])
     result.save(tmp_path / "small")
-    kept = json.loads((tmp_path / "small" / "token_ids.json").read_text())["kept"]
+    told = json.loads((tmp_path / "small" / "token_ids.json").read_text())
+    kept = told["kept"]
+    vocabulary = json.loads((tmp_path / "small" / "tokenizer.json").read_text())["model"]["vocab"]
+    assert told["tokenizer"] == "new ids" and vocabulary == {f"t{old}": new for new, old in enumerate(kept)}
+    settings = json.loads((tmp_path / "small" / "generation_config.json").read_text())
+    assert [kept[i] for i in settings["eos_token_id"]] == [2, 95] and 40 in kept
+    assert [kept[i] for i in settings["suppress_tokens"]] == [i for i in kept if i < 90]
     model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "small").eval()
     assert model.config.vocab_size == len(kept) < VOCABULARY
     assert [kept[model.config.bos_token_id], kept[model.config.eos_token_id]] == [1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -19,9 +20,10 @@ from ..torch.origin import Origin, fill, origin_of
 from ..torch.tracing import capture, first_line, quiet
 from .inputs import example_inputs
 from .origin import CheckpointOrigin
-from .renumber import token_ids
+from .renumber import must_stay
 from .shards import Stored, read_shards
 from .skeleton import class_of, expert_option, read_config, skeleton
+from .tokenizer import needed_ids, read_tokenizer
 
 
 def load(folder: str | Path, input_shapes: Shapes | None = None) -> Graph:
@@ -43,8 +45,16 @@ def load(folder: str | Path, input_shapes: Shapes | None = None) -> Graph:
     graph.name = folder.resolve().name
     _attach(graph, named)
     _extend(graph, folder, config, named)
-    graph.pinned = frozenset(n for value in token_ids(config.to_dict()).values() for n in value)
+    graph.pinned = must_stay(config.to_dict()) | must_stay(_generation(folder)) | needed_ids(read_tokenizer(folder))
     return graph
+
+
+def _generation(folder: Path) -> Any:
+    """The settings of generation, where the folder has any."""
+    try:
+        return json.loads((folder / "generation_config.json").read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def _whole(folder: Path, cls: Any, dtype: torch.dtype) -> nn.Module:
