@@ -22,7 +22,7 @@ from .inputs import example_inputs
 from .origin import CheckpointOrigin
 from .renumber import must_stay
 from .shards import Stored, read_shards
-from .skeleton import class_of, expert_option, read_config, skeleton
+from .skeleton import class_of, read_config, skeleton
 from .tokenizer import needed_ids, read_tokenizer
 
 
@@ -62,12 +62,7 @@ def _whole(folder: Path, cls: Any, dtype: torch.dtype) -> nn.Module:
     try:
         with quiet():
             model, told = cls.from_pretrained(
-                folder,
-                dtype=dtype,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-                **expert_option(cls),
+                folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
     except Exception as error:
         raise InputError(f"'{folder}': {cls.__name__}.from_pretrained fails: {first_line(error)}") from error

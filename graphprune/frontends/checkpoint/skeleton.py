@@ -79,21 +79,13 @@ def _on_meta(config: Any, cls: Any, dtype: torch.dtype | None) -> nn.Module:
     with ExitStack() as stack:
         stack.enter_context(torch.device("meta"))
         stack.enter_context(_safe_creation())
-        model: nn.Module = cls._from_config(config, dtype=dtype or config.dtype, **expert_option(cls))
+        model: nn.Module = cls._from_config(config, dtype=dtype or config.dtype)
     return model
 
 
 def floating_dtype(model: nn.Module) -> torch.dtype:
     """The type of a model's first floating-point parameter."""
     return next(p.dtype for p in model.parameters() if p.is_floating_point())
-
-
-def expert_option(cls: Any) -> dict[str, str]:
-    """How a mixture of experts is to be computed: of the ways that transformers has, the one whose operators are those
-    of other models. It looks the chosen experts' weights up; the others sort tokens by expert, or loop over experts.
-    """
-    several = getattr(cls, "_can_set_experts_implementation", None)
-    return {"experts_implementation": "batched_mm"} if several is not None and several() else {}
 
 
 def _safe_creation() -> AbstractContextManager[Any]:
