@@ -94,7 +94,7 @@ def _moved(step: Node) -> Iterable[Value]:
 
 
 def _mark_unchanged(value: Value, readers: Readers, outputs: Collection[Value]) -> None:
-    """A cache that is used whole: only contracted, each time with the same axis for heads, and handed out as it came."""
+    """A cache that is used whole: only contracted, each time with one axis for heads, and handed out as it came."""
     if value.shape is None or value.rank != 4 or value.dtype.kind != "f":
         return
     heads: set[int] = set()
