@@ -50,9 +50,14 @@ def assert_generates(model: Any) -> None:
     assert cached.shape == (1, 20) and torch.equal(cached, plain)
 
 
-def test_a_constant_computed_from_a_width_is_said(tmp_path: Path) -> None:
-    """Gemma multiplies embeddings by the root of their width: no configuration has half the width and that factor."""
-    transformers_models.save("gemma", tmp_path / "whole")
+@pytest.mark.parametrize(("name", "table"), [("gemma", "model.embed_tokens.weight[1]"), ("t5", "shared.weight[1]")])
+def test_a_constant_computed_from_a_width_is_said(name: str, table: str, tmp_path: Path) -> None:
+    """Gemma multiplies embeddings by the root of their width, T5 what comes before its tied head by one over it: no
+    configuration has half the width and that factor. The report says what to leave.
+    """
+    transformers_models.save(name, tmp_path / "whole")
     result = gp.prune(tmp_path / "whole", target="channels=0.5", uniform=True)
     assert result.report.output_form == "tensors without a configuration"
-    assert "embed_scale" in result.report.output_reason
+    assert f"stays 64 there is one: --exclude '{table}'" in result.report.output_reason
+    result = gp.prune(tmp_path / "whole", target="channels=0.5", uniform=True, exclude=[table])
+    assert result.report.output_form == "transformers checkpoint", result.report.output_reason

@@ -39,6 +39,15 @@ def mismatch(one: Graph, other: Graph, names: Mapping[str, str]) -> tuple[int, s
     return len(one.nodes) + 1, ""
 
 
+def same_constants(mine: Node, theirs: Node) -> bool:
+    """Whether two operators compute with the same numbers: written into them, or in tensors that no file holds."""
+    if mine.op != theirs.op or not _same(mine.attrs.get("scalars"), theirs.attrs.get("scalars")):
+        return False
+    pairs = [(a.weight, b.weight) for a, b in zip(mine.inputs, theirs.inputs, strict=True) if a and b]
+    fixed = [(a, b) for a, b in pairs if a is not None and b is not None and not a.trainable and not a.lazy]
+    return all(a.shape == b.shape and _same(a.array(), b.array()) for a, b in fixed)
+
+
 def same_numbers(one: Graph, other: Graph, names: Mapping[str, str], saved: Collection[str]) -> bool:
     """Whether the other graph, given the weights of the first that a file would bring, computes the same on random
     inputs. What is not `saved` (in a state dict) each model computes for itself from its configuration.

@@ -19,7 +19,7 @@ from ...errors import InputError
 from ...graph import Graph
 from ..torch.own_class import size_changes
 from ..torch.tracing import capture, quiet
-from .compare import mismatch, same_numbers
+from .compare import mismatch, same_constants, same_numbers
 from .layers import Layers, numbered
 from .origin import CheckpointOrigin, checkpoint_of
 from .renumber import kept_ids, renumber, token_ids
@@ -83,8 +83,41 @@ class _Search:
             chosen = self._with_silent(chosen)
         chosen, problem = self._matched(chosen)
         if problem:
-            raise InputError(f"a configuration would give another model: {problem}")
+            raise InputError(f"a configuration would give another model: {problem}{self._advice(chosen)}")
         return self._config(self._needed(chosen))
+
+    def _advice(self, chosen: dict[Path, int]) -> str:
+        """What to leave alone: the change without which the first operator that differs has the constants it should."""
+        at, _ = self._mismatch(chosen)
+        for path, new in chosen.items():
+            rest = {p: v for p, v in chosen.items() if p != path}
+            old = _get(self.data, path)
+            place = self._place(old, new)
+            if place and 0 <= at < len(self.graph.nodes) and self._same_constants(at, rest):
+                return f"; where {'.'.join(map(str, path))} stays {old} there is one: --exclude '{place}'"
+        return ""
+
+    def _place(self, old: int, new: int) -> str:
+        """The first axis of a weight that had one size and has the other."""
+        assert self.origin.module is not None
+        for name, tensor in self.origin.module.state_dict().items():
+            sizes = zip(tensor.shape, self.wanted.get(name, ()), strict=False)
+            axis = next((i for i, sizes in enumerate(sizes) if sizes == (old, new)), None)
+            if axis is not None:
+                return f"{name}[{axis}]"
+        return ""
+
+    def _same_constants(self, at: int, chosen: Mapping[Path, int]) -> bool:
+        """Whether the model of a configuration has at one operator the constants of the rewritten graph."""
+        try:
+            captured = self._capture(chosen)
+        except InputError:
+            return False
+        return len(captured.nodes) == len(self.graph.nodes) and same_constants(self.graph.nodes[at], captured.nodes[at])
+
+    def _capture(self, chosen: Mapping[Path, int]) -> Graph:
+        model = skeleton(self._config(chosen), type(self.origin.module), self._dtype())
+        return capture(model, self.origin.kwargs or self.origin.args)
 
     def _with_silent(self, chosen: dict[Path, int]) -> dict[Path, int]:
         """With the candidates that no parameter's size tells of (a number of heads, say) changed as well."""
