@@ -61,3 +61,23 @@ def test_a_constant_computed_from_a_width_is_said(name: str, table: str, tmp_pat
     assert f"stays 64 there is one: --exclude '{table}'" in result.report.output_reason
     result = gp.prune(tmp_path / "whole", target="channels=0.5", uniform=True, exclude=[table])
     assert result.report.output_form == "transformers checkpoint", result.report.output_reason
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [("bert", "num_hidden_layers"), ("gpt_neox", "num_hidden_layers"), ("whisper", "decoder_layers")],
+)
+def test_layers_of_a_folder_go_too(name: str, layers: str, tmp_path: Path) -> None:
+    """One layer and half of every width; what stays is what the rewritten graph computes."""
+    made = transformers_models.save(name, tmp_path / "whole")
+    graph = gp.load(tmp_path / "whole")
+    layer = next(b.name for b in reversed(gp.blocks(graph, kind="block")))
+    passes = f"remove-blocks{{names={layer}}},remove-channels{{channels=0.5 uniform=true}},cleanup"
+    small, _ = gp.optimize(graph, passes)
+    gp.save(small, tmp_path / "small")
+    model, told = made.from_pretrained(tmp_path / "small", output_loading_info=True)
+    assert not any(told.values()) and getattr(model.config, layers) == 1
+    feed = random_inputs(small, 3)
+    with torch.no_grad():
+        for theirs, ours in zip(flatten_outputs(model(**feed)), flatten_outputs(gp.emit(small)(**feed)), strict=True):
+            torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
