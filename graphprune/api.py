@@ -145,9 +145,12 @@ def emit(graph: Graph) -> Any:
     return _foreign(graph)
 
 
-def save(graph: Graph, path: str | Path) -> None:
-    """Write a graph's model; the file appears whole or not at all."""
-    frontends.save(graph, path)
+def save(graph: Graph, path: str | Path, plan: Plan | None = None) -> None:
+    """Write a graph's model; the file appears whole or not at all.
+
+    A transformers folder that no configuration describes gets the `plan` beside its tensors.
+    """
+    frontends.save(graph, path, plan="" if plan is None else plan.text)
 
 
 def optimize(graph: Graph, pipeline: str, verify_each: bool = False) -> tuple[Graph, list[PassRow]]:
@@ -252,7 +255,7 @@ def prune(
     proof = None
     if verify:
         with clock("verifying"):
-            emitted, proof = _prove(coupled, keep, pruned, emitted, seed)
+            emitted, proof = _prove(coupled, keep, pruned, emitted, seed, progress)
     report = pruning_report(coupled, made, pruned, emitted, proof, clock.seconds)
     if proof is not None and not proof.passed:
         raise VerificationError(
@@ -262,12 +265,14 @@ def prune(
     return Result(model_of(emitted), made, report, pruned, coupled, emitted)
 
 
-def _prove(coupled: Coupling, keep: np.ndarray, pruned: Graph, emitted: Any, seed: int) -> tuple[Any, proving.Proof]:
+def _prove(
+    coupled: Coupling, keep: np.ndarray, pruned: Graph, emitted: Any, seed: int, progress: Progress | None
+) -> tuple[Any, proving.Proof]:
     """The model and its proof, which also decides whether the caller's own class will do.
 
     Where outputs do not depend on inputs because a weight is all zero, it is the proof of a model without such weights.
     """
-    emitted, proof = tried(proving.Reference(coupled, keep, seed=seed), pruned, emitted)
+    emitted, proof = tried(proving.Reference(coupled, keep, seed=seed, progress=progress), pruned, emitted)
     if not proof.detail:
         return emitted, proof
     with proving.livened(coupled.graph) as changed:

@@ -18,7 +18,7 @@ from .runtimes.timing import Comparison, Timing
 
 def benchmark(
     models: Sequence[Any],
-    runtime: str = "onnxruntime",
+    runtime: str | None = None,
     *,
     threads: int | None = 1,
     input_shapes: Any = None,
@@ -29,36 +29,51 @@ def benchmark(
 ) -> Comparison:
     """Time models in turns (A B A B ...) and measure their size.
 
-    `models` are files, `package.module:factory`, graphs, `onnx.ModelProto`s or (with `example_inputs`) `nn.Module`s;
-    for a runtime of ONNX models PyTorch models are exported first. `runtime` may carry options, as in
+    `models` are files, folders, `package.module:factory`, graphs, `onnx.ModelProto`s or (with `example_inputs`)
+    `nn.Module`s; for a runtime of ONNX models PyTorch models are exported first. `runtime` is onnxruntime unless said
+    otherwise (pytorch where a transformers folder is among the models) and may carry options, as in
     `tensorrt{precision=fp16}`; `layers` asks it what it made of each layer. The first model is what ratios refer to.
     Raises InputError for a model that does not fit the runtime.
     """
     if not models:
         raise InputError("there is nothing to time: give at least one model")
+    folders = any(isinstance(m, str | Path) and Path(m).is_dir() for m in models)
+    runtime = runtime or ("pytorch" if folders else "onnxruntime")
     with TemporaryDirectory(prefix="graphprune-bench-") as folder:
         prepared = [
             _prepare(m, runtime, Path(folder) / f"{i}.onnx", input_shapes, example_inputs) for i, m in enumerate(models)
         ]
-        labels = _labels(models)
         found = timing.compare(
-            [model for model, _ in prepared],
+            [model for model, _, _ in prepared],
             runtime=runtime,
             threads=threads,
+            feeds=[feed for _, _, feed in prepared],
             input_shapes=input_shapes,
-            labels=labels,
+            labels=_labels(models),
             memory=memory,
             layers=layers,
             progress=progress,
         )
-        rows = tuple(_sized(row, model, graph) for row, (model, graph) in zip(found.rows, prepared, strict=True))
+        rows = tuple(
+            _sized(row, source, model, graph)
+            for row, source, (model, graph, _) in zip(found.rows, models, prepared, strict=True)
+        )
     return Comparison(rows, found.environment)
 
 
-def _prepare(model: Any, runtime: str, path: Path, input_shapes: Any, example_inputs: Any) -> tuple[Any, Graph | None]:
-    """What the runtime compiles, and the graph to count on."""
-    onnx_runtime = takes(runtime) == "onnx"
+def _prepare(model: Any, runtime: str, path: Path, input_shapes: Any, example_inputs: Any) -> tuple[Any, Graph, Any]:
+    """What the runtime compiles, the graph to count on, and inputs where the model has its own."""
     graph = _graph(model, input_shapes, example_inputs)
+    if isinstance(model, str | Path) and graph.frontend == "checkpoint":
+        if not runtime.startswith("pytorch"):
+            raise InputError(f"the runtime '{runtime}' does not run transformers folders; use pytorch")
+        ready, feed = frontends.of(graph).pretrained(graph)
+        return ready, graph, feed
+    return (*_compiled(model, graph, runtime, path), None)
+
+
+def _compiled(model: Any, graph: Graph, runtime: str, path: Path) -> tuple[Any, Graph]:
+    onnx_runtime = takes(runtime) == "onnx"
     if graph.frontend == "torch" and onnx_runtime:
         frontends.save(graph, path)
         return str(path), graph
@@ -90,12 +105,12 @@ def _labels(models: Sequence[Any]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(m) for m in models]
 
 
-def _sized(row: Timing, model: Any, graph: Graph | None) -> Timing:
+def _sized(row: Timing, source: Any, model: Any, graph: Graph) -> Timing:
     size = None
-    if isinstance(model, str):
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        size = sum(file.stat().st_size for file in Path(source).glob("*.safetensors"))
+    elif isinstance(model, str):
         size = sum(p.stat().st_size for p in (Path(model), Path(f"{model}.data")) if p.exists())
     elif hasattr(model, "ByteSize"):
         size = model.ByteSize()
-    if graph is None:
-        return replace(row, file_bytes=size)
     return replace(row, file_bytes=size, parameters=graph.parameter_count(), macs=counting.macs(graph))

@@ -24,7 +24,7 @@ from .kept import kept_rows
 from .masking import take_out, treatment
 from .ops import inner
 from .ops.base import Array
-from .running import Runner, other_runner, rounds, runner, wide_runner
+from .running import Runner, other_runner, rounds, runner, together, wide_runner
 
 #: Largest difference allowed, in units of how much an output varies with the input, by the narrowest float type in use.
 TOLERANCES = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}
@@ -75,8 +75,10 @@ class Reference:
         seed: int = 0,
         without: Sequence[depth.Block] = (),
         masks: Mapping[str, Array] | None = None,
+        progress: Callable[[str], None] | None = None,
     ) -> None:
         graph = self._graph = coupling.graph
+        self._progress = progress
         treated = treatment(coupling, keep)
         take_out(treated, without)
         for name, mask in (masks or {}).items():
@@ -92,10 +94,10 @@ class Reference:
         self._note = ""
         try:
             self._run = self._start(self._model)
-            self._expected = [self._cut_outputs(self._run(feed)) for feed in self._feeds]
+            self._expected = self._original(self._feeds, self._tell("the masked original"))
         except UnsupportedError as error:
             self._run, self._start, self._note = other_runner(graph, self._model, self._feeds[0], error)
-            self._expected = [self._cut_outputs(self._run(feed)) for feed in self._feeds]
+            self._expected = self._original(self._feeds)
         touched = [g for g in coupling.groups if not keep[g.components].all()]
         self._exact = sum(g.exact for g in touched)
         self._renormalizing = len(touched) - self._exact
@@ -104,7 +106,8 @@ class Reference:
         """Run a foreign model (`ModelProto`, path or `nn.Module`) on the same inputs; raises what running it raises."""
         tolerance = _tolerance(self._graph)
         candidate = self._start(pruned)
-        found = [list(candidate(self._cut_inputs(feed))) for feed in self._feeds]
+        feeds = [self._cut_inputs(feed) for feed in self._feeds]
+        found = [[*outputs] for outputs in together(candidate, feeds, self._tell("the pruned model"))]
         worst, detail = _largest_difference(self._expected, found)
         if tolerance < worst <= STEPS and rounds(self._graph):
             tolerance = STEPS
@@ -146,9 +149,17 @@ class Reference:
             return None
         return _largest_difference(expected, found)[0]
 
+    def _tell(self, what: str) -> Callable[[float], None] | None:
+        """Says how far a run of a model is."""
+        told = self._progress
+        return None if told is None else lambda part: told(f"verifying: {what}, {part:.0%}")
+
     @cached_property
     def _shaken(self) -> list[list[Array]]:
-        return [self._cut_outputs(self._run(_shaken(feed))) for feed in self._feeds]
+        return self._original([_shaken(feed) for feed in self._feeds])
+
+    def _original(self, feeds: Sequence[Any], progress: Callable[[float], None] | None = None) -> list[list[Array]]:
+        return [self._cut_outputs(found) for found in together(self._run, feeds, progress)]
 
     def _cut(self, value: Value, array: Array) -> Array:
         """What is left of an input or output on axes that follow (see `Value.follows`)."""

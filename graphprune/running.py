@@ -17,6 +17,7 @@ from .graph import Graph
 from .ops.base import Array
 
 Runner = Callable[[Any], Sequence[np.ndarray]]
+Progress = Callable[[float], None]
 
 #: Types whose values are rounded to few bits.
 _STEPPED = frozenset({"int8", "uint8", "int4", "uint4"})
@@ -25,11 +26,31 @@ _STEPPED = frozenset({"int8", "uint8", "int4", "uint4"})
 _MOST_MACS = 2_000_000_000
 
 
+class _Module:
+    """Runs a module; several inputs at once, which a graph that reads its weights from files prefers."""
+
+    def __init__(self, frontend: Any, module: Any) -> None:
+        self._frontend, self._module = frontend, module
+
+    def __call__(self, feed: Any) -> Sequence[np.ndarray]:
+        found: Sequence[np.ndarray] = self._frontend.run(self._module, feed)
+        return found
+
+    def together(self, feeds: Sequence[Any], progress: Progress | None) -> Sequence[Sequence[np.ndarray]]:
+        """What it returns for each input."""
+        found: Sequence[Sequence[np.ndarray]] = self._frontend.run_all(self._module, feeds, progress)
+        return found
+
+
+def together(run: Runner, feeds: Sequence[Any], progress: Progress | None = None) -> Sequence[Sequence[np.ndarray]]:
+    """What a runner returns for each of several inputs; `progress` is told the part that is done, where it is known."""
+    return run.together(feeds, progress) if isinstance(run, _Module) else [run(feed) for feed in feeds]
+
+
 def runner(graph: Graph, model: Any) -> Runner:
     """Runs a foreign model (`ModelProto`, path or `nn.Module`) of this graph's framework."""
     if graph.frontend != "onnx":
-        frontend = frontends.of(graph)
-        return lambda feed: frontend.run(model, feed)
+        return _Module(frontends.of(graph), model)
     from .runtimes import get
 
     runtime = get("onnxruntime-unoptimized" if rounds(graph) else "onnxruntime")

@@ -92,6 +92,7 @@ def compare(
     threads: int | None = 1,
     labels: Sequence[str] | None = None,
     inputs: Inputs | None = None,
+    feeds: Sequence[Inputs | None] = (),
     input_shapes: InputShapes | None = None,
     seed: int = 0,
     effort: Effort | None = None,
@@ -99,7 +100,8 @@ def compare(
     layers: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Time `models` in turns on one runtime, each fed `inputs` or random arrays of `input_shapes`.
+    """Time `models` in turns on one runtime, each fed `inputs`, its own of `feeds`, or random arrays of
+    `input_shapes`.
 
     `threads=None` leaves the number to the runtime; `memory` measures peak memory as well (a fresh process each);
     `layers` asks what the backend made of each layer. A device with a clock of its own is timed by that, data in place.
@@ -107,17 +109,21 @@ def compare(
     """
     backend = _backend(runtime, inputs, input_shapes, progress)
     executables = [backend.compile(model, threads=threads) for model in models]
-    feeds = [inputs if inputs is not None else random_inputs(e.inputs, input_shapes, seed) for e in executables]
-    clocks = [_stopwatch(executable, feed) for executable, feed in zip(executables, feeds, strict=True)]
+    given = [inputs if feed is None else feed for feed in feeds or [None] * len(models)]
+    fed = [
+        random_inputs(e.inputs, input_shapes, seed) if feed is None else feed
+        for e, feed in zip(executables, given, strict=True)
+    ]
+    clocks = [_stopwatch(executable, feed) for executable, feed in zip(executables, fed, strict=True)]
     times = _rounds(clocks, effort or Effort())
     peaks = [
         backend.peak_memory(model, feed, threads=threads) if memory else None
-        for model, feed in zip(models, feeds, strict=True)
+        for model, feed in zip(models, fed, strict=True)
     ]
     titles = labels or [_title(model, i) for i, model in enumerate(models)]
     clock = "the device's own clock" if all(isinstance(e, Clocked) for e in executables) else ""
     environment = Environment(
-        backend.name, backend.version, threads, cpu_model(), os.cpu_count() or 1, len(times), _shapes(feeds[0]), clock
+        backend.name, backend.version, threads, cpu_model(), os.cpu_count() or 1, len(times), _shapes(fed[0]), clock
     )
     rows = _summaries(titles, times, peaks)
     return Comparison(tuple(_told(row, e, layers) for row, e in zip(rows, executables, strict=True)), environment)

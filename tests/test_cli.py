@@ -52,7 +52,7 @@ class StandIn:
     def apply(self, graph: str, plan: str) -> str:
         return f"{graph} by {plan}"
 
-    def save(self, graph: str, path: Path) -> None:
+    def save(self, graph: str, path: Path, plan: Any = None) -> None:
         path.write_text(graph)
 
     def optimize(self, graph: str, pipeline: str, verify_each: bool) -> tuple[str, list[reports.PassRow]]:

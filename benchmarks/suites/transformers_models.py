@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable
 from math import prod
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -42,20 +43,35 @@ def names() -> list[str]:
 
 def build(name: str) -> tuple[nn.Module, Any]:
     """A model in evaluation mode and example inputs as a dict of keyword arguments."""
-    library = transformers()
-    model_class, config_class, settings, inputs = _ENTRIES[name]
-    settings = dict(settings)
+    settings = dict(_ENTRIES[name][2])
     experts = settings.pop("experts_implementation", None)
+    model = _model(name, settings, experts)
+    example = _INPUTS[_ENTRIES[name][3]](torch.Generator().manual_seed(1))
+    made = Main(model).eval()
+    call(made, example)  # RWKV scales its weights the first time
+    return made, example
+
+
+def save(name: str, folder: Path) -> Any:
+    """Write a model as a folder, with the settings that a user's has (a cache, transformers' own choice of how experts
+    are computed); returns its class.
+    """
+    settings = {k: v for k, v in _ENTRIES[name][2].items() if k not in ("use_cache", "experts_implementation")}
+    model: Any = _model(name, settings)
+    model.eval().save_pretrained(folder)
+    return type(model)
+
+
+def _model(name: str, settings: dict[str, Any], experts: str | None = None) -> nn.Module:
+    library = transformers()
+    model_class, config_class, *_ = _ENTRIES[name]
     config = getattr(library, config_class)(**settings)
     if experts is not None:
         config._experts_implementation = experts
     torch.manual_seed(0)
-    model = getattr(library, model_class)(config)
+    model: nn.Module = getattr(library, model_class)(config)
     redraw(model)
-    example = _INPUTS[inputs](torch.Generator().manual_seed(1))
-    made = Main(model).eval()
-    call(made, example)  # RWKV scales its weights the first time
-    return made, example
+    return model
 
 
 @functools.cache

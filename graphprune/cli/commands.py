@@ -259,9 +259,13 @@ def verify(
 def bench(
     models: Annotated[list[str], typer.Argument(help="Models to compare with the first one.", metavar="MODEL...")],
     runtime: Annotated[
-        str,
-        typer.Option("--runtime", help="What to time on; options: tensorrt{sparse=false}.", metavar="NAME"),
-    ] = "onnxruntime",
+        str | None,
+        typer.Option(
+            "--runtime",
+            help="What to time on (onnxruntime; folders: pytorch); options: tensorrt{sparse=false}.",
+            metavar="NAME",
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Number of threads.", metavar="N")] = 1,
     input_shape: opt.InputShape = None,
     layers: Annotated[bool, typer.Option("--layers", help="Show which kernels tensorrt chose for each layer.")] = False,
@@ -288,6 +292,6 @@ def apply(model: opt.Model, plan: opt.PlanFile, output: opt.Output, input_shape:
     check_file(plan)
     check_outputs([model, plan], [("--output", output, model_suffixes(model))])
     with working("applying the plan"):
-        pruned = _api().apply(_api().load(model, shapes), _api().Plan.load(plan))
-        _api().save(pruned, output)
+        made = _api().Plan.load(plan)
+        _api().save(_api().apply(_api().load(model, shapes), made), output, made)
     typer.echo(f"wrote {Path(output)}")

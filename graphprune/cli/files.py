@@ -59,6 +59,8 @@ def check_outputs(inputs: Sequence[str | Path], outputs: Sequence[tuple[str, Pat
 def _check_output(option: str, path: Path, suffixes: Sequence[str]) -> None:
     if suffixes and path.suffix not in suffixes:
         raise InputError(f"{option} '{path}' must end in {' or '.join(suffixes)}")
+    if not suffixes and path.suffix in (".onnx", *_TORCH_OUTPUTS):
+        raise InputError(f"{option} '{path}': a transformers folder becomes a folder, not a {path.suffix} file")
     if not suffixes and path.exists() and (path.is_file() or any(path.iterdir())):
         raise InputError(f"{option} '{path}' exists already; a transformers folder is written to a new one")
     if suffixes and path.is_dir():

@@ -13,6 +13,8 @@ from .labeller import MET, Statements
 
 #: Rounds of tying positions where a count constraint cannot be met group by group; each round only adds equalities.
 _ROUNDS = 8
+#: The reason of indices that have a count constraint to themselves.
+ALONE = "each group keeps at least one, and has no other"
 
 
 @dataclass
@@ -51,11 +53,27 @@ def solve(said: Statements, labels: int) -> tuple[Solution, list[tuple[int, str]
             break
         left = np.concatenate([left, *(a for a, _ in ties)])
         right = np.concatenate([right, *(b for _, b in ties)])
+    for lonely, node in _alone(said, component, cells):
+        frozen_labels.append(lonely)
+        frozen_causes.append(np.full(len(lonely), len(causes)))
+        causes.append((node, ALONE))
     frozen, cause = _freeze(component, count, frozen_labels, frozen_causes)
     renormalizing = np.zeros(count, bool)
     for taken, _ in said.statistic:
         renormalizing[component[taken]] = True
     return Solution(component, frozen, cause, renormalizing, cells), causes
+
+
+def _alone(said: Statements, component: Array, cells: list[Array]) -> list[tuple[Array, int]]:
+    """Labels whose component is the only one in its cell, so that it stays; with the node that states the count."""
+    alone = np.zeros(int(component.max()) + 1, bool)
+    for cell in cells:
+        if cell.shape[1] == 1:
+            alone[cell] = True
+    if not alone.any():
+        return []
+    stated = ((labels.reshape(-1), node) for labels, node in said.balance)
+    return [(labels[alone[component[labels]]], node) for labels, node in stated if alone[component[labels]].any()]
 
 
 def _edges(said: Statements) -> tuple[Array, Array, Array]:

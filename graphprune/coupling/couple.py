@@ -11,12 +11,16 @@ import numpy as np
 
 from ..errors import InputError
 from ..graph import Graph, Node, Value, uncollected
-from ..ops import Block, Operator, inner, known, lookup, reader
+from ..ops import Block, Operator, known, lookup, reader
 from ..ops.base import Array
 from .components import Solution, solve
-from .labeller import MET, Use, Walk, what_failed
+from .failing import failing
+from .labeller import MET, Use, Walk
 from .reasons import CONSTANT, OPERATOR, OUTPUT, POSITION, Reason, Tracer
 from .tables import Table, find_tables
+
+#: Rounds of trying the other factor where the first one ended up frozen.
+_FLIPS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,37 +345,21 @@ def couple(graph: Graph, *, grouped: str = "within", rows: Sequence[str] = ()) -
     """
     if grouped not in ("within", "whole"):
         raise InputError(f"grouped must be 'within' or 'whole', not '{grouped}'")
-    attempt = partial(_attempt, graph, grouped, find_tables(graph, rows, graph.pinned), _failing(graph))
+    attempt = partial(_attempt, graph, grouped, find_tables(graph, rows, graph.pinned), failing(graph))
     first, stuck = attempt(frozenset())
     if not stuck:
         return first
-    _, still = attempt(stuck)
-    helped = stuck - still
+    tried = stuck
+    for _ in range(_FLIPS):
+        _, still = attempt(tried)
+        helped, met = tried - still, still - tried
+        if not met:
+            break
+        tried |= met  # axes that only come to meet where others were split the other way
     if not helped:
         return first
     second, _ = attempt(helped)
     return second if second.free_indices() > first.free_indices() else first
-
-
-def _failing(graph: Graph) -> dict[Node, str]:
-    """Nodes whose cost or statistics cannot be told: their rules do not fit them, whatever is stated of labels."""
-    failed = {}
-    for node in graph.all_nodes:
-        try:
-            if all(v is None or v.shape is not None for v in (*node.inputs, *node.outputs)):
-                _tell(node)
-        except Exception as error:
-            failed[node] = what_failed(error)
-    return failed
-
-
-def _tell(node: Node) -> None:
-    for step in inner(node):
-        rule = lookup(step.kind)
-        if rule.cost is not None:
-            rule.cost(step)
-        if rule.statistic is not None and step.inputs[0] is not None:
-            rule.statistic(step)
 
 
 def _attempt(

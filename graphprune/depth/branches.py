@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from ..graph import Node, Value
 from ..ops import lookup
 from .structure import idle
-from .wiring import TooMuchError, Wiring, read
+from .wiring import TooMuchError, Wiring, read, weights_of
 
 _ADDS = frozenset({"add", "sum"})
 _LAYOUT = frozenset({"reshape", "transpose"})
@@ -103,7 +103,7 @@ class _Finder:
         if not skips:
             return None
         region = wiring.without([value])
-        if not any(bears(wiring.nodes[n]) for n in region):
+        if not bears([wiring.nodes[n] for n in region]):
             return None
         for source in skips:
             made = wiring.made.get(source)
@@ -159,8 +159,10 @@ def _transparent(node: Node) -> bool:
     return idle(node) or (scales and all(v is None or v.weight is None or not v.shape for v in node.inputs))
 
 
-def bears(node: Node) -> bool:
-    """Whether a node multiplies by a weight that training made: a convolution, a matrix product, a recurrent layer."""
-    rule = lookup(node.kind)
-    weights = [v.weight for v in node.inputs if v is not None and v.weight is not None]
-    return rule.bears and node.kind != "gather" and any(w.trainable and len(w.shape) > 1 for w in weights)
+def bears(nodes: Sequence[Node]) -> bool:
+    """Whether something is multiplied by a weight that training made: in a convolution, a matrix product, a recurrent
+    layer, of which other steps may make the weight (its direction times its length).
+    """
+    weights = [v.weight for node in nodes if node.kind != "gather" for v in weights_of(node) if v.weight]
+    trained = any(w.trainable and len(w.shape) > 1 for w in weights)
+    return trained and any(lookup(node.kind).bears and node.kind != "gather" for node in nodes)

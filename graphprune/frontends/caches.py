@@ -2,12 +2,13 @@
 
 The caller hands such a tensor from one run to the next and never looks inside; its size is the model's business. It is
 told by what happens to it, not by its name: it is only put before new keys (or values) along their positions, the whole
-is handed out again, and attention reads it.
+is handed out again, and attention reads it. Keys and values of another sequence (cross-attention) do not grow: such a
+cache is only read by attention, and handed out as it came.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from ..graph import Graph, Node, Value
 from ..ops import inner
@@ -28,6 +29,7 @@ def mark_caches(graph: Graph) -> None:
     for value in graph.inputs:
         joined = _joined(value, readers.get(value, []), readers)
         if not joined:
+            _mark_unchanged(value, readers, outputs)
             continue
         reached = [_reached(whole, readers) for whole in joined]
         handed = [v for found, _ in reached for v in found if v in outputs]
@@ -89,3 +91,36 @@ def _reached(value: Value, readers: Readers) -> tuple[list[Value], bool]:
 def _moved(step: Node) -> Iterable[Value]:
     same = step.kind == "elementwise" and step.attrs["fn"] in _SAME
     return step.outputs if same or step.kind in _MOVES else ()
+
+
+def _mark_unchanged(value: Value, readers: Readers, outputs: Collection[Value]) -> None:
+    """A cache that is used whole: only contracted, each time with one axis for heads, and handed out as it came."""
+    if value.shape is None or value.rank != 4 or value.dtype.kind != "f":
+        return
+    heads: set[int] = set()
+    handed: list[Value] = []
+    queue: list[tuple[Value, tuple[int, ...]]] = [(value, (0, 1, 2, 3))]
+    for current, axes in queue:
+        if current in outputs:
+            if axes != (0, 1, 2, 3):
+                return
+            handed.append(current)
+        for step in readers.get(current, []):
+            if step.kind == "elementwise" and step.attrs["fn"] in ("identity", "cast"):
+                queue.append((step.outputs[0], axes))
+            elif step.kind == "transpose":
+                queue.append((step.outputs[0], tuple(axes[a] for a in step.attrs["perm"])))
+            elif _attends(step, current):
+                heads.add(axes[1])
+            elif step.kind != "shape_math":
+                return
+    if len(heads) == 1 and handed:
+        for one in (value, *handed):
+            one.follows = frozenset(heads)
+
+
+def _attends(step: Node, value: Value) -> bool:
+    """Whether a step contracts a value of four axes, the second of which are heads."""
+    if step.kind == "attention":
+        return value not in (step.inputs[0], *step.inputs[3:])
+    return step.kind == "matmul" and step.outputs[0].shape is not None and step.outputs[0].rank == 4

@@ -229,9 +229,9 @@ def gather(node: Node, labeller: Labeller) -> None:
 
 
 def _rewrite_slice_scatter(node: Node, kept: Kept) -> None:
-    x, src, axis = node.inputs[0], node.inputs[1], node.attrs["axis"]
-    assert x is not None and src is not None
-    indices = kept.indices(x, axis)
+    out, src, axis = node.outputs[0], node.inputs[1], node.attrs["axis"]
+    assert src is not None
+    indices = kept.indices(out, axis)  # the input's, which may be a constant that is another tensor at each use
     if indices is not None:
         start = int(np.searchsorted(indices, node.attrs["start"]))
         node.change(start=start, stop=start + kept.size(src, axis))

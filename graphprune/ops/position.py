@@ -145,20 +145,25 @@ def count_positions(node: Node, labeller: Labeller) -> None:
 
 def _rewrite_one_hot(node: Node, kept: Kept) -> None:
     out = node.outputs[0]
-    classes = kept.size(out, out.rank - 1)
+    classes = kept.size(out, node.attrs.get("axis", out.rank - 1))
     if classes != node.attrs["classes"]:
         node.change(classes=classes)
 
 
 @operator("one_hot", rewrite=_rewrite_one_hot)
 def one_hot(node: Node, labeller: Labeller) -> None:
-    """A new last axis with an index for each position that the integers may take."""
+    """A new axis (the last, unless said) with an index for each position that the integers may take."""
     ids, out = node.inputs[0], node.outputs[0]
     assert ids is not None
+    axis = node.attrs.get("axis", out.rank - 1)
+    for value in node.inputs[1:]:
+        for block in labeller.blocks(value) if value is not None else ():
+            labeller.freeze(block.labels, f"{node.op} reads it whole")
     pointed = labeller.pointing(ids)
-    labeller.put_blocks(out, labeller.blocks(ids))
+    blocks = labeller.blocks(ids)
+    labeller.put_blocks(out, [Block(tuple(a + (a >= axis) for a in b.axes), b.labels, b.origin) for b in blocks])
     if pointed is not None and len(pointed) == node.attrs["classes"]:
-        labeller.put(out, {out.rank - 1: pointed})
+        labeller.put(out, {axis: pointed})
     else:
         labeller.freeze(pointed, "positions along it become more classes than it has indices")
 

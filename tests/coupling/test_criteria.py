@@ -97,8 +97,9 @@ def test_random_follows_its_seed(network: Network) -> None:
     assert (first == again).all() and (first != other).any()
 
 
-def test_a_group_without_a_norm_falls_back_to_l2(network: Network) -> None:
-    coupling, _ = network
+def test_a_group_without_a_norm_falls_back_to_l2() -> None:
+    module = nn.Sequential(conv(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 4), conv(4, 2))
+    coupling = couple(graph_of(module, image()))
     second = coupling.groups[1].components
     scores = criteria.score(coupling, "bn-scale", normalization="none")
     np.testing.assert_allclose(scores[second], criteria.score(coupling, "l2", normalization="none")[second])

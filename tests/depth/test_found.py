@@ -12,12 +12,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from graphprune import depth, frontends, proof
+from graphprune.api import optimize
 from graphprune.coupling import couple
 from graphprune.depth import Block
 from graphprune.graph import Graph, Node, Value, Weight
 from graphprune.passes.remove_blocks import remove_blocks
 from tests.depth import nets
 from tests.helpers import TIGHT, graph_of
+from tests.ops.registry import Net
 
 LAYERS = """
 block layers.0: linear to {0}, 21 nodes
@@ -129,6 +131,21 @@ def test_what_is_found(name: str) -> None:
     for kind in {block.kind for block in blocks}:
         chosen = [b for b in blocks if b.kind == kind]
         assert_removable(graph, chosen[:-1] or chosen)
+
+
+@pytest.mark.parametrize("start", [0, None])
+def test_weights_may_be_computed_and_sums_start_from_zero(start: int | None) -> None:
+    """Residual blocks with weight norm, added up as Python's `sum` does."""
+    norm = torch.nn.utils.parametrizations.weight_norm
+    layers = {"a": torch.nn.Linear(3, 6), "b": norm(torch.nn.Linear(6, 6)), "c": torch.nn.Linear(6, 2)}
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        x = m.a(x)
+        return m.c(x + m.b(x).relu() if start is None else start + x + m.b(x).relu())
+
+    graph = graph_of(Net(call, **layers), torch.randn(4, 3))
+    assert [b.kind for b in depth.find_blocks(graph)] == ["branch"]
+    optimize(graph, "remove-blocks{count=1}", verify_each=True)
 
 
 def test_blocks_built_alike_have_one_structure_and_their_counts() -> None:

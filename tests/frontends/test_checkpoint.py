@@ -93,13 +93,25 @@ def test_weights_are_read_when_needed_only(folder: Path, monkeypatch: pytest.Mon
     assert read == [(VOCABULARY, HIDDEN)]
 
 
-def test_a_vocabulary_loses_rows_on_request(folder: Path, tmp_path: Path) -> None:
-    """Special tokens (1 and 2 in this configuration) stay and get their new ids; the folder says which ids stayed."""
+def test_a_vocabulary_loses_rows_on_request(copy: Path, tmp_path: Path) -> None:
+    """Special tokens (1 and 2 in this configuration) stay and get their new ids, in generation settings and in the
+    tokenizer as well; the folder says which ids stayed.
+    """
     import transformers
 
-    result = gp.prune(folder, target="channels=0.5", uniform=True, include=["model.embed_tokens.weight[0]"])
+    settings = {"eos_token_id": [2, 95], "suppress_tokens": [*range(90)]}
+    (copy / "generation_config.json").write_text(json.dumps(settings))
+    words = {"type": "WordLevel", "vocab": {f"t{i}": i for i in range(VOCABULARY)}, "unk_token": "t40"}
+    (copy / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": words}))
+    result = gp.prune(copy, target="channels=0.5", uniform=True, include=["model.embed_tokens.weight[0]"])
     result.save(tmp_path / "small")
-    kept = json.loads((tmp_path / "small" / "token_ids.json").read_text())["kept"]
+    told = json.loads((tmp_path / "small" / "token_ids.json").read_text())
+    kept = told["kept"]
+    vocabulary = json.loads((tmp_path / "small" / "tokenizer.json").read_text())["model"]["vocab"]
+    assert told["tokenizer"] == "new ids" and vocabulary == {f"t{old}": new for new, old in enumerate(kept)}
+    settings = json.loads((tmp_path / "small" / "generation_config.json").read_text())
+    assert [kept[i] for i in settings["eos_token_id"]] == [2, 95] and 40 in kept
+    assert [kept[i] for i in settings["suppress_tokens"]] == [i for i in kept if i < 90]
     model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "small").eval()
     assert model.config.vocab_size == len(kept) < VOCABULARY
     assert [kept[model.config.bos_token_id], kept[model.config.eos_token_id]] == [1, 2]
@@ -145,6 +157,9 @@ def test_what_is_not_uniform_is_said(folder: Path, tmp_path: Path) -> None:
     plan = gp.Plan.load(tmp_path / "small" / "plan.json")
     again = gp.apply(gp.load(folder), plan)
     assert again.parameter_count() == result.graph.parameter_count()
+    given = ["--plan", str(tmp_path / "small" / "plan.json"), "-o", str(tmp_path / "again")]
+    assert run(["apply", str(folder), *given]) == 0
+    assert (tmp_path / "again" / "plan.json").read_bytes() == (tmp_path / "small" / "plan.json").read_bytes()
 
 
 def test_what_the_class_refuses_is_said(folder: Path) -> None:
@@ -205,7 +220,30 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     ]
     assert run(["prune", str(folder), "-o", small, "--target", "params=0.5"]) == 2
     assert "exists already" in capsys.readouterr().err
+    assert run(["prune", str(folder), "-o", f"{small}.onnx", "--target", "params=0.5"]) == 2
+    assert "becomes a folder, not a .onnx file" in capsys.readouterr().err
     assert not list(tmp_path.glob(".*"))
+
+
+def test_folders_are_timed_side_by_side(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `from_pretrained` builds them, on inputs of their own: the small one has fewer ids."""
+    include = ["model.embed_tokens.weight[0]", "model.layers.*.mlp.up_proj.weight[0]"]
+    result = gp.prune(folder, target="channels=0.5", uniform=True, include=include)
+    result.save(tmp_path / "small")
+    assert run(["bench", str(folder), str(tmp_path / "small"), "--input-shape", "input_ids=1,5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["environment"]["runtime"] == "pytorch" and found["environment"]["input_shapes"] == {
+        "input_ids": [1, 5]
+    }
+    whole, small = found["rows"]
+    assert whole["ratio"] == 1 and small["parameters"] < whole["parameters"]
+    assert small["file_bytes"] == (tmp_path / "small" / "model.safetensors").stat().st_size
+    for option, value, message in (
+        ("--runtime", "onnxruntime", "does not run transformers folders; use pytorch"),
+        ("--input-shape", "ids=1,5", "the model has no input 'ids': its inputs are input_ids"),
+    ):
+        assert run(["bench", str(folder), option, value]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -215,6 +253,8 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
         (lambda f: (f / "config.json").write_text("{"), "cannot be read"),
         (lambda f: rewrite(f, architectures=["NoSuchModel"]), "names the class 'NoSuchModel'"),
         (lambda f: rewrite(f, architectures=None), "names no architecture"),
+        (lambda f: rewrite(f, model_type="own", auto_map={"AutoConfig": "own.C"}), "auto_map.*does not run"),
+        (lambda f: rewrite(f, num_attention_heads="four"), "cannot be read: .*num_attention_heads.*: "),
         (lambda f: rewrite(f, intermediate_size=128), "has the shape"),
         (lambda f: rewrite(f, num_hidden_layers=4), "has no weight"),
         (lambda f: (f / "model.safetensors").unlink(), "has neither"),

@@ -18,7 +18,8 @@ NEW, PAST, HEADS, WIDTH = 3, 4, 4, 16
 CACHE, GROWN = [1, HEADS, PAST, WIDTH], [1, HEADS, PAST + NEW, WIDTH]
 SIZES: dict[str, Sequence[int]] = {
     "x": [1, NEW, 6], "y": [1, NEW, 2], "pk": CACHE, "pv": CACHE, "nk": GROWN, "nv": GROWN,
-    "past": [2, *CACHE], "present": [2, *GROWN],
+    "past": [2, *CACHE], "present": [2, *GROWN], "ek": CACHE, "ev": CACHE, "sk": CACHE, "sv": CACHE,
+    "el": [1, PAST, HEADS, WIDTH], "sl": [1, PAST, HEADS, WIDTH],
 }  # fmt: skip
 
 
@@ -122,3 +123,70 @@ def test_an_output_that_is_not_contracted_keeps_its_axes() -> None:
     weights = {"k": normal(6, HEADS * WIDTH), "split": np.array([1, NEW, HEADS, WIDTH])}
     graph = gp.api.frontends.frontend("onnx").from_model(model(nodes, weights, "x pk", "nk"))
     assert all(not value.follows for value in (*graph.inputs, *graph.outputs))
+
+
+def _crossed(nodes: Sequence[onnx.NodeProto], inside: str, outside: str, heads: int = HEADS) -> onnx.ModelProto:
+    """Queries over the keys and values of another sequence, which come in whole."""
+    before = [
+        node("MatMul", "x q", "q1"),
+        node("Reshape", "q1 split", "q2"),
+        node("Transpose", "q2", "q3", perm=[0, 2, 1, 3]),
+    ]
+    after = [node("Transpose", "o", "ot", perm=[0, 2, 1, 3]), node("Reshape", "ot merge", "a"), LAST]
+    weights = {"q": normal(6, heads * WIDTH), "c": normal(heads * WIDTH, 2)}
+    targets = {"split": np.array([1, NEW, heads, WIDTH]), "merge": np.array([1, NEW, heads * WIDTH])}
+    return model([*before, *nodes, *after], {**weights, **targets}, f"x {inside}", f"y {outside}", opset=23)
+
+
+OUT = [node("Identity", "ek", "sk"), node("Identity", "ev", "sv")]
+WRITTEN = [
+    node("Transpose", "ek", "kt", perm=[0, 1, 3, 2]), node("MatMul", "q3 kt", "s"), node("Softmax", "s", "p"),
+    node("MatMul", "p ev", "o"),
+]  # fmt: skip
+
+
+def crossed_written_out() -> onnx.ModelProto:
+    return _crossed([*WRITTEN, *OUT], "ek ev", "sk sv")
+
+
+def crossed_with_fewer_heads() -> onnx.ModelProto:
+    return _crossed([node("Attention", "q3 ek ev", "o"), *OUT], "ek ev", "sk sv", 8)
+
+
+def crossed_with_positions_first() -> onnx.ModelProto:
+    """One tensor of keys and values, its heads after its positions."""
+    nodes = [
+        node("Transpose", "el", "e1", perm=[0, 2, 1, 3]),
+        node("Attention", "q3 e1 e1", "o"),
+        node("Identity", "el", "sl"),
+    ]
+    return _crossed(nodes, "el", "sl")
+
+
+@pytest.mark.parametrize("build", [crossed_written_out, crossed_with_fewer_heads, crossed_with_positions_first])
+def test_the_heads_of_a_cache_that_is_used_whole_follow(build: Callable[[], onnx.ModelProto]) -> None:
+    result = gp.prune(build(), target="channels=0.5", align=1)
+    assert not result.report.unknown
+    assert result.report.after.parameters == result.report.before.parameters // 2
+    found = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in result.model.graph.input}
+    found |= {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in result.model.graph.output}
+    for name, shape in found.items():
+        wanted = list(SIZES[name])
+        if len(wanted) == 4:
+            wanted[2 if name in ("el", "sl") else 1] //= 2
+        assert shape == wanted, name
+
+
+UNALIKE = {
+    "not handed out": _crossed(WRITTEN, "ek ev", ""),
+    "handed out changed": _crossed([*WRITTEN, node("Neg", "ek", "sk"), node("Neg", "ev", "sv")], "ek ev", "sk sv"),
+    "read by something else": _crossed([*WRITTEN, *OUT, node("Relu", "ek", "nothing")], "ek ev", "sk sv"),
+}
+
+
+@pytest.mark.parametrize("name", list(UNALIKE))
+def test_what_is_used_whole_and_may_mean_something_keeps_its_heads(name: str) -> None:
+    graph = gp.api.frontends.frontend("onnx").from_model(UNALIKE[name])
+    keys = next(v for v in graph.inputs if v.name == "ek")
+    assert not keys.follows
+    assert len(gp.couple(graph)) == 0

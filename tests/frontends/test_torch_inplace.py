@@ -252,3 +252,22 @@ def test_what_is_written_to_one_index_of_an_axis_lets_other_axes_pass(in_place: 
     assert not result.report.unknown
     assert result.report.proof is not None and result.report.proof.passed
     assert result.report.after.parameters <= 0.55 * result.report.before.parameters
+
+
+def test_parts_written_into_empty_memory_are_pruned() -> None:
+    """As DeepSeek puts keys together; the memory is a constant, whose sizes follow."""
+
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.out = nn.Linear(8, 4), nn.Linear(8, 2), nn.Linear(6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            room = x.new_empty(*x.shape[:-1], 6)
+            room[..., :4].copy_(self.one(x))
+            room[..., 4:].copy_(self.other(x))
+            return self.out(room)
+
+    result = gp.prune(Parts(), torch.randn(2, 5, 8), target="channels=0.5")
+    assert result.report.proof is not None and result.report.proof.max_error < 1e-4
+    assert [result.graph.weights()[f"{n}.weight"].shape for n in ("one", "other", "out")] == [(2, 8), (1, 8), (3, 3)]

@@ -86,3 +86,28 @@ def fused_convolution() -> Any:
         "a": normal(16, 3, 1, 1), "ab": normal(16), "b": normal(16, 1, 1, 1), "bb": normal(16), "e": normal(2, 16, 1, 1)
     }  # fmt: skip
     return fused(nodes, weights, [2, 3, 5, 5], [2, 2, 5, 5])
+
+
+@example(
+    """
+    8 exact: a[1] w[2] v[1] s[1] e[1] c[0]
+    6 renormalizing: r[1] w[0] b[0] v[0] s[0]
+    10 exact: w[1] b[1] v[2]
+    """
+)
+def mixture_of_experts() -> Any:
+    """Whole experts, what is inside them, and the width around them."""
+    nodes = [
+        node("MatMul", "x a", "h"),
+        node("MatMul", "x r", "scores"),
+        node("Reshape", "scores flat", "routes"),
+        contrib("MoE", "h routes w b v s", "m", k=2, activation_type="silu"),
+        node("MatMul", "x e", "i"),
+        node("Add", "m i", "n"),
+        node("MatMul", "n c", "y"),
+    ]
+    weights = {
+        "a": normal(3, 8), "r": normal(3, 6), "flat": np.array([10, 6]), "w": normal(6, 10, 8), "b": normal(6, 10),
+        "v": normal(6, 8, 10), "s": normal(6, 8), "e": normal(3, 8), "c": normal(8, 2),
+    }  # fmt: skip
+    return fused(nodes, weights, [2, 5, 3], [2, 5, 2])

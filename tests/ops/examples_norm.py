@@ -254,3 +254,41 @@ def weight_standardization_grouped() -> Any:
         a=conv(3, 8), w=parameter(6, 4, 1, 1), b=conv(6, 2),
     )  # fmt: skip
     return net, image()
+
+
+@example(
+    """
+    4 of 2 exact: q.weight[0] k.weight[0]
+    3 of 2 renormalizing: v.weight[0] norm.weight[0] norm.bias[0] gate.weight[0] out.weight[1]
+    """
+)
+def group_norm_of_heads() -> Any:
+    """Retention: each head is one group of the norm, so that heads stay, and lose the same part of their width."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (p(x).unflatten(-1, (2, -1)).transpose(1, 2) for p in (m.q, m.k, m.v))
+        decay = m.decay[:, None, None] ** torch.ones(4, 4).tril()
+        y = (q @ k.transpose(-1, -2) * decay) @ v
+        y = m.norm(y.transpose(1, 2).reshape(8, 6)).view(2, 4, 6)
+        return m.out(y * F.silu(m.gate(x)))
+
+    names = ("q", 8), ("k", 8), ("v", 6), ("gate", 6)
+    parts: dict[str, Any] = {name: nn.Linear(5, wide, bias=False) for name, wide in names}
+    decay = torch.tensor([0.5, 0.7])
+    return Net(call, **parts, norm=nn.GroupNorm(2, 6), out=nn.Linear(6, 2), decay=decay), torch.randn(2, 4, 5)
+
+
+@example(
+    """
+    4x2 exact: a.weight[0] a.bias[0] b.weight[1]
+    """
+)
+def shuffled_groups() -> Any:
+    """One channel from each group to each group leaves nothing to remove; the layers around are pruned."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = m.b(m.a(x))
+        y = y.view(2, 4, 4, 6, 6).transpose(1, 2).reshape(2, 16, 6, 6)
+        return m.c(y)
+
+    return Net(call, a=conv(3, 8), b=conv(8, 16, groups=4), c=conv(16, 4, groups=4)), image()

@@ -246,3 +246,25 @@ def pool_over_one_axis_in_onnx() -> Any:
         node("MatMul", "q o", "y"),
     ]
     return model(nodes, {"a": normal(3, 6), "o": normal(6, 2)}, [2, 1, 8, 3], [2, 1, 4, 2])
+
+
+@example(
+    """
+    6 renormalizing: gate[1] book[0]
+    4 exact: book[1] out[0]
+    """
+)
+def one_hot_on_another_axis_with_computed_values() -> Any:
+    """Classes come first, and what stands for yes and no depends on the input."""
+    weights = {"gate": normal(8, 6), "book": normal(6, 4), "out": normal(4, 3), "six": [6], "pick": [0, 9]}
+    nodes = [
+        node("MatMul", "x gate", "scores"),
+        node("ArgMax", "scores", "ids", axis=-1, keepdims=0),
+        node("Reshape", "x flat", "line"),
+        node("Gather", "line pick", "values"),
+        node("OneHot", "ids six values", "hot", axis=0),
+        node("Transpose", "hot", "rows", perm=[1, 0]),
+        node("MatMul", "rows book", "mixed"),
+        node("MatMul", "mixed out", "y"),
+    ]
+    return model(nodes, {**weights, "flat": [-1]}, [7, 8], [7, 3])

@@ -44,6 +44,25 @@ def _chosen(o: Any, logits: Any, k: int, a: int) -> tuple[Any, Any]:
 
 
 @block
+def sorted_experts(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
+    """The same with rows of data sorted by expert."""
+    t, count, hidden = tokens(o, x), pick((3, 4, 6), a), pick(WIDTHS, b)
+    n, length, c = o.shape(t)
+    k, rows = pick((2, 1), b), n * length
+    share, ids = _chosen(o, make_linear(o, t, count), k, a)
+    wide = o.reshape(o.expand(o.reshape(t, (n, length, 1, c)), (n, length, k, c)), (rows * k, c))
+    up, down = o.weight(count, c, hidden, scale=0.3), o.weight(count, hidden, c, scale=0.3)
+    y = o.reshape(o.by_expert(wide, o.reshape(ids, (rows * k,)), up, down), (n, length, k, c))
+    return untokens(o, o.reduce("sum", o.binary("mul", y, o.reshape(share, (n, length, k, 1))), (2,), False), x)
+
+
+@block
+def neighbors(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
+    """Channels divided by those beside them; rows put in order."""
+    return o.in_order(x, pick((2, 3), a)) if b % 2 else o.local_norm(x)
+
+
+@block
 def chosen_codes(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
     """The best row of a code book for each token, as zeros and ones times the book; or the same for the two best."""
     t, count = tokens(o, x), pick((4, 6, 8), a)

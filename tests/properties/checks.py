@@ -13,6 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,9 @@ from graphprune import budgets, criteria, frontends, proof
 from graphprune.coupling import Coupling, couple
 from graphprune.coupling.couple import Frozen
 from graphprune.errors import InputError
-from graphprune.graph import Graph, Node
+from graphprune.graph import Graph, Node, Value
 from graphprune.kept import Survivors
+from graphprune.ops import inner
 from graphprune.ops.base import Array
 from graphprune.ops.reduce import SUMS
 from graphprune.passes.remove_channels import remove_channels
@@ -189,7 +191,7 @@ def _matches_zeroed(model: Any, coupling: Coupling, keep: Array) -> bool:
     for group in coupling.groups:
         if not group.exact:
             keep[group.components] = True
-    if keep.all() or _makes_something_of_nothing(coupling.graph):
+    if keep.all() or _makes_something_of_nothing(coupling):
         return False
     arrays = _zeroed(coupling, keep)
     if arrays is None:
@@ -201,17 +203,28 @@ def _matches_zeroed(model: Any, coupling: Coupling, keep: Array) -> bool:
     return True
 
 
-def _makes_something_of_nothing(graph: Graph) -> bool:
+def _makes_something_of_nothing(coupling: Coupling) -> bool:
     """Whether zero channels may turn into others and then leave other than through a weight that is zero as well."""
-    something = any(n.kind == "elementwise" and _from_zero(n) for n in graph.nodes)
-    return something and any(_leaves_without_weight(n) for n in graph.nodes)
+    nodes = [step for node in coupling.graph.flat_nodes for step in inner(node)]
+    something = any(n.kind == "elementwise" and _from_zero(n, coupling) for n in nodes)
+    return something and any(_leaves_without_weight(n) for n in nodes)
 
 
-def _from_zero(node: Node) -> bool:
+def _from_zero(node: Node, coupling: Coupling) -> bool:
     if node.attrs["fn"] in _FROM_ZERO:
         return True
-    scalar = node.attrs.get("scalars") or any(v is not None and v.weight and v.weight.size == 1 for v in node.inputs)
-    return node.attrs["fn"] in ("add", "sub", "pow", "clip", "where", "div") and bool(scalar)
+    if node.attrs["fn"] not in ("add", "sub", "pow", "clip", "where", "div", "max", "min"):
+        return False
+    out = node.outputs[0]
+    labeled = {axis for block in coupling.blocks.get(out, ()) for axis in block.axes}
+    given = [v for v in node.inputs if v is not None]
+    return bool(node.attrs.get("scalars")) or any(_spread(v, out, labeled) for v in given)
+
+
+def _spread(value: Value, out: Value, axes: set[int]) -> bool:
+    """Whether a value is the same along some of these axes of the result: it does not go with their indices."""
+    own = (1,) * (out.rank - value.rank) + value.sizes
+    return prod(own) == 1 or any(own[axis] == 1 < out.sizes[axis] for axis in axes)
 
 
 def _leaves_without_weight(node: Node) -> bool:

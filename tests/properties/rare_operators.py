@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.ops import examples_position  # noqa: F401  (registers the grouped product)
+
 from .backends import Named
 from .more_operators import OnnxMore, TorchMore
 
@@ -56,6 +58,24 @@ class TorchRare(TorchMore):
         mask = torch.zeros(x.shape[1], dtype=torch.bool)
         mask[list(places)] = True
         return x.masked_scatter(mask.reshape(1, -1, 1).expand(x.shape[0], -1, 1), source)
+
+    def by_expert(self, x: Any, ids: Any, up: Any, down: Any) -> Any:
+        """Each row of `x` times the two matrices of its expert; rows are sorted by expert and multiplied in one go."""
+        chosen, order = torch.sort(ids)
+        count = up.shape[0]
+        ends = torch.histc(chosen.float(), count, 0, count - 1).cumsum(0, dtype=torch.int32)
+        product = torch.ops.examples.grouped_mm_fallback
+        y = product(F.relu(product(x[order], up, ends)), down, ends)
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order))
+        return y[back]
+
+    def in_order(self, x: Any, axis: int) -> Any:
+        return torch.sort(x, axis)[0]
+
+    def local_norm(self, x: Any) -> Any:
+        """Each channel by those next to it."""
+        return F.local_response_norm(x, 3, alpha=0.3, k=1.0)
 
     def window(self, x: Any, axis: int, size: int) -> Any:
         """Sliding windows, their positions on a new last axis."""
@@ -132,6 +152,20 @@ class OnnxRare(OnnxMore, TorchRare):
         name = f"places{len(self.initializers)}"
         self.initializers[name] = numpy_helper.from_array(np.array(places, np.int64)[:, None], name)
         return self.transpose(self._node("ScatterND", [data, name, rows], made), (1, 0, 2))
+
+    def by_expert(self, x: Any, ids: Any, up: Any, down: Any) -> Any:
+        """Rows of weights looked up for each row of data."""
+        many, c = self.shape(x)
+        y = self.matmul(self.reshape(x, (many, 1, c)), self.rows(up, ids))
+        return self.reshape(self.matmul(self.unary("relu", y), self.rows(down, ids)), (many, c))
+
+    def in_order(self, x: Any, axis: int) -> Any:
+        size = x.tensor.shape[axis]
+        made = list(torch.topk(x.tensor, size, axis, largest=False))
+        return self._nodes("TopK", [x, self._integers(size)], made, axis=axis, largest=0)[0]
+
+    def local_norm(self, x: Any) -> Any:
+        return self._node("LRN", [x], super().local_norm(x.tensor), size=3, alpha=0.3, beta=0.75, bias=1.0)
 
     def window(self, x: Any, axis: int, size: int) -> Any:
         count = self.shape(x)[axis] - size + 1

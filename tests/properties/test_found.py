@@ -52,6 +52,12 @@ CASES: dict[str, Case] = {
     "group_norm_of_nearly_equal_numbers": Case(
         "torch", (("linear_attention", 9, 3), ("group_norm", 11, 1)), number=86380
     ),
+    "a_vector_added_to_each_group_before_they_are_summed": Case(
+        "onnx", (("factor_scale", 7, 7), ("factor_reduce", 0, 4)), number=81751
+    ),
+    "positions_before_a_rotary_operator": Case(
+        "onnx", (("mixer", 6, 1), ("attention_side_by_side", 7, 1)), number=75798
+    ),
     "masked_truth_values": Case("onnx", (("batch_of_activations", 7, 10),), number=63389, ratio=0.25),
 }
 

@@ -89,7 +89,7 @@ def test_random_cases_are_seldom_vacuous(backend: str) -> None:
 IN_TORCH = (
     *("activation", 3), *("reorder", 1), *("gated_channels", 0), *("unfolded", 0), *("scattered", 1), *("unbound", 1),
     *("repeats", 0), *("selective", 0), *("reorder", 0), *("pixels", 0), *("recurrent", 0),
-    *("places_of_a_table", 0), *("rows_filled", 0), *("sliding", 1),
+    *("places_of_a_table", 0), *("rows_filled", 0), *("sliding", 1), *("sorted_experts", 0), *("neighbors", 1),
 )  # fmt: skip
 
 

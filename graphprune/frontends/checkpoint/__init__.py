@@ -7,7 +7,19 @@ from __future__ import annotations
 
 from .emission import emit
 from .loading import from_config, load
-from .running import change_inputs, instrument, random_inputs, run
+from .pretrained import pretrained
+from .running import change_inputs, instrument, random_inputs, run, run_all
 from .writing import save
 
-__all__ = ["change_inputs", "emit", "from_config", "instrument", "load", "random_inputs", "run", "save"]
+__all__ = [
+    "change_inputs",
+    "emit",
+    "from_config",
+    "instrument",
+    "load",
+    "pretrained",
+    "random_inputs",
+    "run",
+    "run_all",
+    "save",
+]

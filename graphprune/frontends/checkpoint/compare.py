@@ -4,7 +4,7 @@ where passes have simplified one of them, by what they compute.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,33 +20,46 @@ from ..treatment import Treatment
 _BY_CALL = frozenset({"unknown", "fill", "spatial", "axiswise", "recurrent"})
 
 
-def mismatch(one: Graph, other: Graph, names: Mapping[str, str]) -> str:
-    """The first difference between a rewritten graph and a captured one in words, or nothing.
+def mismatch(one: Graph, other: Graph, names: Mapping[str, str]) -> tuple[int, str]:
+    """The first difference between a rewritten graph and a captured one: at which operator, and in words (nothing
+    where there is none).
 
     `names` gives the other graph's name of a tensor where it is another.
     """
     if len(one.nodes) != len(other.nodes):
-        return f"it has {len(other.nodes)} operators instead of {len(one.nodes)}"
+        return -1, f"it has {len(other.nodes)} operators instead of {len(one.nodes)}"
     twin: dict[Value, Value] = dict(zip(one.inputs, other.inputs, strict=True))
-    for mine, theirs in zip(one.nodes, other.nodes, strict=True):
+    for at, (mine, theirs) in enumerate(zip(one.nodes, other.nodes, strict=True)):
         problem = _differ(mine, theirs, twin, names)
         if problem:
-            return f"at {mine.op} ({mine.name}) {problem}"
+            return at, f"at {mine.op} ({mine.name}) {problem}"
         twin.update(zip(mine.outputs, theirs.outputs, strict=True))
     if [twin.get(v) for v in one.outputs] != list(other.outputs):
-        return "its results are others"
-    return ""
+        return len(one.nodes), "its results are others"
+    return len(one.nodes) + 1, ""
 
 
-def same_numbers(one: Graph, other: Graph, names: Mapping[str, str]) -> bool:
-    """Whether the other graph, given the weights of the first, computes the same on random inputs."""
+def same_constants(mine: Node, theirs: Node) -> bool:
+    """Whether two operators compute with the same numbers: written into them, or in tensors that no file holds."""
+    if mine.op != theirs.op or not _same(mine.attrs.get("scalars"), theirs.attrs.get("scalars")):
+        return False
+    pairs = [(a.weight, b.weight) for a, b in zip(mine.inputs, theirs.inputs, strict=True) if a and b]
+    fixed = [(a, b) for a, b in pairs if a is not None and b is not None and not a.trainable and not a.lazy]
+    return all(a.shape == b.shape and _same(a.array(), b.array()) for a, b in fixed)
+
+
+def same_numbers(one: Graph, other: Graph, names: Mapping[str, str], saved: Collection[str]) -> bool:
+    """Whether the other graph, given the weights of the first that a file would bring, computes the same on random
+    inputs. What is not `saved` (in a state dict) each model computes for itself from its configuration.
+    """
     weights = {names.get(name, name): value.weight for name, value in one.weights().items()}
-    named = other.origin.tensors.tensors
     for name, value in other.weights().items():
-        if name in named and value.weight is not None and (value.weight.trainable or name in weights):
-            if name not in weights:
-                return False
-            value.weight = weights[name]
+        if name not in saved or value.weight is None:
+            continue
+        given = weights.get(name)
+        if given is None or given.shape != value.weight.shape:
+            return False
+        value.weight = given
     inputs = random_inputs(one, 1)
     expected, found = (run(instrument(graph, Treatment()), inputs) for graph in (one, other))
     return not difference(found, expected)

@@ -19,11 +19,11 @@ from ...errors import InputError
 from ...graph import Graph
 from ..torch.own_class import size_changes
 from ..torch.tracing import capture, quiet
-from .compare import mismatch, same_numbers
+from .compare import mismatch, same_constants, same_numbers
 from .layers import Layers, numbered
 from .origin import CheckpointOrigin, checkpoint_of
 from .renumber import kept_ids, renumber, token_ids
-from .skeleton import skeleton
+from .skeleton import floating_dtype, skeleton
 
 #: A place in a configuration: keys of nested dictionaries and indices of lists.
 Path = tuple[Any, ...]
@@ -31,6 +31,9 @@ Shapes = dict[str, tuple[int, ...]]
 
 #: Most candidates that are tried one by one.
 _MOST_TRIES = 64
+
+#: Counted as so many wrong sizes where a configuration gives no model at all.
+_NO_MODEL = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -70,20 +73,71 @@ class _Search:
         self.refusal = ""
 
     def run(self) -> Any:
-        """Change every candidate, mend what that gets wrong, take back what was not needed."""
-        chosen = {path: self._first(value) for path, value in self._sizes() if self._options(value)}
-        chosen = self._mended(chosen)
+        """Sizes first, from every candidate changed or from none; then what the model of such a configuration is."""
+        every = self._mended({path: self._first(value) for path, value in self._sizes() if self._options(value)})
+        chosen = every if not self._count_wrong(every) else self._mended({})
         wrong = self._wrong_shape(chosen)
         if wrong:
             raise InputError(wrong + (f" ({self.refusal})" if self.refusal else ""))
-        problem = self._mismatch(chosen)
-        for path in [p for p in chosen if problem]:
-            rest = {p: v for p, v in chosen.items() if p != path}
-            if not self._wrong_shape(rest) and not (found := self._mismatch(rest)):
-                chosen, problem = rest, found
+        if chosen is not every:
+            chosen = self._with_silent(chosen)
+        chosen, problem = self._matched(chosen)
         if problem:
-            raise InputError(f"a configuration would give another model: {problem}")
+            raise InputError(f"a configuration would give another model: {problem}{self._advice(chosen)}")
         return self._config(self._needed(chosen))
+
+    def _advice(self, chosen: dict[Path, int]) -> str:
+        """What to leave alone: the change without which the first operator that differs has the constants it should."""
+        at, _ = self._mismatch(chosen)
+        for path, new in chosen.items():
+            rest = {p: v for p, v in chosen.items() if p != path}
+            old = _get(self.data, path)
+            place = self._place(old, new)
+            if place and 0 <= at < len(self.graph.nodes) and self._same_constants(at, rest):
+                return f"; where {'.'.join(map(str, path))} stays {old} there is one: --exclude '{place}'"
+        return ""
+
+    def _place(self, old: int, new: int) -> str:
+        """The first axis of a weight that had one size and has the other."""
+        assert self.origin.module is not None
+        for name, tensor in self.origin.module.state_dict().items():
+            sizes = zip(tensor.shape, self.wanted.get(name, ()), strict=False)
+            axis = next((i for i, sizes in enumerate(sizes) if sizes == (old, new)), None)
+            if axis is not None:
+                return f"{name}[{axis}]"
+        return ""
+
+    def _same_constants(self, at: int, chosen: Mapping[Path, int]) -> bool:
+        """Whether the model of a configuration has at one operator the constants of the rewritten graph."""
+        try:
+            captured = self._capture(chosen)
+        except InputError:
+            return False
+        return len(captured.nodes) == len(self.graph.nodes) and same_constants(self.graph.nodes[at], captured.nodes[at])
+
+    def _capture(self, chosen: Mapping[Path, int]) -> Graph:
+        model = skeleton(self._config(chosen), type(self.origin.module), self._dtype())
+        return capture(model, self.origin.kwargs or self.origin.args)
+
+    def _with_silent(self, chosen: dict[Path, int]) -> dict[Path, int]:
+        """With the candidates that no parameter's size tells of (a number of heads, say) changed as well."""
+        for path, value in self._sizes():
+            if path not in chosen and self._options(value):
+                trial = chosen | {path: self._first(value)}
+                chosen = chosen if self._count_wrong(trial) else trial
+        return chosen
+
+    def _matched(self, chosen: dict[Path, int]) -> tuple[dict[Path, int], str]:
+        """Take changes back while that moves the first difference further down the model; what is left of it."""
+        reached, problem = self._mismatch(chosen)
+        untried = list(chosen)
+        while problem and untried:
+            path = untried.pop(0)
+            rest = {p: v for p, v in chosen.items() if p != path}
+            further, found = (reached, problem) if self._count_wrong(rest) else self._mismatch(rest)
+            if further > reached:
+                chosen, reached, problem, untried = rest, further, found, list(rest)
+        return chosen, problem
 
     def _sizes(self) -> Iterator[tuple[Path, Any]]:
         """Integers that may be sizes: ids of special tokens are none."""
@@ -116,7 +170,7 @@ class _Search:
         """Without the changes that make no difference: a window that only happens to be as large as a layer."""
         for path in list(chosen):
             rest = {p: v for p, v in chosen.items() if p != path}
-            if not self._count_wrong(rest) and not self._mismatch(rest):
+            if not self._count_wrong(rest) and not self._mismatch(rest)[1]:
                 chosen = rest
         return chosen
 
@@ -142,14 +196,16 @@ class _Search:
         return {name: tuple(t.shape) for name, t in model.state_dict().items()}
 
     def _dtype(self) -> torch.dtype:
-        dtype: torch.dtype = next(p for p in self.origin.module.parameters() if p.is_floating_point()).dtype  # type: ignore[union-attr]
-        return dtype
+        assert self.origin.module is not None
+        return floating_dtype(self.origin.module)
 
     def _count_wrong(self, chosen: Mapping[Path, int]) -> int:
+        """How many axes of parameters have another size than they should."""
         found = self._shapes(chosen)
         if found is None:
-            return len(self.wanted) + 1
-        return sum(found.get(name) != shape for name, shape in self.wanted.items()) + len(found.keys() - self.wanted)
+            return _NO_MODEL
+        wrong = sum(_apart(found.get(name), shape) for name, shape in self.wanted.items())
+        return wrong + sum(1 + len(found[name]) for name in found.keys() - self.wanted)
 
     def _wrong_shape(self, chosen: Mapping[Path, int]) -> str:
         """What is wrong with the parameters' sizes under these changes."""
@@ -164,17 +220,25 @@ class _Search:
         extra = sorted(found.keys() - self.wanted)
         return f"a configuration brings '{extra[0]}' with it, which is not there" if extra else ""
 
-    def _mismatch(self, chosen: Mapping[Path, int]) -> str:
+    def _mismatch(self, chosen: Mapping[Path, int]) -> tuple[int, str]:
         """Where the model of a configuration, captured, is another graph than the rewritten one and computes something
-        else.
+        else: see `mismatch`.
         """
         try:
             model = skeleton(self._config(chosen), type(self.origin.module), self._dtype())
             captured = capture(model, self.origin.kwargs or self.origin.args)
         except InputError as error:
-            return str(error)
-        problem = mismatch(self.graph, captured, self.layers.names)
-        return "" if problem and same_numbers(self.graph, captured, self.layers.names) else problem
+            return -1, str(error)
+        at, problem = mismatch(self.graph, captured, self.layers.names)
+        same = problem and same_numbers(self.graph, captured, self.layers.names, model.state_dict().keys())
+        return (len(self.graph.nodes) + 1, "") if same else (at, problem)
+
+
+def _apart(found: tuple[int, ...] | None, shape: tuple[int, ...]) -> int:
+    """On how many axes two shapes differ."""
+    if found is None or len(found) != len(shape):
+        return 1 + len(shape)
+    return sum(a != b for a, b in zip(found, shape, strict=True))
 
 
 def _wanted(origin: CheckpointOrigin, graph: Graph, layers: Layers) -> Shapes:

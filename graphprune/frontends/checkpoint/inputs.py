@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+
+from ...errors import InputError
+from ..torch.files import Shapes
 
 _BATCH, _LENGTH = 2, 16
 _AUDIO, _FRAMES = 16_000, 100
@@ -56,8 +59,11 @@ _MAKERS: dict[str, Callable[[Any, torch.Generator], torch.Tensor]] = {
 }
 
 
-def example_inputs(model: nn.Module, config: Any, dtype: torch.dtype) -> dict[str, Any]:
-    """Keyword arguments that the model's forward takes: what it names as its main input, and what goes with it."""
+def example_inputs(model: nn.Module, config: Any, dtype: torch.dtype, shapes: Shapes | None = None) -> dict[str, Any]:
+    """Keyword arguments that the model's forward takes: what it names as its main input, and what goes with it.
+
+    `shapes` are other sizes for them, by name or in order; raises InputError where there is no such input.
+    """
     generator = torch.Generator().manual_seed(0)
     taken = inspect.signature(model.forward).parameters
     main = getattr(model, "main_input_name", "input_ids")
@@ -69,7 +75,25 @@ def example_inputs(model: nn.Module, config: Any, dtype: torch.dtype) -> dict[st
     if main == "input_ids" and getattr(config, "vision_config", None) is not None:
         wanted.append("pixel_values")
     found: dict[str, Any] = {n: _MAKERS[n](config, generator) for n in dict.fromkeys(wanted) if n in taken}
+    found = _resized(found, shapes, generator) if shapes is not None else found
     found = {n: t.to(dtype) if t.is_floating_point() else t for n, t in found.items()}
-    if "use_cache" in taken:
+    handed_on = any(p.kind is p.VAR_KEYWORD for p in taken.values()) and getattr(config, "use_cache", None) is True
+    if "use_cache" in taken or handed_on:
         found["use_cache"] = False
     return found
+
+
+def _resized(found: dict[str, Any], shapes: Shapes, generator: torch.Generator) -> dict[str, Any]:
+    """Inputs like these of other sizes: ids within the same range, noise."""
+    named = shapes if isinstance(shapes, Mapping) else dict(zip(found, shapes, strict=False))
+    unknown = [n for n in named if n not in found]
+    if unknown or len(named) < len(shapes):
+        what = f"no input '{unknown[0]}'" if unknown else f"{len(found)} input(s)"
+        raise InputError(f"the model has {what}: its inputs are {', '.join(found)}")
+    return found | {name: _like(found[name], tuple(shape), generator) for name, shape in named.items()}
+
+
+def _like(tensor: torch.Tensor, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    if tensor.is_floating_point():
+        return torch.randn(shape, generator=generator)
+    return torch.randint(int(tensor.min()), int(tensor.max()) + 1, shape, generator=generator)

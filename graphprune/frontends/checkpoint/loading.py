@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -14,14 +15,15 @@ from torch import nn
 from ...errors import InputError
 from ...graph import Graph, Weight
 from ..torch.arrays import torch_dtype
-from ..torch.files import Shapes, random_arguments
-from ..torch.origin import Origin, origin_of
+from ..torch.files import Shapes
+from ..torch.origin import Origin, fill, origin_of
 from ..torch.tracing import capture, first_line, quiet
 from .inputs import example_inputs
 from .origin import CheckpointOrigin
-from .renumber import token_ids
+from .renumber import must_stay
 from .shards import Stored, read_shards
 from .skeleton import class_of, read_config, skeleton
+from .tokenizer import needed_ids, read_tokenizer
 
 
 def load(folder: str | Path, input_shapes: Shapes | None = None) -> Graph:
@@ -43,8 +45,16 @@ def load(folder: str | Path, input_shapes: Shapes | None = None) -> Graph:
     graph.name = folder.resolve().name
     _attach(graph, named)
     _extend(graph, folder, config, named)
-    graph.pinned = frozenset(n for value in token_ids(config.to_dict()).values() for n in value)
+    graph.pinned = must_stay(config.to_dict()) | must_stay(_generation(folder)) | needed_ids(read_tokenizer(folder))
     return graph
+
+
+def _generation(folder: Path) -> Any:
+    """The settings of generation, where the folder has any."""
+    try:
+        return json.loads((folder / "generation_config.json").read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def _whole(folder: Path, cls: Any, dtype: torch.dtype) -> nn.Module:
@@ -85,10 +95,26 @@ def _replaced(weight: Weight, read: Callable[[], np.ndarray]) -> Weight:
 
 
 def _graph(model: nn.Module, config: Any, dtype: torch.dtype, input_shapes: Shapes | None) -> Graph:
-    inputs = example_inputs(model, config, dtype) if input_shapes is None else random_arguments(input_shapes)
+    inputs = example_inputs(model, config, dtype, input_shapes)
     graph = capture(model, inputs)
     graph.frontend = "checkpoint"
+    _let_states_follow(graph)
     return graph
+
+
+def _let_states_follow(graph: Graph) -> None:
+    """Where a model answers with logits, the hidden states that it hands out beside them (an encoder's, for the next
+    step of the decoder) may become as narrow as the model.
+    """
+    origin = origin_of(graph)
+    numbered = fill(origin.result, list(range(len(graph.outputs))))
+    result = origin.exported.graph._codegen.process_outputs(numbered)
+    named = result.items() if isinstance(result, dict) else ()
+    if any("logits" in name for name, _ in named):
+        for name, at in named:
+            if name.endswith("hidden_state") and isinstance(at, int):
+                value = graph.outputs[at]
+                value.follows = frozenset(range(1, value.rank))
 
 
 def _extend(graph: Graph, folder: Path | None, config: Any, stored: dict[str, Stored]) -> None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ..torch.execute import change_inputs, instrument, random_inputs, run
+from ..torch.execute import change_inputs, instrument, random_inputs, run, run_all
 
-__all__ = ["change_inputs", "instrument", "random_inputs", "run"]
+__all__ = ["change_inputs", "instrument", "random_inputs", "run", "run_all"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import mmap
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -38,7 +39,15 @@ def read_config(folder: Path) -> Any:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"'{folder / 'config.json'}' cannot be read: {first_line(error)}") from error
+        own = "; it names code of its own (auto_map), which graphprune does not run" if _own_code(folder) else ""
+        raise InputError(f"'{folder / 'config.json'}' cannot be read: {first_line(error)}{own}") from error
+
+
+def _own_code(folder: Path) -> bool:
+    try:
+        return "auto_map" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def class_of(config: Any, where: str) -> Any:
@@ -72,6 +81,11 @@ def _on_meta(config: Any, cls: Any, dtype: torch.dtype | None) -> nn.Module:
         stack.enter_context(_safe_creation())
         model: nn.Module = cls._from_config(config, dtype=dtype or config.dtype)
     return model
+
+
+def floating_dtype(model: nn.Module) -> torch.dtype:
+    """The type of a model's first floating-point parameter."""
+    return next(p.dtype for p in model.parameters() if p.is_floating_point())
 
 
 def _safe_creation() -> AbstractContextManager[Any]:

@@ -22,6 +22,7 @@ from .origin import CheckpointOrigin, checkpoint_of
 from .renumber import kept_ids, renumber
 from .shards import INDEX, SINGLE
 from .skeleton import skeleton
+from .tokenizer import write_tokenizer
 
 #: Bytes of one shard, which is what writing takes of memory.
 SHARD = 1 << 30
@@ -74,8 +75,9 @@ def _write(emitted: EmittedCheckpoint, folder: Path) -> None:
 
 
 def _write_ids(kept: np.ndarray, folder: Path) -> None:
-    """What tokens are called now: `kept[new] = old`; generation settings follow, a tokenizer still tells old ids."""
-    (folder / TOKEN_IDS).write_text(json.dumps({"kept": kept.tolist()}) + "\n")
+    """What tokens are called now: `kept[new] = old`; generation settings follow, and a tokenizer.json."""
+    tokenizer = "new ids" if write_tokenizer(folder, kept) else "old ids"
+    (folder / TOKEN_IDS).write_text(json.dumps({"kept": kept.tolist(), "tokenizer": tokenizer}) + "\n")
     settings = folder / "generation_config.json"
     if settings.exists():
         data = json.loads(settings.read_text())

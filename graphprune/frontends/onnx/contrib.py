@@ -27,6 +27,7 @@ _LIKE_FIRST = frozenset(
         "BiasGelu",
         "BiasAdd",
         "BiasSoftmax",
+        "MoE",
         "Gelu",
         "GroupNormalization",
         "GroupNorm",

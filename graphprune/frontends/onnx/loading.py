@@ -16,6 +16,7 @@ from ..caches import mark_caches
 from . import (  # noqa: F401  (they register the lowerings)
     lower_attention,
     lower_axes,
+    lower_experts,
     lower_fused,
     lower_math,
     lower_norm,

@@ -154,17 +154,17 @@ def _whole(sketch: Sketch, x: Operand) -> Operand:
 
 @lowers("RotaryEmbedding", "GemmaRotaryEmbedding")
 def rotary(view: View) -> Lowered | None:
-    """Positions turn the elements of each head into one another."""
+    """Positions turn the elements of each head into one another; each by angles of its own, so all of them stay."""
     if view.op != "RotaryEmbedding" or view.rank() not in (3, 4):
         return None
     sketch = Sketch(view)
     x = sketch.given(0)
     if x.rank == 4:
-        sketch.step("axiswise", [x], x.shape, "", 0, axes=(3,))
+        sketch.step("axiswise", [x], x.shape, "", 0, axes=(2, 3))
         return sketch.lowered()
     count = int(view.attr("num_heads", 0)) or x.shape[2] // _rotary_width(view)
     apart = sketch.heads(x, count, "apart")
-    turned = sketch.step("axiswise", [apart], apart.shape, "turned", axes=(3,))
+    turned = sketch.step("axiswise", [apart], apart.shape, "turned", axes=(2, 3))
     sketch.merged(turned, to=0)
     return sketch.lowered()
 

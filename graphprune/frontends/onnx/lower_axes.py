@@ -74,13 +74,12 @@ def scatter_rows(view: View) -> Lowered:
 
 @lowers("OneHot")
 def one_hot(view: View) -> Lowered | None:
-    """A new last axis of classes; the two values that it holds are parameters."""
+    """A new axis of classes; the two values that it holds are parameters, or computed."""
     depth = view.ints("depth")
-    if not depth or any(view.follows("depth")) or not view.constant(2):
+    if not depth or any(view.follows("depth")):
         return None
-    if int(view.attr("axis", -1)) not in (-1, view.rank()):
-        return None
-    return Lowered("one_hot", (0,), {"classes": depth[0]})
+    axis = int(view.attr("axis", -1)) % (view.rank() + 1)
+    return Lowered("one_hot", (0,) if view.constant(2) else (0, 2), {"classes": depth[0], "axis": axis})
 
 
 @lowers("HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix")

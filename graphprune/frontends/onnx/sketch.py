@@ -115,6 +115,13 @@ class Sketch:
         self._steps.append(Step("split", (x.ref,), tuple(values), {"axis": axis, "sizes": list(sizes)}))
         return [Operand(value, shape) for value, shape in zip(values, shapes, strict=True)]
 
+    def top(self, x: Operand, count: int, axis: int) -> tuple[Operand, Operand]:
+        """The largest along an axis, and where they are."""
+        shape = tuple(count if a == axis else n for a, n in enumerate(x.shape))
+        values = Value("top", shape, np.dtype(np.float32)), Value("places", shape, np.dtype(np.int64))
+        self._steps.append(Step("topk", (x.ref,), values, {"axis": axis}))
+        return Operand(values[0], shape), Operand(values[1], shape)
+
     def unbind(self, x: Operand, axis: int) -> list[Operand]:
         """One piece for each index of an axis, which disappears."""
         shape = tuple(n for a, n in enumerate(x.shape) if a != axis)

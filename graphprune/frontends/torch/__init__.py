@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .emission import Emitted, emit
-from .execute import change_inputs, flatten_outputs, instrument, random_inputs, run
+from .execute import change_inputs, flatten_outputs, instrument, random_inputs, run, run_all
 from .files import load, save
 from .graph_module import to_graph_module
 from .tracing import capture, capture_training
@@ -21,6 +21,7 @@ __all__ = [
     "load",
     "random_inputs",
     "run",
+    "run_all",
     "save",
     "to_graph_module",
     "zero_entries",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -56,11 +58,22 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 def to_torch(array: np.ndarray) -> torch.Tensor:
     """A new tensor with a copy of the elements."""
+    return _across(array, torch.tensor)
+
+
+def shared(array: np.ndarray) -> torch.Tensor:
+    """A tensor on the array's own memory (a file's, perhaps), which must not be written to."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of memory that must not be written to
+        return _across(array, torch.from_numpy)
+
+
+def _across(array: np.ndarray, make: Callable[[Any], torch.Tensor]) -> torch.Tensor:
     if array.dtype in _CARRIER:
         carrier, target = _CARRIER[array.dtype]
         raw = array.view(np.dtype(str(carrier).removeprefix("torch.")))
-        return torch.tensor(raw).view(target)
-    return torch.tensor(array)
+        return make(raw).view(target)
+    return make(array)
 
 
 _TORCH = {target: source for source, target in _NUMPY.items()}

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from ...graph import Graph, Node, Value
 from ..treatment import Compaction, Index, Treatment
-from .arrays import to_numpy, to_torch
+from .arrays import shared, to_numpy, to_torch
 from .examples import fresh_like
 from .graph_module import takes
 from .origin import Origin, Source, fill, origin_of
@@ -23,6 +23,8 @@ from .registry import schema_of
 from .tracing import mode_of, split_inputs
 from .widen import widening
 from .write import Calls, call_of
+
+Progress = Callable[[float], None]
 
 
 def flatten_outputs(outputs: Any) -> list[torch.Tensor]:
@@ -43,6 +45,18 @@ def run(module: nn.Module, inputs: Any, *, wide: bool = False) -> list[np.ndarra
         with widening() if wide else nullcontext():
             found = flatten_outputs(module(*args, **kwargs))
         return [to_numpy(t) for t in found]
+
+
+def run_all(module: nn.Module, feeds: Sequence[Any], progress: Progress | None = None) -> list[list[np.ndarray]]:
+    """`run` on several inputs; an instrumented graph takes them through each operator together, see `_Reference`.
+
+    `progress` is told which part of the operators has run, where that is known.
+    """
+    if not isinstance(module, _Reference):
+        return [run(module, feed) for feed in feeds]
+    with torch.no_grad():
+        found = module.together([split_inputs(feed) for feed in feeds], progress)
+    return [[to_numpy(t) for t in flatten_outputs(outputs)] for outputs in found]
 
 
 def random_inputs(graph: Graph, seed: int) -> Any:
@@ -94,7 +108,11 @@ def instrument(graph: Graph, treatment: Treatment) -> nn.Module:
 
 
 class _Reference(nn.Module):
-    """Calls the graph's operators one after the other, on the weights that the graph holds."""
+    """Calls the graph's operators one after the other, on the weights that the graph holds.
+
+    Several inputs go through each operator together: a weight that lies in a file is read and masked once for all of
+    them. Values are dropped after their last reader.
+    """
 
     def __init__(self, graph: Graph, treatment: Treatment) -> None:
         super().__init__()
@@ -108,6 +126,7 @@ class _Reference(nn.Module):
         known = {v.name: v for v in graph.values()} if treatment.bypass else {}
         self._bypass = {name: known[source] for name, source in treatment.bypass.items()}
         self._calls: list[tuple[Node, Calls]] = [(n, call_of(n, self._constant)) for n in graph.nodes]
+        self._done = _last_read(graph, {*graph.outputs, *self._bypass.values()})
         # Weights that lie in a file are read each time they are used: there may be more than memory holds.
         here = [v for v in graph.weights().values() if v.weight is not None and not v.weight.lazy]
         self._weights = {v: self._masked(v, self._load(v)) for v in here}
@@ -118,29 +137,46 @@ class _Reference(nn.Module):
     def _load(self, value: Value) -> torch.Tensor:
         assert value.weight is not None
         like = self._origin.tensors.tensors.get(value.name)
-        data = to_torch(value.weight.array())
+        data = (shared if value.weight.lazy else to_torch)(value.weight.array())
         return data if like is None else data.to(like.device)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run on the module's own arguments."""
+        return self.together([(args, kwargs)])[0]
+
+    def together(self, given: Sequence[tuple[Any, Any]], progress: Progress | None = None) -> list[Any]:
+        """Run on several of the module's own arguments."""
+        runs = [self._start(args, kwargs) for args, kwargs in given]
+        for at, ((node, calls), done) in enumerate(zip(self._calls, self._done, strict=True)):
+            if progress is not None:
+                progress(at / len(self._calls))
+            held = {v: self._weight(v) for v in node.inputs if v is not None and v.weight is not None}
+            for env in runs:
+                inputs = [None if v is None else held[v] if v in held else env[v] for v in node.inputs]
+                self._keep(env, node, self._run(node, calls, inputs))
+                for value in done:
+                    env.pop(value, None)
+        return [self._results(env) for env in runs]
+
+    def _start(self, args: Any, kwargs: Any) -> dict[Value, Any]:
         ordered = {name: kwargs[name] for name in self._origin.kwargs}
         leaves = pytree.tree_leaves((args, ordered))
         given = dict(zip(self._origin.placeholders, leaves, strict=True))
-        env = dict(self._weights)
-        for value in self._graph.inputs:
-            env[value] = self._masked(value, given[value.name])
-        for node, calls in self._calls:
-            results = self._run(node, calls, [None if v is None else self._get(env, v) for v in node.inputs])
-            for value, result in zip(node.outputs, results, strict=True):
-                env[value] = self._masked(value, result)
-                if value.name in self._bypass:
-                    env[value] = env[self._bypass[value.name]]
-        flat = fill(self._origin.result, [self._get(env, v) for v in self._graph.outputs])
-        return self._origin.exported.graph._codegen.process_outputs(flat)
+        return {value: self._masked(value, given[value.name]) for value in self._graph.inputs}
 
-    def _get(self, env: dict[Value, Any], value: Value) -> Any:
-        found = env.get(value)
-        return self._masked(value, self._load(value)) if found is None and value.weight is not None else found
+    def _keep(self, env: dict[Value, Any], node: Node, results: Sequence[Any]) -> None:
+        for value, result in zip(node.outputs, results, strict=True):
+            env[value] = self._masked(value, result)
+            if value.name in self._bypass:
+                env[value] = env[self._bypass[value.name]]
+
+    def _results(self, env: dict[Value, Any]) -> Any:
+        found = [env[v] if v.weight is None else self._weight(v) for v in self._graph.outputs]
+        return self._origin.exported.graph._codegen.process_outputs(fill(self._origin.result, found))
+
+    def _weight(self, value: Value) -> torch.Tensor:
+        held = self._weights.get(value)
+        return self._masked(value, self._load(value)) if held is None else held
 
     def _run(self, node: Node, calls: Calls, inputs: list[Any]) -> Sequence[Any]:
         compaction = self._treatment.compactions.get(node.name)
@@ -165,9 +201,24 @@ class _Reference(nn.Module):
         return results
 
     def _masked(self, value: Value, tensor: Any) -> Any:
-        for mask in self._masks.get(value.name, ()):
-            tensor = torch.where(mask.to(tensor.device), tensor, tensor.new_zeros(()))
-        return tensor
+        first, *others = self._masks.get(value.name) or (None,)
+        if first is None:
+            return tensor
+        masked = torch.where(first.to(tensor.device), tensor, tensor.new_zeros(()))
+        for mask in others:
+            masked.masked_fill_(~mask.to(tensor.device), 0)
+        return masked
+
+
+def _last_read(graph: Graph, kept: set[Value]) -> list[list[Value]]:
+    """For each node the values, but for some that are kept, which no node after it reads."""
+    found: list[list[Value]] = []
+    seen = set(kept)
+    for node in reversed(graph.nodes):
+        touched = [v for v in (*node.inputs, *node.outputs) if v is not None and v not in seen]
+        found.append(list(dict.fromkeys(touched)))
+        seen.update(touched)
+    return found[::-1]
 
 
 def _follow(node: Node, args: tuple[Any, ...], inputs: list[Any]) -> tuple[Any, ...]:

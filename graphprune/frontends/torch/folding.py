@@ -14,6 +14,9 @@ _SHAPE_ONLY = frozenset(
     "zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty new_empty_strided".split()
 )
 
+# Memory as it was found: what stands there must not depend on chance, even where it is overwritten later.
+_EMPTY = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"})
+
 
 class Folder:
     """Holds the tensors known at capture and extends them, call by call, in the order of the program."""
@@ -35,7 +38,8 @@ class Folder:
         assert isinstance(node.target, OpOverload)
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._argument)
         with torch.no_grad():
-            self.known[node] = node.target(*args, **kwargs)
+            found = node.target(*args, **kwargs)
+            self.known[node] = found.zero_() if node.target._opname in _EMPTY else found
 
     def tensor(self, node: fx.Node) -> torch.Tensor | None:
         """The tensor that a node is known to give."""

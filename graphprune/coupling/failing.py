@@ -1,0 +1,28 @@
+"""Rules that turn out not to fit a node, found before labels are walked."""
+
+from __future__ import annotations
+
+from ..graph import Graph, Node
+from ..ops import inner, lookup
+from .labeller import what_failed
+
+
+def failing(graph: Graph) -> dict[Node, str]:
+    """Nodes whose cost or statistics cannot be told: their rules do not fit them, whatever is stated of labels."""
+    failed = {}
+    for node in graph.all_nodes:
+        try:
+            if all(v is None or v.shape is not None for v in (*node.inputs, *node.outputs)):
+                _tell(node)
+        except Exception as error:
+            failed[node] = what_failed(error)
+    return failed
+
+
+def _tell(node: Node) -> None:
+    for step in inner(node):
+        rule = lookup(step.kind)
+        if rule.cost is not None:
+            rule.cost(step)
+        if rule.statistic is not None and step.inputs[0] is not None:
+            rule.statistic(step)
