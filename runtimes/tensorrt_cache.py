@@ -137,7 +137,7 @@ def _changed(told: Any, fingerprint: Fingerprint, plan: bytes) -> str:
     """Which part of what an engine was built from differs; "" where none does."""
     kept = told.get("fingerprint", {}) if isinstance(told, dict) else {}
     wanted = fingerprint.described()
-    for part in wanted:
+    for part in ("format", *wanted):
         if kept.get(part) != wanted[part]:
             return part
     return "" if told.get("sha256") == hashlib.sha256(plan).hexdigest() else "content than its description"
