@@ -90,7 +90,7 @@ class TensorRT:
         memory = open_memory(self.options.memory)
         with as_file(model) as path:
             executable = self._engine(path, memory)
-        for note in executable.built.notes:
+        for note in (*executable.built.events, *executable.built.notes):
             warnings.warn(note, stacklevel=2)
         return executable
 
@@ -115,7 +115,7 @@ class TensorRT:
                 note = f"the kept engine '{place}' does not load, so it was built anew ({error})"
         built = self._build(path, cache.timings(device, self.version))
         write_engine(place, built, wanted)
-        return TensorRTExecutable(replace(built, notes=(*filter(None, [note]), *built.notes)), memory, wanted)
+        return TensorRTExecutable(replace(built, events=(*filter(None, [note]), *built.events)), memory, wanted)
 
     def _build(self, path: Path, timings: Path | None) -> Built:
         return build(path, self.options, self.shapes, timings, self.progress)
@@ -177,7 +177,7 @@ class TensorRTExecutable:
     @property
     def notes(self) -> tuple[str, ...]:
         """What there is to say about the engine, sentence by sentence."""
-        return tuple(filter(None, [*self.built.notes, sparse_note(self.built)]))
+        return tuple(filter(None, [*self.built.events, *self.built.notes, sparse_note(self.built)]))
 
     def run(self, inputs: Inputs) -> list[np.ndarray]:
         """All outputs in order."""

@@ -58,13 +58,13 @@ def build(
     with listening(log) as logger:
         builder = made(lambda: trt.Builder(logger), "a builder")
         network = builder.create_network(flags)
-        parse(made(lambda: trt.OnnxParser(network, logger), "a parser"), path)
+        parser = made(lambda: trt.OnnxParser(network, logger), "a parser")  # owns the weights until the engine is built
+        parse(parser, path)
         config = builder.create_builder_config()
         _configure(config, options)
         _add_profile(builder, config, network, shapes, options)
-        notes = [_fp32_note(network, options)]
-        if timings is not None:
-            notes.append(_attach_timings(config, timings))
+        note = _fp32_note(network, options)
+        timings_note = "" if timings is None else _attach_timings(config, timings)
         config.progress_monitor = monitor(watch)
         plan = builder.build_serialized_network(network, config)
     if watch.failure is not None:
@@ -73,7 +73,10 @@ def build(
         raise BackendError(f"TensorRT cannot build an engine for '{path}'{log.because()}")
     if timings is not None:
         write_whole(timings, bytes(config.get_timing_cache().serialize()))
-    return Built(bytes(plan), log.eligible, log.chosen, tuple(note for note in notes if note))
+    del parser
+    return Built(
+        bytes(plan), log.eligible, log.chosen, tuple(filter(None, [note])), tuple(filter(None, [timings_note]))
+    )
 
 
 def made(make: Callable[[], Made], what: str) -> Made:
@@ -164,9 +167,13 @@ def _add_profile(
     if not wanted:
         return
     profile = builder.create_optimization_profile()
-    for one in wanted:
-        profile.set_shape(one.name, one.least, one.usual, one.most)
-    if config.add_optimization_profile(profile) < 0:
+    try:
+        for one in wanted:
+            profile.set_shape(one.name, one.least, one.usual, one.most)
+        taken = config.add_optimization_profile(profile) >= 0
+    except ValueError:  # what `set_shape` raises
+        taken = False
+    if not taken:
         told = ", ".join(f"{p.name} {p.least} to {p.most}" for p in wanted)
         raise BackendError(f"TensorRT takes no engine for the sizes {told}")
 

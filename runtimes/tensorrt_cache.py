@@ -44,12 +44,16 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Built:
-    """A serialised engine, what TensorRT said about sparse kernels while building it, and what there is to note."""
+    """A serialised engine, and what TensorRT said about sparse kernels while building it.
+
+    `notes` are about the engine and kept with it, `events` about how it was come by this time.
+    """
 
     plan: bytes
     eligible: Told | None = None
     chosen: Told | None = None
     notes: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
 
 
 class EngineCache:

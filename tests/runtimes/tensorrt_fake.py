@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
+import weakref
 from collections.abc import Sequence
 from enum import IntEnum
 from importlib.machinery import ModuleSpec
@@ -141,6 +142,7 @@ class _Acts:
     def __init__(self, maker: _Maker) -> None:
         self.maker, self.world = maker, maker.world
         self.timings: Any = None
+        self.parser: Any = None
 
     def do(self, owner: str, name: str, this: Any, given: list[Any]) -> Any:
         if name in this.__dict__:
@@ -173,6 +175,7 @@ class _Acts:
         return self.maker.make("IOptimizationProfile")
 
     def builder_build_serialized_network(self, this: Any, network: Any, config: Any) -> Any:
+        assert self.parser() is not None, "the network's weights are the parser's"
         self._say(this.made)
         monitor = config.progress_monitor
         monitor.phase_start("Building", None, self.world.steps)
@@ -226,6 +229,8 @@ class _Acts:
         return 0 if self.world.takes_profile else -1
 
     def ioptimizationprofile_set_shape(self, this: Any, name: str, *sizes: Any) -> None:
+        if self.world.refuses == "set_shape":
+            raise ValueError("Shape provided for min is inconsistent with other shapes.")
         self.world.profile[name] = sizes  # type: ignore[assignment]
 
     def ibuilderconfig_create_timing_cache(self, this: Any, data: bytes) -> Any:
@@ -244,6 +249,7 @@ class _Acts:
 
     def onnxparser_init(self, this: Any, network: Any, logger: Any) -> None:
         self._refuse("OnnxParser")
+        self.parser = weakref.ref(this)
 
     def onnxparser_parse_from_file(self, this: Any, path: str) -> bool:
         assert Path(path).is_file()

@@ -113,6 +113,7 @@ def test_what_cannot_be_parsed_names_its_nodes(
         ({"loads": False}, BackendError, "cannot load the engine, and"),
         ({"context": False, "messages": [("INTERNAL_ERROR", "oom")]}, BackendError, "cannot make room .*: oom"),
         ({"takes_profile": False}, BackendError, r"takes no engine for the sizes x \(3, 8\) to \(3, 8\)"),
+        ({"refuses": "set_shape"}, BackendError, r"takes no engine for the sizes x \(3, 8\) to"),
         ({"shape_tensor": True}, UnsupportedError, "the input 'x' holds sizes of other tensors"),
         ({"inputs": [Tensor("x", (3, 8), "FP8")]}, UnsupportedError, "'x' is of type FP8, which graphprune cannot"),
     ],

@@ -95,8 +95,10 @@ def test_timings_are_kept_and_begun_anew_where_they_do_not_suit(world: World, tm
     assert timings.read_bytes() == b"++"
     world.takes_timings = False
     with pytest.warns(UserWarning, match="the timings kept in .* do not suit this device or version"):
-        runtime(tmp_path, optimization_level=1).compile(models.linear())
+        executable = runtime(tmp_path, optimization_level=1).compile(models.linear())
+    assert "do not suit" in executable.notes[0]
     assert timings.read_bytes() == b"+"
+    assert runtime(tmp_path, optimization_level=1).compile(models.linear()).notes == (), "of that time only"
 
 
 def test_a_folder_that_cannot_be_made_is_said(world: World, tmp_path: Path) -> None:
