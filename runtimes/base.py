@@ -77,7 +77,9 @@ class Specializing(Protocol):
 
 @runtime_checkable
 class Clocked(Protocol):
-    """A compiled model whose device has a clock of its own."""
+    """A compiled model on a device with a clock of its own, which `device` names."""
+
+    device: str
 
     def stopwatch(self, inputs: Inputs) -> Callable[[], float]:
         """A call that runs the model on `inputs`, already on the device, and returns the seconds that it took there."""

@@ -174,6 +174,12 @@ class TensorRTExecutable:
             for name in names
         ]
 
+    @cached_property
+    def device(self) -> str:
+        """The GPU that it was built for, and its compute capability."""
+        found = self.memory.device()
+        return f"{found.name} ({found.capability})"
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What there is to say about the engine, sentence by sentence."""

@@ -46,7 +46,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where and how a comparison was timed."""
+    """Where and how a comparison was timed; `device` is what timed itself, else the processor was the clock."""
 
     runtime: str
     version: str
@@ -55,7 +55,7 @@ class Environment:
     cores: int
     rounds: int
     input_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    clock: str = ""
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,9 @@ def compare(
         for model, feed in zip(models, fed, strict=True)
     ]
     titles = labels or [_title(model, i) for i, model in enumerate(models)]
-    clock = "the device's own clock" if all(isinstance(e, Clocked) for e in executables) else ""
+    device = executables[0].device if isinstance(executables[0], Clocked) else ""
     environment = Environment(
-        backend.name, backend.version, threads, cpu_model(), os.cpu_count() or 1, len(times), _shapes(fed[0]), clock
+        backend.name, backend.version, threads, cpu_model(), os.cpu_count() or 1, len(times), _shapes(fed[0]), device
     )
     rows = _summaries(titles, times, peaks)
     return Comparison(tuple(_told(row, e, layers) for row, e in zip(rows, executables, strict=True)), environment)
@@ -144,8 +144,12 @@ def _backend(
 
 def _told(row: Timing, executable: Executable, layers: bool) -> Timing:
     """The row with what the backend says about its compiled form."""
-    chosen = executable.layers() if layers and isinstance(executable, Layered) else ()
-    return replace(row, notes=tuple(getattr(executable, "notes", ())), layers=chosen)
+    notes = tuple(getattr(executable, "notes", ()))
+    if not layers:
+        return replace(row, notes=notes)
+    if not isinstance(executable, Layered):
+        return replace(row, notes=(*notes, "this runtime does not tell what became of the layers"))
+    return replace(row, notes=notes, layers=executable.layers())
 
 
 def _stopwatch(executable: Executable, feed: Inputs) -> Callable[[], float]:
@@ -219,10 +223,9 @@ def describe(environment: Environment) -> str:
     """One sentence: runtime, threads, processor, rounds and input shapes."""
     shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in environment.input_shapes.items())
     threads = "all threads" if environment.threads is None else f"{environment.threads} thread(s)"
-    return (
-        f"{environment.runtime} {environment.version}, {threads}, {environment.cpu}, {environment.rounds} interleaved"
-        f" rounds{f' by {environment.clock}' if environment.clock else ''}, inputs: {shapes}"
-    )
+    where = f"{environment.device} by its own clock" if environment.device else f"{threads}, {environment.cpu}"
+    rounds = f"{environment.rounds} interleaved rounds"
+    return f"{environment.runtime} {environment.version}, {where}, {rounds}, inputs: {shapes}"
 
 
 def cpu_model() -> str:

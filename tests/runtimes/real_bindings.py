@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "tensorrt"
-PACKAGES = {10: ("tensorrt-cu12-bindings==10.16.1.11",), 11: ("tensorrt-cu13-bindings==11.4.0.106",)}
+PACKAGES = {
+    "10.0": ("tensorrt-cu12-bindings==10.0.1",),
+    "10": ("tensorrt-cu12-bindings==10.16.1.11",),
+    "11.0": ("tensorrt-cu12-bindings==11.0.0.114",),
+    "11": ("tensorrt-cu13-bindings==11.4.0.106",),
+}
 CUDA = ("cuda-bindings==13.5.0", "cuda-pathfinder")
 _FUNCTIONS = """createInferBuilder_INTERNAL createInferRefitter_INTERNAL createInferRuntime_INTERNAL
 createNvOnnxParserRefitter_INTERNAL createNvOnnxParser_INTERNAL getBuilderPluginRegistry getNvOnnxParserVersion
@@ -29,9 +35,8 @@ _SECONDS = 240
 
 @dataclass(frozen=True)
 class Bindings:
-    """The bindings of one major version, to be imported as `tensorrt` by a process of their own."""
+    """The bindings of one version, to be imported as `tensorrt` by a process of their own."""
 
-    major: int
     folder: Path
 
     def run(self, *command: str) -> str:
@@ -47,18 +52,22 @@ class Bindings:
         return done.stdout
 
 
-def bindings(major: int) -> Bindings:
+def bindings(version: str) -> Bindings:
     """The bindings, installed once into `.cache`; skips the test where they cannot be had."""
-    folder = installed(PACKAGES[major])
-    (folder / "tensorrt").mkdir(exist_ok=True)
-    (folder / "tensorrt" / "__init__.py").write_text(_SHIM)
-    if not (folder / "stubs").exists():
-        _compile(folder / "stubs", major)
-    return Bindings(major, folder)
+
+    def complete(folder: Path) -> None:
+        (folder / "tensorrt").mkdir()
+        (folder / "tensorrt" / "__init__.py").write_text(_SHIM)
+        _compile(folder / "stubs", version.partition(".")[0])
+
+    return Bindings(installed(PACKAGES[version], complete))
 
 
-def installed(packages: tuple[str, ...]) -> Path:
-    """A folder that holds these packages and nothing they depend on."""
+def installed(packages: tuple[str, ...], complete: Callable[[Path], None] = lambda folder: None) -> Path:
+    """A folder that holds these packages, nothing they depend on, and what `complete` puts there.
+
+    It appears whole: tests run in several processes.
+    """
     folder = CACHE / "-".join(packages).replace("=", "")
     if folder.exists():
         return folder
@@ -69,6 +78,7 @@ def installed(packages: tuple[str, ...]) -> Path:
     if done.returncode:
         shutil.rmtree(draft, ignore_errors=True)
         pytest.skip(f"pip cannot install {' '.join(packages)}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    complete(draft)
     try:
         draft.rename(folder)
     except OSError:  # another worker was faster
@@ -76,19 +86,14 @@ def installed(packages: tuple[str, ...]) -> Path:
     return folder
 
 
-def _compile(folder: Path, major: int) -> None:
+def _compile(folder: Path, major: str) -> None:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler to make the empty libraries with")
-    draft = folder.with_name(f"stubs.{os.getpid()}")
-    draft.mkdir()
-    source = draft / "stubs.c"
+    folder.mkdir()
+    source = folder / "stubs.c"
     source.write_text("\n".join(f"void *{name}(void) {{ return 0; }}" for name in _FUNCTIONS) + "\n")
     for library in _LIBRARIES:
         name = f"lib{library}.so.{major}"
-        command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(draft / name), str(source)]
+        command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(folder / name), str(source)]
         subprocess.run(command, check=True, capture_output=True)
-    try:
-        draft.rename(folder)
-    except OSError:
-        shutil.rmtree(draft)

@@ -16,18 +16,17 @@ import pytest
 
 from graphprune.runtimes.tensorrt_build import DTYPES, LOWERING
 from tests.runtimes import cuda_fake
-from tests.runtimes.real_bindings import CUDA, ROOT, bindings, installed
+from tests.runtimes.real_bindings import CUDA, PACKAGES, ROOT, bindings, installed
 from tests.runtimes.tensorrt_fake import load_surface
 from tests.runtimes.tensorrt_surface import stub
 
 BACKEND = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "runtimes").glob("tensorrt*.py"))
-MAJORS = pytest.mark.parametrize("major", [10, 11])
+SCRIPT = Path(__file__).with_name("tensorrt_surface.py")
 
 
-@MAJORS
+@pytest.mark.parametrize("major", [10, 11])
 def test_the_committed_surface_is_that_of_the_real_bindings(major: int) -> None:
-    script = Path(__file__).with_name("tensorrt_surface.py")
-    assert json.loads(bindings(major).run(str(script))) == load_surface(major)
+    assert json.loads(bindings(str(major)).run(str(SCRIPT))) == load_surface(major)
 
 
 _ON_THE_BINDINGS = """
@@ -57,10 +56,10 @@ except BackendError as error:
 """
 
 
-@MAJORS
-def test_the_real_bindings_take_our_logger_and_our_monitor_and_want_a_gpu(major: int) -> None:
+@pytest.mark.parametrize("version", PACKAGES)
+def test_the_real_bindings_take_our_logger_and_our_monitor_and_want_a_gpu(version: str) -> None:
     model = str(ROOT / "models" / "digits_resnet.onnx")
-    said = bindings(major).run("-c", _ON_THE_BINDINGS, model)
+    said = bindings(version).run("-c", _ON_THE_BINDINGS, model)
     assert said.startswith("TensorRT cannot make a builder here: it needs an NVIDIA GPU, its driver")
     assert "factory function returned nullptr" in said
 
@@ -76,9 +75,16 @@ def _mypy(folder: Path, text: str) -> str:
     return done.stdout + done.stderr
 
 
-@MAJORS
+@pytest.mark.parametrize("major", [10, 11])
 def test_all_that_the_backend_uses_is_there(major: int, tmp_path: Path) -> None:
     assert _mypy(tmp_path, stub(load_surface(major))).startswith("Success: no issues found in")
+
+
+@pytest.mark.parametrize("version", ["10.0", "11.0"])
+def test_all_that_the_backend_uses_was_there_from_the_first(version: str, tmp_path: Path) -> None:
+    surface = json.loads(bindings(version).run(str(SCRIPT)))
+    assert surface["version"].startswith(version)
+    assert _mypy(tmp_path, stub(surface)).startswith("Success: no issues found in")
 
 
 def test_what_is_not_there_would_be_found(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_a_comparison_says_what_it_measured() -> None:
     assert environment.input_shapes == {"x": (32, 256)}
     assert (environment.runtime, environment.threads) == ("onnxruntime", 1)
     assert environment.cpu
+    assert whole.notes == whole.layers == ()
     table = runtimes.latency_table(comparison)
     assert table.splitlines()[2].startswith("| whole | ")
     assert "1 thread(s)" in table
@@ -91,3 +92,21 @@ def test_open_sizes_get_batch_one_and_images() -> None:
 def test_shapes_that_do_not_fit(shapes: runtimes.InputShapes, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         runtimes.compare([models.linear()], input_shapes=shapes, effort=SHORT)
+
+
+def test_a_runtime_that_tells_nothing_of_layers_says_so() -> None:
+    (row,) = runtimes.compare([models.linear()], effort=SHORT, layers=True)
+    assert row.notes == ("this runtime does not tell what became of the layers",)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("onnxruntime{fast=true}", "the runtime 'onnxruntime' has no options, but 'fast=true' was given"),
+        ("onnxruntime{", "there is no runtime 'onnxruntime{'; the runtimes are"),
+    ],
+)
+def test_options_in_braces_are_for_runtimes_that_have_some(name: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        runtimes.get(name)
+    assert runtimes.takes("reference") == "onnx" and runtimes.takes("pytorch") == "torch"
