@@ -28,7 +28,7 @@ from .plans import Plan
 from .report import BlocksReport, InspectReport, PassRow, Report
 from .report.build import blocks_report, inspection, pruning_report
 from .sparsifying import SparseResult, sparsify
-from .sparsity import Masks
+from .sparsity import Masks, load_compact, restore_compact, save_compact
 from .stages import Clock, Progress, model_of, read_model, tried
 
 __all__ = [
@@ -45,12 +45,15 @@ __all__ = [
     "emit",
     "inspect",
     "load",
+    "load_compact",
     "macs",
     "optimize",
     "params",
     "plan",
     "prune",
+    "restore_compact",
     "save",
+    "save_compact",
     "sparsify",
     "verify",
     "verify_files",

@@ -169,6 +169,7 @@ def sparsify(
     include: opt.Include = None,
     exclude: opt.Exclude = None,
     masks_out: opt.MasksOut = None,
+    compact: opt.CompactOut = None,
     input_shape: opt.InputShape = None,
     seed: opt.Seed = 0,
     report_out: opt.ReportOut = None,
@@ -182,6 +183,7 @@ def sparsify(
     outputs = [
         ("--output", output, model_suffixes(model)),
         ("--masks-out", masks_out, (".safetensors",)),
+        ("--compact", compact, (".safetensors",)),
         ("--report", report_out, _JSON_FILE),
     ]
     check_outputs([model], outputs)
@@ -203,6 +205,8 @@ def sparsify(
         result.save(output)
         if masks_out is not None:
             result.masks.save(masks_out)
+        if compact is not None:
+            _api().save_compact(result, compact)
         if report_out is not None:
             reports.write_json(report.to_json(), report_out)
     if as_json:
@@ -294,4 +298,21 @@ def apply(model: opt.Model, plan: opt.PlanFile, output: opt.Output, input_shape:
     with working("applying the plan"):
         made = _api().Plan.load(plan)
         _api().save(_api().apply(_api().load(model, shapes), made), output, made)
+    typer.echo(f"wrote {Path(output)}")
+
+
+@app.command()
+def restore(
+    model: opt.Model,
+    compact: Annotated[Path, typer.Option("--compact", help="What sparsify --compact wrote.", metavar="FILE")],
+    output: opt.Output,
+    input_shape: opt.InputShape = None,
+) -> None:
+    """Put compactly stored sparse weights into a fresh copy of a model."""
+    shapes = parse_shapes(input_shape or [])
+    check_model(model)
+    check_file(compact)
+    check_outputs([model, compact], [("--output", output, model_suffixes(model))])
+    with working("restoring the weights"):
+        _api().save(_api().restore_compact(model, compact, shapes), output)
     typer.echo(f"wrote {Path(output)}")

@@ -84,3 +84,7 @@ Method = Annotated[str, typer.Option("--method", help="How entries are judged.",
 MasksOut = Annotated[
     Path | None, typer.Option("--masks-out", help="Write the masks (.safetensors), for training.", metavar="FILE")
 ]
+CompactOut = Annotated[
+    Path | None,
+    typer.Option("--compact", help="Write all weights, N:M ones as values and indices (.safetensors).", metavar="FILE"),
+]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from .compact import Compact, load_compact, restore_compact, save_compact
 from .layers import Layer, Left, Read, find_layers
 from .making import Made, Outcome, choose, make_sparse
 from .masks import Masks
@@ -14,6 +15,7 @@ __all__ = [
     "FORMS",
     "METHODS",
     "NM",
+    "Compact",
     "Layer",
     "Left",
     "Made",
@@ -25,6 +27,9 @@ __all__ = [
     "Scored",
     "choose",
     "find_layers",
+    "load_compact",
     "make_sparse",
     "parse",
+    "restore_compact",
+    "save_compact",
 ]

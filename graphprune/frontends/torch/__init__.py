@@ -7,7 +7,7 @@ from .execute import change_inputs, flatten_outputs, instrument, random_inputs, 
 from .files import load, save
 from .graph_module import to_graph_module
 from .tracing import capture, capture_training
-from .training import hold_zero, zero_entries
+from .training import hold_zero, set_weights, zero_entries
 
 __all__ = [
     "Emitted",
@@ -23,6 +23,7 @@ __all__ = [
     "run",
     "run_all",
     "save",
+    "set_weights",
     "to_graph_module",
     "zero_entries",
 ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
 from ...errors import InputError
+from .arrays import numpy_dtype, to_torch
 
 
 @torch.no_grad()
@@ -43,3 +45,37 @@ def _pairs(module: nn.Module, masks: Mapping[str, np.ndarray]) -> list[tuple[nn.
             raise InputError(f"the mask of '{name}' has shape {list(mask.shape)}; the module's parameter: {shape}")
         found.append((known[name], torch.from_numpy(~mask).to(known[name].device)))
     return found
+
+
+class Stored(Protocol):
+    """Arrays by name, whose shapes and types are known before they are read."""
+
+    path: Path
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __getitem__(self, name: str) -> np.ndarray: ...
+
+    def form(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and element type."""
+
+
+@torch.no_grad()
+def set_weights(module: nn.Module, stored: Stored, optional: Container[str] = ()) -> None:
+    """Copy arrays into parameters and buffers of their names, in place; none where one does not fit.
+
+    Raises InputError where the module lacks a name that is not `optional`, or has it in another shape or type.
+    """
+    state = module.state_dict()
+    for name in stored:
+        if name not in state:
+            if name in optional:
+                continue
+            raise InputError(f"'{stored.path}' holds '{name}', which the module has not")
+        own, (shape, dtype) = state[name], stored.form(name)
+        if tuple(own.shape) != shape or numpy_dtype(own.dtype) != dtype:
+            found = f"{dtype} {list(shape)}, in the module {numpy_dtype(own.dtype)} {list(own.shape)}"
+            raise InputError(f"'{name}' is {found}: '{stored.path}' is of another model")
+    for name in stored:
+        if name in state:
+            state[name].copy_(to_torch(stored[name]))
