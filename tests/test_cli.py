@@ -261,7 +261,6 @@ PRUNE = "prune m.onnx -o o.onnx --target macs=0.5 "
         (PRUNE + "--data d.npz", "--data is for criteria that look at data, which come with a later version"),
         (PRUNE + "--frobnicate", "No such option"),
         ("prune m.onnx --target macs=0.5", "Missing option '--output'"),
-        ("sparsify m.onnx -o o.onnx --pattern 2:4", "sparsify comes with a later version"),
         ("apply m.onnx --plan nope.json -o o.onnx", "there is no file 'nope.json'"),
         ("apply m.onnx --plan plan.json -o plan.json", "is an input as well"),
         ("verify m.onnx nope.onnx --plan plan.json", "there is no file 'nope.onnx'"),
