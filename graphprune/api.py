@@ -170,14 +170,16 @@ def optimize(graph: Graph, pipeline: str, verify_each: bool = False) -> tuple[Gr
 
 def _verify_pass(before: Graph, after: Graph, step: Pass) -> None:
     """Compare the models before and after a pass; raises VerificationError where they differ."""
+    sparse = step.make(before) if isinstance(step, Sparsify) else None
     if isinstance(step, RemoveChannels):
         coupled, made = step.plan(before)
         keep = made.kept(coupled)
     else:
+        before = sparse.graph if sparse is not None and sparse.updated else before
         coupled = coupling.couple(before)
         keep = np.ones(coupled.count, bool)
     without = step.choose(before) if isinstance(step, RemoveBlocks) else ()
-    masks = step.make(before).masks if isinstance(step, Sparsify) else None
+    masks = sparse.masks if sparse is not None else None
     proof = proving.verify(coupled, keep, _foreign(after), without=without, masks=masks)
     if not proof.passed:
         why = f": {proof.detail}" if proof.detail else ""

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from . import counting, coupling, frontends, sparsity
-from .errors import InputError, VerificationError
-from .graph import Graph
+from .calibration import Data
+from .errors import VerificationError
+from .graph import Graph, Weight
 from .passes.permute import Permute, Reordered
 from .proof import Proof, Reference
 from .report import SparseReport, SparseRow
 from .report.build import FORMS
-from .sparsity import Layer, Left, Masks, Outcome
+from .sparsity import Calibrated, Left, Made, Masks, Method, Outcome
 from .sparsity.permuting import SECONDS
 from .stages import Clock, Progress, model_of, read_model, tried
 
@@ -42,7 +43,8 @@ def sparsify(
     example_inputs: Any = None,
     *,
     pattern: str = "2:4",
-    method: str = "magnitude",
+    method: str = "",
+    data: Data | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     permute: bool = False,
@@ -56,13 +58,17 @@ def sparsify(
 
     `model` is as for `prune`, `pattern` as `sparsity.parse` takes it. N:M runs along the axis that products are summed
     over; `permute` first lets coupled channels trade places so that it keeps more (a search of about `seconds`).
+
+    `data` are calibration data for the methods `sparsegpt` (the default with data) and `wanda`: the path of an `.npz`
+    file or a mapping, both with an array for each input (axis 0: samples), or an iterable of batches as the model takes
+    them. `sparsegpt` also changes the values of what stays.
+
     Raises InputError for what cannot be used, VerificationError where the result is not what it should be.
     """
     clock, wanted = Clock(progress), sparsity.parse(pattern)
-    if method not in sparsity.METHODS:
-        raise InputError(f"there is no method '{method}'; there are {', '.join(sparsity.METHODS)}")
     with clock("reading the model"):
         graph = read_model(model, example_inputs, input_shapes)
+    method, maker = sparsity.make_method(graph, method, data)
     layers, left = sparsity.choose(graph, wanted, include, exclude)
     order = None
     if permute:
@@ -72,29 +78,67 @@ def sparsify(
         layers, left = sparsity.choose(order.graph, wanted, include, exclude)
     start = graph if order is None else order.graph
     with clock("making weights sparse"):
-        made = sparsity.make_sparse(start, layers, wanted, sparsity.METHODS[method](), clock.say)
+        made = sparsity.make_sparse(start, layers, wanted, maker, clock.say)
     with clock("writing the model"):
         emitted = frontends.emit(made.graph, (lambda _: "") if verify else None)
     proof = None
     if verify:
         with clock("verifying"):
             emitted, proof = _prove(graph, made, order, emitted, seed)
-    report = _report(graph, made, left, method, emitted, proof, clock.seconds)
+    notes = _data_notes(maker, method, data, made, verify)
+    report = _report(graph, made, left, method, emitted, proof, clock.seconds, notes)
     report = replace(report, reordered=[] if order is None else order.gains)
     if proof is not None and not proof.passed:
+        other = "the original with its values" if made.updated else "the masked original"
         raise VerificationError(
-            f"the sparse '{graph.name}' differs from the masked original by {proof.max_error:.2g} "
+            f"the sparse '{graph.name}' differs from {other} by {proof.max_error:.2g} "
             f"(allowed: {proof.tolerance:.2g}){': ' + proof.detail if proof.detail else ''}"
         )
     return SparseResult(model_of(emitted), made.masks, report, made.graph, emitted)
 
 
 def _prove(graph: Graph, made: Outcome, order: Reordered | None, emitted: Any, seed: int) -> tuple[Any, Proof]:
-    """The model, and its comparison with the original whose weights are masked where it runs, in their old order."""
-    coupled = coupling.couple(graph) if order is None else order.coupling
+    """The model, and its comparison with the original whose weights are masked where it runs, in their old order.
+
+    Where values that stay changed as well, no mask makes them of the original's: then the original gets those values,
+    and entries that are to be zero are looked for beside.
+    """
     masks = made.masks if order is None else order.original(made.masks)
+    if made.updated:
+        graph = _with_new_values(graph, made, order)
+    coupled = order.coupling if order is not None and not made.updated else coupling.couple(graph)
     reference = Reference(coupled, np.ones(coupled.count, bool), seed=seed, masks=masks)
     return tried(reference, made.graph, emitted)
+
+
+def _with_new_values(graph: Graph, made: Outcome, order: Reordered | None) -> Graph:
+    """The original with the values of the sparse graph, as they lie there. Those to be zero must be."""
+    twin, source = graph.copy(), made.graph.weights()
+    values = twin.weights()
+    for name in made.masks:
+        weight, before = source[name].weight, values[name].weight
+        assert weight is not None and before is not None
+        if np.count_nonzero(weight.array()[~made.masks[name]]):
+            raise VerificationError(f"entries of '{name}' that its mask sets to zero are none")
+        if order is None:
+            values[name].weight = weight
+        elif before.plain:
+            array = order.original({name: weight.array()})[name]
+            values[name].weight = Weight.of(array, trainable=before.trainable, tied=before.tied)
+    return twin
+
+
+def _data_notes(method: Method, name: str, data: Data | None, made: Outcome, verify: bool) -> list[str]:
+    """What the data were used for, and what that means for the proof."""
+    if not isinstance(method, Calibrated):
+        return [f"the method {name} looks at no data"] if data is not None else []
+    notes = [f"{name} looked at {method.samples.count} samples", method.samples.note]
+    if made.updated and verify:
+        notes.append(
+            f"{name} changed the values of what stays, so that the model was compared with the original that has these"
+            f" values, masked; zeros were looked for in each of the {len(made.rows)} weights, where its mask has them"
+        )
+    return [note for note in notes if note]
 
 
 def _report(
@@ -105,12 +149,14 @@ def _report(
     emitted: Any,
     proof: Proof | None,
     seconds: dict[str, float],
+    more: Sequence[str],
 ) -> SparseReport:
-    rows = [_row(row.layer, row.zeros, row.magnitude) for row in made.rows]
+    rows = [_row(row) for row in made.rows]
     rows += [
         SparseRow(row.value.shown, row.node.op if row.node is not None else "", row.value.sizes, 0, reason=row.reason)
         for row in left
     ]
+    notes = [*more, *([proof.detail] if proof is not None and proof.detail else [])]
     return SparseReport(
         graph.name,
         made.masks.pattern,
@@ -121,11 +167,15 @@ def _report(
         proof=proof,
         output_form=FORMS.get(getattr(emitted, "form", ""), "ONNX"),
         output_reason=getattr(emitted, "reason", ""),
-        notes=[proof.detail] if proof is not None and proof.detail else [],
+        notes=notes,
         seconds=seconds,
     )
 
 
-def _row(layer: Layer, zeros: int, magnitude: float) -> SparseRow:
+def _row(row: Made) -> SparseRow:
+    layer, told = row.layer, row.told
     shape = layer.value.sizes
-    return SparseRow(layer.name, layer.node.op, shape, layer.macs, zeros / prod(shape), magnitude)
+    share = row.zeros / prod(shape)
+    return SparseRow(
+        layer.name, layer.node.op, shape, layer.macs, share, row.magnitude, note=told.note, error=told.error
+    )

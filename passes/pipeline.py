@@ -10,6 +10,7 @@ from typing import Any
 
 from graphprune.errors import InputError, PassError, VerificationError
 from graphprune.graph import Graph
+from graphprune.options import fill
 
 from . import (  # noqa: F401
     cleanup,
@@ -23,7 +24,6 @@ from . import (  # noqa: F401
     sparsify,
 )
 from .base import Pass, find
-from .options import fill
 
 #: Called with the graph before and after a pass; raises where the pass has done harm.
 Check = Callable[[Graph, Graph, Pass], None]

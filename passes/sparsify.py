@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphprune import sparsity
-from graphprune.errors import InputError
 from graphprune.graph import Graph
 
 from .base import Pass, register
@@ -18,23 +17,24 @@ class Sparsify(Pass):
     """Set the least important entries of each contracted weight to zero in `pattern`: `2:4` and other N:M along the
     axis that products are summed over, `unstructured:0.5` and more (see `graphprune.sparsity.parse`).
 
-    `include` and `exclude` are globs on names of weights and nodes. Weights that the pattern does not fit stay.
+    `include` and `exclude` are globs on names of weights and nodes. Weights that the pattern does not fit stay. `data`
+    is a file of calibration data (.npz) for the methods `sparsegpt` (the default where it is given) and `wanda`.
     """
 
     name: ClassVar[str] = "sparsify"
 
     pattern: str = "2:4"
-    method: str = "magnitude"
+    method: str = ""
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    data: str = ""
 
     def make(self, graph: Graph) -> sparsity.Outcome:
         """The sparse graph with its masks; the same each time."""
-        if self.method not in sparsity.METHODS:
-            raise InputError(f"there is no method '{self.method}' that needs no data; {', '.join(sparsity.METHODS)} do")
+        _, method = sparsity.make_method(graph, self.method, self.data or None)
         pattern = sparsity.parse(self.pattern)
         layers, _ = sparsity.choose(graph, pattern, self.include, self.exclude)
-        return sparsity.make_sparse(graph, layers, pattern, sparsity.METHODS[self.method]())
+        return sparsity.make_sparse(graph, layers, pattern, method)
 
     def run(self, graph: Graph) -> Graph:
         """Put the zeros in."""

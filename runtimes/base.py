@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 
 from graphprune.errors import BackendError, InputError
-from graphprune.passes.options import fill
+from graphprune.options import fill
 
 Inputs = Mapping[str, np.ndarray] | Sequence[np.ndarray]
 """Arrays to feed: by input name, or in the order of the model's inputs."""

@@ -80,7 +80,15 @@ Pattern = Annotated[
         metavar="PATTERN",
     ),
 ]
-Method = Annotated[str, typer.Option("--method", help="How entries are judged.", metavar="NAME")]
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help="magnitude; with --data: sparsegpt (the default then) or wanda.",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
 MasksOut = Annotated[
     Path | None, typer.Option("--masks-out", help="Write the masks (.safetensors), for training.", metavar="FILE")
 ]

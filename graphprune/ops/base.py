@@ -164,6 +164,7 @@ class Contraction:
 
     Sums run over the `kernel` positions, too; any other axes are a batch of matrices. `data` is the operand that it
     meets (None where that is no operand, as a recurrent state), `along` that operand's axis, which `groups` share out.
+    `each` pairs axes of the batch with axes of the data, where each matrix meets data of its own.
     """
 
     weight: int
@@ -173,6 +174,7 @@ class Contraction:
     data: int | None = None
     along: int = 0
     groups: int = 1
+    each: tuple[tuple[int, int], ...] = ()
 
 
 CoupleRule = Callable[[Node, Labeller], None]

@@ -32,7 +32,12 @@ def _matmul_cost(node: Node) -> list[Cost]:
 def _matmul_contracts(node: Node) -> list[Contraction]:
     row, inner, depth, column = _matmul_axes(node)
     rows, columns = (() if axis is None else (axis,) for axis in (row, column))
-    return [Contraction(1, depth, columns, data=0, along=inner), Contraction(0, inner, rows, data=1, along=depth)]
+    a, b = (value.rank if value is not None else 0 for value in node.inputs[:2])
+    pairs = tuple((a - n, b - n) for n in range(min(a, b), 2, -1))
+    return [
+        Contraction(1, depth, columns, data=0, along=inner, each=tuple((own, other) for other, own in pairs)),
+        Contraction(0, inner, rows, data=1, along=depth, each=pairs),
+    ]
 
 
 @operator("matmul", bears=True, cost=_matmul_cost, contracts=_matmul_contracts)
@@ -97,7 +102,9 @@ def _einsum_contracts(node: Node) -> list[Contraction]:
 
     def operand(own: int, other: int) -> Contraction:
         rows = tuple(i for i, c in enumerate(terms[own]) if c in result and c not in terms[other])
-        return Contraction(own, terms[own].index(inner[0]), rows, data=other, along=terms[other].index(inner[0]))
+        each = tuple((i, terms[other].index(c)) for i, c in enumerate(terms[own]) if c in result and c in terms[other])
+        along = terms[other].index(inner[0])
+        return Contraction(own, terms[own].index(inner[0]), rows, data=other, along=along, each=each)
 
     return [operand(1, 0), operand(0, 1)]
 

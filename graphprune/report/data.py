@@ -198,7 +198,9 @@ class Report:
 class SparseRow:
     """One weight: what reads it, its shape, the share that is zero now, and the share of its magnitude that is left.
 
-    `macs` are those of the operators that read it. Where `reason` is given the weight was left as it is.
+    `macs` are those of the operators that read it. Where `reason` is given the weight was left as it is. With
+    calibration data, `error` is the share of its (squared) output that is lost there, and `note` says what it
+    was judged by if not by the method asked for.
     """
 
     name: str
@@ -208,6 +210,8 @@ class SparseRow:
     sparsity: float = 0.0
     magnitude: float = 1.0
     reason: str = ""
+    note: str = ""
+    error: float | None = None
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,12 @@ def _table(report: SparseReport, rows: Sequence[SparseRow]) -> Table:
     table = new_table(f"{report.model} made {report.pattern} sparse by {report.method}")
     table.add_column("weight", overflow="fold")
     table.add_column("operator", overflow="fold")
-    for title in ("shape", "MACs", "zeros", "magnitude left"):
+    told = any(row.error is not None for row in rows)
+    for title in ("shape", "MACs", "zeros", "magnitude left", *(["output lost"] if told else [])):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         cells = ["x".join(map(str, row.shape)), count_text(row.macs), f"{row.sparsity:.1%}", f"{row.magnitude:.1%}"]
+        cells += ["" if row.error is None else f"{row.error:.2%}"] if told else []
         table.add_row(*map(Text, (row.name, row.op, *cells)))
     return table
 
@@ -51,6 +53,7 @@ def _lines(report: SparseReport, done: Sequence[SparseRow], hidden: int, every: 
         reasons = Counter(row.reason for row in left)
         first = {row.reason: row.name for row in reversed(left)}
         lines += [f"Left dense: {count} ({first[why]}, ..): {why}." for why, count in reasons.most_common()]
+    lines += _noted(done)
     if report.reordered:
         lines.append(_reordered_line(report))
     lines.append(proof_line(report.proof))
@@ -70,3 +73,10 @@ def _reordered_line(report: SparseReport) -> str:
         f"Reordered: {len(report.reordered)} sets of channels, which keeps {mean:.2%} more of the magnitude of the"
         f" weights that contract them{share}."
     )
+
+
+def _noted(rows: Sequence[SparseRow]) -> list[str]:
+    """Weights that were judged otherwise than asked, by reason."""
+    notes = Counter(row.note for row in rows if row.note)
+    first = {row.note: row.name for row in reversed(rows)}
+    return [f"Judged {note}: {count} ({first[note]}, ..)." for note, count in notes.most_common()]

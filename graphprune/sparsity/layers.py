@@ -187,5 +187,9 @@ def _contractions(node: Node) -> Iterator[tuple[Read, int]]:
 def _on(axes: tuple[int, ...], how: Contraction) -> Contraction:
     """The same, counted on the stored weight."""
     return replace(
-        how, axis=axes[how.axis], rows=tuple(axes[a] for a in how.rows), kernel=tuple(axes[a] for a in how.kernel)
+        how,
+        axis=axes[how.axis],
+        rows=tuple(axes[a] for a in how.rows),
+        kernel=tuple(axes[a] for a in how.kernel),
+        each=tuple((axes[own], other) for own, other in how.each),
     )

@@ -10,29 +10,36 @@ import numpy as np
 from ..errors import InputError
 from ..graph import Graph, Weight
 from ..ops.base import Array
+from ..scratch import Scratch
 from ..selection import matches
+from .calibrated import Calibrated, Told
 from .layers import Layer, Left, find_layers
 from .masks import Masks
 from .methods import Method, Scored, settled
-from .patterns import Pattern
+from .patterns import Pattern, Unstructured
 
 
 @dataclass(frozen=True)
 class Made:
-    """What became of one weight: zeros in it, and the share of its magnitude (sum of absolute values) that is left."""
+    """What became of one weight: zeros in it, and the share of its magnitude (sum of absolute values) that is left.
+
+    `told` is what a method that looks at data says about it.
+    """
 
     layer: Layer
     zeros: int
     magnitude: float
+    told: Told = field(default_factory=Told)
 
 
 @dataclass
 class Outcome:
-    """A sparse graph, the masks of its weights, and what became of each."""
+    """A sparse graph, the masks of its weights, and what became of each; `updated` if values that stay changed."""
 
     graph: Graph
     masks: Masks
     rows: list[Made] = field(default_factory=list)
+    updated: bool = False
 
 
 def choose(
@@ -68,20 +75,29 @@ def make_sparse(
     method: Method,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
-    """A new graph whose `layers` have the pattern; weights are worked on one at a time."""
+    """A new graph whose `layers` have the pattern; weights are worked on one at a time.
+
+    Raises InputError where a method that goes layer by layer is to compare all weights at once.
+    """
     if isinstance(method, Scored):
         method = settled(method, pattern, layers)
-    made = Outcome(graph.copy(), Masks(pattern.text))
-    values = made.graph.weights()
-    for number, layer in enumerate(layers):
+    elif isinstance(pattern, Unstructured) and pattern.everywhere:
+        raise InputError(f"pattern {pattern.text} compares all weights at once, but data are looked at layer by layer")
+    made = Outcome(graph.copy(), Masks(pattern.text), updated=isinstance(method, Calibrated) and method.updates)
+    values, scratch = made.graph.weights(), Scratch()
+    order = method.walk(made.graph, layers, progress) if isinstance(method, Calibrated) else layers
+    for number, layer in enumerate(order):
         progress(f"making weights sparse ({number + 1} of {len(layers)})")
         weight = layer.value.weight
         assert weight is not None
         array = weight.array()
         mask, new = method.sparsify(layer, array, pattern)
         made.masks.add(layer.value.name, mask)
-        made.rows.append(Made(layer, int(mask.size - np.count_nonzero(mask)), _left(array, new)))
-        values[layer.value.name].weight = _replaced(weight, new, mask, layer, made.masks, method)
+        told = method.told.get(layer.value.name, Told()) if isinstance(method, Calibrated) else Told()
+        made.rows.append(Made(layer, int(mask.size - np.count_nonzero(mask)), _left(array, new), told))
+        values[layer.value.name].weight = _replaced(weight, new, layer, made, scratch)
+    place = {layer.value: i for i, layer in enumerate(layers)}
+    made.rows.sort(key=lambda row: place[row.layer.value])
     return made
 
 
@@ -90,11 +106,16 @@ def _left(before: Array, after: Array) -> float:
     return float(np.abs(after).sum(dtype=np.float64)) / total if total else 1.0
 
 
-def _replaced(weight: Weight, new: Array, mask: Array, layer: Layer, masks: Masks, method: Method) -> Weight:
-    """The new weight: of one that lies in a file made again when it is read, of a quantised one its integers masked."""
+def _replaced(weight: Weight, new: Array, layer: Layer, made: Outcome, scratch: Scratch) -> Weight:
+    """The new weight: of a quantised one its integers masked; of one that lies in a file made again when it is read, or
+    written to another file.
+    """
+    name, masks = layer.value.name, made.masks
     if not weight.plain:
-        return weight.masked([mask])
-    if weight.lazy and isinstance(method, Scored):
-        name = layer.value.name
+        return weight.masked([masks[name]])
+    if not weight.lazy:
+        return Weight.of(np.ascontiguousarray(new), trainable=weight.trainable, tied=weight.tied)
+    if not made.updated:
         return weight.sliced(lambda array: np.where(masks[name], array, np.zeros((), array.dtype)), weight.shape)
-    return Weight.of(np.ascontiguousarray(new), trainable=weight.trainable, tied=weight.tied)
+    kept = {"trainable": weight.trainable, "tied": weight.tied}
+    return Weight(weight.shape, weight.dtype, scratch.written(new), lazy=True, **kept)

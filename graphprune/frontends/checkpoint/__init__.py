@@ -8,7 +8,7 @@ from __future__ import annotations
 from .emission import emit
 from .loading import from_config, load
 from .pretrained import pretrained
-from .running import change_inputs, instrument, random_inputs, run, run_all
+from .running import change_inputs, instrument, named_inputs, random_inputs, run, run_all, spans
 from .writing import save
 
 __all__ = [
@@ -17,9 +17,11 @@ __all__ = [
     "from_config",
     "instrument",
     "load",
+    "named_inputs",
     "pretrained",
     "random_inputs",
     "run",
     "run_all",
     "save",
+    "spans",
 ]

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from ..torch.execute import change_inputs, instrument, random_inputs, run, run_all
+from ..torch.spans import named_inputs, spans
 
-__all__ = ["change_inputs", "instrument", "random_inputs", "run", "run_all"]
+__all__ = ["change_inputs", "instrument", "named_inputs", "random_inputs", "run", "run_all", "spans"]

@@ -6,6 +6,7 @@ from .emit import emit
 from .instrument import instrument
 from .loading import from_model, load
 from .saving import save
+from .spans import named_inputs, spans
 from .widen import widened
 
-__all__ = ["emit", "from_model", "instrument", "load", "save", "widened"]
+__all__ = ["emit", "from_model", "instrument", "load", "named_inputs", "save", "spans", "widened"]

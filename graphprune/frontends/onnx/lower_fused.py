@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .lower_axes import untouched
 from .registry import Lowered, UnlowerableError, View, lowers
 from .sketch import Operand, Sketch
@@ -44,10 +46,30 @@ def embed_norm(view: View) -> Lowered | None:
     return sketch.lowered(3)
 
 
+def _window(view: View, count: int) -> dict[str, Any]:
+    """Where a convolution's kernel is laid: see `conv` in docs/ir.md; empty where sizes are computed otherwise."""
+    pads, auto = list(view.attr("pads", [0] * 2 * count)), view.attr("auto_pad", "NOTSET")
+    auto = auto.decode() if isinstance(auto, bytes) else auto
+    transposed = view.op == "ConvTranspose"
+    if transposed and (view.attr("output_shape") or auto.startswith("SAME")):
+        return {}
+    if auto == "VALID":
+        pads = [0] * 2 * count
+    places: dict[str, Any] = {
+        "strides": tuple(view.attr("strides", [1] * count)),
+        "dilations": tuple(view.attr("dilations", [1] * count)),
+        "pads": auto.lower() if auto.startswith("SAME") else tuple(zip(pads[:count], pads[count:], strict=True)),
+    }
+    if transposed:
+        places["output_pads"] = tuple(view.attr("output_padding", [0] * count))
+    return places
+
+
 @lowers("Conv", "ConvTranspose", "FusedConv", "NhwcConv", "NhwcFusedConv")
 def conv(view: View) -> Lowered | None:
     """Convolutions; where a residual is added inside or channels come last, as steps."""
-    attrs = {"groups": int(view.attr("group", 1)), "transposed": view.op == "ConvTranspose"}
+    attrs: dict[str, Any] = {"groups": int(view.attr("group", 1)), "transposed": view.op == "ConvTranspose"}
+    attrs.update(_window(view, view.rank(1) - 2))
     if view.shape(1)[0] % attrs["groups"]:
         return None
     if not view.op.startswith("Nhwc") and not view.has(3):
@@ -71,7 +93,8 @@ def convolved(
     if weight.shape[0] % groups or weight.shape[1] * groups != x.shape[1] or weight.shape[0] != out[1]:
         raise UnlowerableError
     done = not last and skip is None
-    found = sketch.step("conv", [x, weight, bias], out, "conv", 0 if done else -1, groups=groups, transposed=False)
+    attrs = {"groups": groups, "transposed": False, **_window(sketch.view, rank - 2)}
+    found = sketch.step("conv", [x, weight, bias], out, "conv", 0 if done else -1, **attrs)
     if last:
         found = sketch.transpose(found, (0, *range(2, rank), 1), "", 0 if skip is None else -1)
     if skip is not None:

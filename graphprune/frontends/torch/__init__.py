@@ -6,10 +6,12 @@ from .emission import Emitted, emit
 from .execute import change_inputs, flatten_outputs, instrument, random_inputs, run, run_all
 from .files import load, save
 from .graph_module import to_graph_module
+from .spans import as_array, named_inputs, spans
 from .tracing import capture, capture_training
 from .training import hold_zero, set_weights, zero_entries
 
 __all__ = [
+    "as_array",
     "Emitted",
     "capture",
     "capture_training",
@@ -19,11 +21,13 @@ __all__ = [
     "hold_zero",
     "instrument",
     "load",
+    "named_inputs",
     "random_inputs",
     "run",
     "run_all",
     "save",
     "set_weights",
+    "spans",
     "to_graph_module",
     "zero_entries",
 ]

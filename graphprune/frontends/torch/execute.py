@@ -48,11 +48,11 @@ def run(module: nn.Module, inputs: Any, *, wide: bool = False) -> list[np.ndarra
 
 
 def run_all(module: nn.Module, feeds: Sequence[Any], progress: Progress | None = None) -> list[list[np.ndarray]]:
-    """`run` on several inputs; an instrumented graph takes them through each operator together, see `_Reference`.
+    """`run` on several inputs; an instrumented graph takes them through each operator together, see `Reference`.
 
     `progress` is told which part of the operators has run, where that is known.
     """
-    if not isinstance(module, _Reference):
+    if not isinstance(module, Reference):
         return [run(module, feed) for feed in feeds]
     with torch.no_grad():
         found = module.together([split_inputs(feed) for feed in feeds], progress)
@@ -104,17 +104,17 @@ def instrument(graph: Graph, treatment: Treatment) -> nn.Module:
 
     See "Running a masked reference" in `docs/ir.md`. It takes and returns what the captured module did.
     """
-    return _Reference(graph, treatment)
+    return Reference(graph, treatment)
 
 
-class _Reference(nn.Module):
+class Reference(nn.Module):
     """Calls the graph's operators one after the other, on the weights that the graph holds.
 
     Several inputs go through each operator together: a weight that lies in a file is read and masked once for all of
-    them. Values are dropped after their last reader.
+    them. Values are dropped after their last reader. Given some `nodes`, those only (see `through`).
     """
 
-    def __init__(self, graph: Graph, treatment: Treatment) -> None:
+    def __init__(self, graph: Graph, treatment: Treatment, nodes: Sequence[Node] | None = None) -> None:
         super().__init__()
         self.training = False
         self._graph = graph
@@ -125,10 +125,13 @@ class _Reference(nn.Module):
         }
         known = {v.name: v for v in graph.values()} if treatment.bypass else {}
         self._bypass = {name: known[source] for name, source in treatment.bypass.items()}
-        self._calls: list[tuple[Node, Calls]] = [(n, call_of(n, self._constant)) for n in graph.nodes]
+        wanted = graph.nodes if nodes is None else nodes
+        self._calls: list[tuple[Node, Calls]] = [(n, call_of(n, self._constant)) for n in wanted]
         self._done = _last_read(graph, {*graph.outputs, *self._bypass.values()})
-        # Weights that lie in a file are read each time they are used: there may be more than memory holds.
-        here = [v for v in graph.weights().values() if v.weight is not None and not v.weight.lazy]
+        weights = graph.weights().values() if nodes is None else dict.fromkeys(v for n in nodes for v in n.reads())
+        # Weights that lie in a file are read each time they are used: there may be more than memory holds. A few
+        # operators run many times: what they need is read once.
+        here = [v for v in weights if v.weight is not None and (nodes is not None or not v.weight.lazy)]
         self._weights = {v: self._masked(v, self._load(v)) for v in here}
 
     def _constant(self, array: np.ndarray) -> torch.Tensor:
@@ -157,6 +160,13 @@ class _Reference(nn.Module):
                 for value in done:
                     env.pop(value, None)
         return [self._results(env) for env in runs]
+
+    def through(self, env: dict[Value, Any]) -> dict[Value, Any]:
+        """Run the operators on values that are there already; theirs join them."""
+        for node, calls in self._calls:
+            read = [None if v is None else env[v] if v.weight is None else self._weight(v) for v in node.inputs]
+            self._keep(env, node, self._run(node, calls, read))
+        return env
 
     def _start(self, args: Any, kwargs: Any) -> dict[Value, Any]:
         ordered = {name: kwargs[name] for name in self._origin.kwargs}

@@ -14,10 +14,25 @@ def conv(call: Call) -> Spec | None:
     if call.rank("input") != call.rank("weight"):
         return None
     transposed = bool(call.get("transposed", call.name.startswith("conv_transpose")))
-    attrs = {"groups": call["groups"], "transposed": transposed}
+    attrs: dict[str, Any] = {"groups": call["groups"], "transposed": transposed, **_window(call, transposed)}
     if not transposed:
         attrs["pointwise"] = _pointwise(call)
     return Spec("conv", ("input", "weight", "bias"), attrs)
+
+
+def _window(call: Call, transposed: bool) -> dict[str, Any]:
+    """Where the kernel is laid: strides, dilations, and pads before and after on each axis."""
+    kernel, padding = call.shape("weight")[2:], call["padding"]
+    strides, dilations = (tuple(_each(call[name], len(kernel))) for name in ("stride", "dilation"))
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+        pads = tuple((n // 2, n - n // 2) for n in total)
+    else:
+        pads = tuple((n, n) for n in _each(0 if padding == "valid" else padding, len(kernel)))
+    places: dict[str, Any] = {"strides": strides, "dilations": dilations, "pads": pads}
+    if transposed:
+        places["output_pads"] = tuple(_each(call["output_padding"], len(kernel)))
+    return places
 
 
 def _pointwise(call: Call) -> tuple[int, ...]:

@@ -1,0 +1,58 @@
+"""Wanda: an entry counts as much as its size times the norm of what it is multiplied with."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from ..ops.base import Array
+from .calibrated import Calibrated, Statistic, Told
+from .layers import Layer
+from .patterns import Pattern
+from .products import Meeting, from_matrices, to_matrices
+
+
+class Norms:
+    """Norms of columns: `[matrices (or 1), columns]`."""
+
+    def __init__(self) -> None:
+        self._sums: Array = np.zeros(())
+
+    def add(self, rows: Array) -> None:
+        """See `Statistic`."""
+        self._sums = self._sums + np.einsum("krc,krc->kc", rows, rows, dtype=np.float64)
+
+    @property
+    def squares(self) -> Array:
+        """Their squares."""
+        return self._sums
+
+
+class Wanda(Calibrated):
+    """`|weight| * norm of its data` (Sun et al. 2023, "A Simple and Effective Pruning Approach for Large Language
+    Models"), for convolutions at each kernel position; compared as the pattern compares.
+    """
+
+    name: ClassVar[str] = "wanda"
+
+    def statistic(self, meeting: Meeting) -> Statistic:
+        """See `Calibrated`."""
+        return Norms()
+
+    def judge(self, layer: Layer, array: Array, pattern: Pattern, statistic: Statistic) -> tuple[Array, Array, Told]:
+        """See `Calibrated`."""
+        assert isinstance(statistic, Norms)
+        return masked(layer, array, pattern, statistic.squares, "")
+
+
+def masked(layer: Layer, array: Array, pattern: Pattern, squares: Array, note: str) -> tuple[Array, Array, Told]:
+    """A mask by Wanda's scores, from the squared norms of columns; by magnitude where data hold no finite numbers."""
+    matrices = to_matrices(layer, np.abs(array.astype(np.result_type(array.dtype, np.float32), copy=False)))
+    if not np.isfinite(squares).all():
+        note = "by magnitude: its data are not finite"
+    else:
+        empty = ~squares.any(1, keepdims=True)  # matrices that no data reached
+        matrices = matrices * np.sqrt(np.where(empty, 1.0, squares)).astype(matrices.dtype)[:, None, :]
+    mask = pattern.keep(from_matrices(layer, matrices), layer)
+    return mask, np.where(mask, array, np.zeros((), array.dtype)), Told(note)
