@@ -301,7 +301,7 @@ def tables(results: dict[str, dict[str, Any]]) -> list[str]:
     rest = (
         f"Calibration: {SAMPLES} samples of {LENGTH} tokens, {THREADS} threads; {TEXTS} texts to judge by. Seconds"
         " are those of making weights sparse (running the data included); those of the CPU count all threads. Memory is"
-        " what that adds to the peak of the process. Output lost: of a layer, on the calibration data, mean over layers."
+        " what that adds to the peak of the process. Output lost: of a layer, on calibration data (mean of all)."
     )
     return [rest, common.table(head, rows)]
 
