@@ -42,7 +42,8 @@ def _picked(view: Array, count: int, most: int) -> Array:
     grid = (view.shape[0], *view.shape[2 : 2 + count])
     total = prod(grid)
     chosen = np.unravel_index(np.linspace(0, total - 1, min(most, total)).astype(np.int64), grid)
-    return view[(chosen[0], slice(None), *chosen[1:])]
+    places: tuple[Any, ...] = (chosen[0], slice(None), *chosen[1:])
+    return view[places]
 
 
 def _pads(
