@@ -147,9 +147,9 @@ def exported(path: Path) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         batch, length = torch.export.Dim("batch", max=1024), torch.export.Dim("length", max=512)
-        ids = torch.ones(2, LENGTH, dtype=torch.int64)
+        ids, mask = torch.ones(2, LENGTH, dtype=torch.int64), torch.ones(2, LENGTH, dtype=torch.int64)
         torch.onnx.export(
-            encoder(), (ids, ids), path.with_suffix(".partial"), dynamo=True, verbose=False, external_data=False,
+            encoder(), (ids, mask), path.with_suffix(".partial"), dynamo=True, verbose=False, external_data=False,
             input_names=["input_ids", "attention_mask"], dynamic_shapes=({0: batch, 1: length}, {0: batch, 1: length}),
         )  # fmt: skip
         path.with_suffix(".partial").replace(path)

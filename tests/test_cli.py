@@ -261,6 +261,8 @@ PRUNE = "prune m.onnx -o o.onnx --target macs=0.5 "
         (PRUNE + "--data d.npz", "--data is for criteria that look at data, which come with a later version"),
         (PRUNE + "--frobnicate", "No such option"),
         ("prune m.onnx --target macs=0.5", "Missing option '--output'"),
+        ("sparsify m.onnx -o o.onnx --data nope.npz", "there is no file 'nope.npz'"),
+        ("sparsify m.onnx -o o.bin --pattern 2:4", "--output 'o.bin' must end in .onnx"),
         ("apply m.onnx --plan nope.json -o o.onnx", "there is no file 'nope.json'"),
         ("apply m.onnx --plan plan.json -o plan.json", "is an input as well"),
         ("verify m.onnx nope.onnx --plan plan.json", "there is no file 'nope.onnx'"),

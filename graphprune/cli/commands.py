@@ -180,6 +180,8 @@ def sparsify(
     """Set weights to zero in a pattern that hardware skips (2:4), prove the result and write it."""
     shapes = parse_shapes(input_shape or [])
     check_model(model)
+    if data is not None:
+        check_file(data)
     outputs = [
         ("--output", output, model_suffixes(model)),
         ("--masks-out", masks_out, (".safetensors",)),

@@ -298,3 +298,21 @@ def test_shards_are_written_and_read(folder: Path, tmp_path: Path, monkeypatch: 
         assert value.weight is not None
         np.testing.assert_array_equal(value.weight.array(), again.weights()[name].weight.array())  # type: ignore[union-attr]
     assert frontends.frontend("checkpoint") is frontends.of(again)
+
+
+def test_a_folder_is_made_sparse_by_data_with_its_weights_in_files(folder: Path, tmp_path: Path) -> None:
+    import transformers
+
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, (8, 16))
+    lost = {}
+    for method in ("magnitude", "sparsegpt"):
+        made = gp.sparsify(folder, method=method, data={"input_ids": ids}, exclude=["lm_head*", "*embed*"])
+        assert made.report.proof is not None and made.report.proof.passed
+        assert all(made.graph.weights()[name].weight.lazy for name in made.masks)
+        made.save(tmp_path / method)
+        model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / method).eval()
+        for name, mask in made.masks.items():
+            assert not model.get_parameter(name).detach().numpy()[~mask].any()
+        lost[method] = float((logits(model, torch.from_numpy(ids)) - logits(llama(), torch.from_numpy(ids))).norm())
+    assert len(made.masks) == 7 * LAYERS
+    assert lost["sparsegpt"] < lost["magnitude"]
