@@ -58,10 +58,10 @@ def _alike(coupling: Coupling) -> Array:
     """For each component a number that those which may trade places share; -1 where it must stay in its place."""
     random = np.random.default_rng(0)
     sign = coupling.group_of.astype(np.uint64)
-    seen: set[int] = set()
+    seen: dict[int, Array] = {}  # held, so that no other array gets the number of one that is gone
     for labels in _label_arrays(coupling):
         if id(labels) not in seen:
-            seen.add(id(labels))
+            seen[id(labels)] = labels
             count = np.bincount(coupling.component[labels.reshape(-1)], minlength=coupling.count)
             sign += count.astype(np.uint64) * random.integers(1, 1 << 63, dtype=np.uint64)
     for group in coupling.groups:
@@ -195,7 +195,7 @@ class Exchange:
 
     def __init__(self, coupling: Coupling, moved: Array) -> None:
         self._coupling, self._moved = coupling, moved
-        self._known: dict[int, Array | None] = {}
+        self._known: dict[int, tuple[Array, Array | None]] = {}  # with the labels, so that their number stays theirs
 
     def key(self, use: Use) -> tuple[bytes, ...]:
         """Equal for uses that need the same order of the same weight; empty where nothing moves."""
@@ -240,8 +240,8 @@ class Exchange:
         """For each index along a label array the index whose elements come there; None where all stay."""
         key = id(labels)
         if key not in self._known:
-            self._known[key] = self._find(self._coupling.component[labels.reshape(-1)])
-        return self._known[key]
+            self._known[key] = labels, self._find(self._coupling.component[labels.reshape(-1)])
+        return self._known[key][1]
 
     def _find(self, components: Array) -> Array | None:
         wanted = self._moved[components]
