@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,17 @@ from .stages import Clock, Progress, model_of, read_model, tried
 
 @dataclass
 class SparseResult:
-    """What `sparsify` made. `model` is of the caller's kind; `masks` say which entries stay."""
+    """What `sparsify` made. `masks` say which entries stay."""
 
-    model: Any
     masks: Masks
     report: SparseReport
     graph: Graph
     emitted: Any = field(repr=False)
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, of the caller's kind. An ONNX model that was not proven is made now: it holds all weights."""
+        return model_of(frontends.emit(self.graph) if self.emitted is None else self.emitted)
 
     def save(self, path: str | Path) -> None:
         """Write the model: `.onnx`, or for PyTorch also `.pt2` and `.safetensors`; a folder's as a folder."""
@@ -80,7 +85,8 @@ def sparsify(
     with clock("making weights sparse"):
         made = sparsity.make_sparse(start, layers, wanted, maker, clock.say)
     with clock("writing the model"):
-        emitted = frontends.emit(made.graph, (lambda _: "") if verify else None)
+        written_late = graph.frontend == "onnx" and not verify  # weights stay in their file until then
+        emitted = None if written_late else frontends.emit(made.graph, (lambda _: "") if verify else None)
     proof = None
     if verify:
         with clock("verifying"):
@@ -94,7 +100,7 @@ def sparsify(
             f"the sparse '{graph.name}' differs from {other} by {proof.max_error:.2g} "
             f"(allowed: {proof.tolerance:.2g}){': ' + proof.detail if proof.detail else ''}"
         )
-    return SparseResult(model_of(emitted), made.masks, report, made.graph, emitted)
+    return SparseResult(made.masks, report, made.graph, emitted)
 
 
 def _prove(graph: Graph, made: Outcome, order: Reordered | None, emitted: Any, seed: int) -> tuple[Any, Proof]:

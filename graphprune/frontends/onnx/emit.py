@@ -18,7 +18,7 @@ from .protos import rename_captured, set_attribute, subgraphs
 from .quantized import Part
 from .raising import Draft, raise_node
 from .registry import FILL
-from .tensors import to_tensor
+from .tensors import put_elements, to_tensor
 from .writer import Writer
 
 
@@ -33,9 +33,7 @@ def emit(graph: Graph) -> ModelProto:
 def fill(model: ModelProto, weights: dict[str, Weight]) -> None:
     """Put the data of these weights into the model's initializers, which are headers so far."""
     for tensor in model.graph.initializer:
-        full = to_tensor(weights[tensor.name].array(), tensor.name)
-        copy_notes(tensor, full)
-        tensor.CopyFrom(full)
+        put_elements(tensor, weights[tensor.name].array())
 
 
 @uncollected()

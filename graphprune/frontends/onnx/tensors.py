@@ -133,10 +133,16 @@ def external_reader(tensor: TensorProto, folder: Path | None, model: str) -> Cal
 
 def to_tensor(array: np.ndarray, name: str) -> TensorProto:
     """An ONNX tensor with inline data."""
-    elem_type = onnx_dtype(array.dtype)
-    tensor = TensorProto(name=name, data_type=elem_type, dims=array.shape)
+    tensor = TensorProto(name=name, dims=array.shape)
+    put_elements(tensor, array)
+    return tensor
+
+
+def put_elements(tensor: TensorProto, array: np.ndarray) -> None:
+    """Give a tensor without data, but of the array's sizes, its elements inline."""
+    tensor.data_type = onnx_dtype(array.dtype)
     if _plain(tensor):
         tensor.raw_data = np.ascontiguousarray(array).tobytes()
-        return tensor
-    made: TensorProto = numpy_helper.from_array(array, name)
-    return made
+    else:
+        tensor.MergeFrom(numpy_helper.from_array(array.reshape(-1)))
+        tensor.dims[:] = array.shape
