@@ -1,0 +1,146 @@
+"""Weights in every place where ONNX models keep them: found along the right axis, made 2:4, counted in the result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+import graphprune as gp
+from graphprune import sparsity
+from graphprune.errors import InputError
+from tests.helpers import zero_in_fours
+
+HEAD = '<ir_version: 9, opset_import: ["": 18, "com.microsoft": 1]>'
+#: The model, the sizes of its weights, and the axis along which each weight is contracted.
+CASES: dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, int]]] = {
+    "gemm": ("(float[2,8] x) => (float[2,5] y) { y = Gemm(x, w) }", {"w": (8, 5)}, {"w": 0}),
+    "gemm, transB": ("(float[2,8] x) => (float[2,5] y) { y = Gemm<transB=1>(x, w) }", {"w": (5, 8)}, {"w": 1}),
+    "gemm, weight first": ("(float[8,2] x) => (float[5,2] y) { y = Gemm(w, x) }", {"w": (5, 8)}, {"w": 1}),
+    "gemm, weight first, transA": (
+        "(float[8,2] x) => (float[5,2] y) { y = Gemm<transA=1>(w, x) }",
+        {"w": (8, 5)},
+        {"w": 0},
+    ),
+    "matmul": ("(float[3,2,8] x) => (float[3,2,5] y) { y = MatMul(x, w) }", {"w": (8, 5)}, {"w": 0}),
+    "matmul, weight first": ("(float[3,8,2] x) => (float[3,5,2] y) { y = MatMul(w, x) }", {"w": (5, 8)}, {"w": 1}),
+    "matmul, batch": ("(float[3,2,8] x) => (float[3,2,5] y) { y = MatMul(x, w) }", {"w": (3, 8, 5)}, {"w": 1}),
+    "einsum": ('(float[2,8] x) => (float[2,5] y) { y = Einsum<equation="bi,oi->bo">(x, w) }', {"w": (5, 8)}, {"w": 1}),
+    "conv, groups": (
+        "(float[1,8,5,5] x) => (float[1,6,3,3] y) { y = Conv<group=2>(x, w) }",
+        {"w": (6, 4, 3, 3)},
+        {"w": 1},
+    ),
+    "transposed conv, groups": (
+        "(float[1,8,3,3] x) => (float[1,6,5,5] y) { y = ConvTranspose<group=2>(x, w) }",
+        {"w": (8, 3, 3, 3)},
+        {"w": 0},
+    ),
+    "behind a transpose": (
+        "(float[2,8] x) => (float[2,5] y) { t = Transpose<perm=[1,0]>(w) y = MatMul(x, t) }",
+        {"w": (5, 8)},
+        {"w": 1},
+    ),
+    "behind an identity": (
+        "(float[2,8] x) => (float[2,5] y) { t = Identity(w) y = MatMul(x, t) }",
+        {"w": (8, 5)},
+        {"w": 0},
+    ),
+    "lstm": (
+        "(float[4,1,8] x) => (float[4,1,1,4] y) { y = LSTM<hidden_size=4>(x, w, r) }",
+        {"w": (1, 16, 8), "r": (1, 16, 4)},
+        {"w": 2, "r": 2},
+    ),
+    "fused matmul": (
+        "(float[2,8] x) => (float[2,5] y) { y = com.microsoft.FusedMatMul<transB=1, alpha=0.5>(x, w) }",
+        {"w": (5, 8)},
+        {"w": 1},
+    ),
+    "attention": (
+        "(float[1,3,8] x) => (float[1,3,8] y) { y = com.microsoft.Attention<num_heads=2>(x, w, b) }",
+        {"w": (8, 24), "b": (24,)},
+        {"w": 0},
+    ),
+    "branches": (
+        "(float[2,8] x, bool c) => (float[2,5] y) {"
+        " y = If(c) <then_branch = one () => (a) { a = MatMul(x, w) },"
+        " else_branch = other () => (b) { b = MatMul(x, v) }> }",
+        {"w": (8, 5), "v": (8, 5)},
+        {"w": 0, "v": 0},
+    ),
+    "read twice": (
+        "(float[2,8] x) => (float[2,8] y) { t = MatMul(x, w) y = MatMul(t, w) }",
+        {"w": (8, 8)},
+        {"w": 0},
+    ),
+}
+
+
+def made(text: str, shapes: dict[str, tuple[int, ...]], dtype: Any = np.float32) -> onnx.ModelProto:
+    """The model with random weights."""
+    random = np.random.default_rng(0)
+    model = parser.parse_model(f"{HEAD} g {text}")
+    arrays = {name: random.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    return model
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_weights_are_sparse_along_what_is_summed(name: str) -> None:
+    text, shapes, axes = CASES[name]
+    model = made(text, shapes)
+    result = gp.sparsify(model)
+    assert result.report.proof.passed
+    before, after = initializers(model), initializers(result.model)
+    assert {layer.value.name: layer.how.axis for layer in sparsity.find_layers(result.graph)[0]} == axes
+    assert set(result.masks) == set(axes)
+    for weight, axis in axes.items():
+        assert zero_in_fours(after[weight], axis) == {2}
+        assert np.array_equal(after[weight][result.masks[weight]], before[weight][result.masks[weight]])
+    for weight in set(shapes) - set(axes):
+        assert np.array_equal(before[weight], after[weight])
+
+
+@pytest.mark.parametrize(("dtype", "type_name"), [(np.float16, "float16"), (ml_dtypes.bfloat16, "bfloat16")])
+def test_narrow_floats_behind_casts_stay_narrow(dtype: Any, type_name: str) -> None:
+    text = "(float[2,8] x) => (float[2,5] y) { t = Cast<to=1>(w) y = MatMul(x, t) }"
+    model = made(text, {"w": (8, 5)}, dtype)
+    result = gp.sparsify(model)
+    found = initializers(result.model)["w"]
+    assert found.dtype.name == type_name
+    assert zero_in_fours(found.astype(np.float32), 0) == {2}
+
+
+def test_equal_entries_and_zeros_still_give_exactly_two() -> None:
+    model = made("(float[2,8] x) => (float[2,5] y) { y = MatMul(x, w) }", {"w": (8, 5)})
+    for fill in (0.0, -0.0, 1.0, np.nan):
+        weight = np.full((8, 5), fill, np.float16)
+        layer = sparsity.find_layers(gp.sparsify(model, verify=False).graph)[0][0]
+        mask = sparsity.parse("2:4").keep(np.abs(weight.astype(np.float32)), layer)
+        assert zero_in_fours(mask, 0) == {2}
+
+
+def test_integers_behind_scales_are_sparse_as_stored() -> None:
+    text = "(float[2,8] x) => (float[2,5] y) { t = DequantizeLinear<axis=1>(w, s, z) y = MatMul(x, t) }"
+    model = parser.parse_model(f"{HEAD} g {text}")
+    random = np.random.default_rng(0)
+    arrays = {
+        "w": random.integers(-90, 90, (8, 5)).astype(np.int8),
+        "s": (random.random(5) + 0.5).astype(np.float32),
+        "z": np.array([0, 3, -5, 100, 0], np.int8),
+    }
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    result = gp.sparsify(model)
+    assert result.report.proof.passed
+    stored = initializers(result.model)["w"]
+    assert zero_in_fours(stored != arrays["z"], 0) == {2}
+    with pytest.raises(InputError, match="quantised"):
+        gp.save_compact(result, "never.safetensors")
