@@ -205,11 +205,11 @@ def sparsify(
         )
         report = replace(result.report, model=model)
         progress("writing")
+        if compact is not None:  # first: what it refuses leaves nothing behind
+            _api().save_compact(result, compact)
         result.save(output)
         if masks_out is not None:
             result.masks.save(masks_out)
-        if compact is not None:
-            _api().save_compact(result, compact)
         if report_out is not None:
             reports.write_json(report.to_json(), report_out)
     if as_json:
