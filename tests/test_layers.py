@@ -40,6 +40,7 @@ WALLS = {
         "graphprune.frontends.torch",
         "graphprune.frontends.checkpoint",
         "graphprune.runtimes.pytorch",
+        "graphprune.runtimes.pytorch_sparse",
         "graphprune.runtimes.tensorrt_memory",
     ),
     "transformers": ("graphprune.frontends.checkpoint",),
