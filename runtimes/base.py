@@ -89,7 +89,8 @@ class Clocked(Protocol):
 class LayerChoice:
     """What a backend made of one layer. `eligible`: its weights have the pattern that sparse kernels want.
 
-    `nodes` are the operators of the model that went into it; what a backend does not tell is None or empty.
+    `nodes` are the operators of the model that went into it, `seconds` what it takes and `share` its part of the whole
+    run; what a backend does not tell is None or empty.
     """
 
     name: str
@@ -99,6 +100,8 @@ class LayerChoice:
     sparse: bool = False
     eligible: bool | None = None
     nodes: tuple[str, ...] = ()
+    seconds: float | None = None
+    share: float | None = None
 
 
 @runtime_checkable
@@ -126,12 +129,12 @@ class _Entry:
 _RUNTIMES = {
     "onnxruntime": _Entry("onnxruntime", "OnnxRuntime"),
     "onnxruntime-unoptimized": _Entry("onnxruntime", "OnnxRuntime", {"optimize": False}),
-    "onnxruntime-cuda": _Entry("onnxruntime", "OnnxRuntime", {"provider": "CUDAExecutionProvider"}),
-    "onnxruntime-tensorrt": _Entry("onnxruntime", "OnnxRuntime", {"provider": "TensorrtExecutionProvider"}),
+    "onnxruntime-cuda": _Entry("onnxruntime", "OnnxRuntime", settings="CudaOptions"),
+    "onnxruntime-tensorrt": _Entry("onnxruntime", "OnnxRuntime", settings="TensorRTProviderOptions"),
     "tensorrt": _Entry("tensorrt", "TensorRT", settings="TensorRTOptions"),
     "reference": _Entry("reference", "OnnxReference"),
-    "pytorch": _Entry("pytorch", "PyTorch", takes="torch"),
-    "pytorch-compiled": _Entry("pytorch", "PyTorch", {"compiled": True}, takes="torch"),
+    "pytorch": _Entry("pytorch", "PyTorch", takes="torch", settings="PyTorchOptions"),
+    "pytorch-compiled": _Entry("pytorch", "PyTorch", {"compiled": True}, takes="torch", settings="PyTorchOptions"),
 }
 _NAMED = re.compile(r"\s*([\w-]+)\s*(?:\{([^{}]*)\})?\s*")
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -12,18 +16,24 @@ import numpy as np
 
 from graphprune.errors import BackendError, InputError, UnsupportedError
 
-from .base import Inputs, TensorSpec
-from .inputs import ordered
+from .base import Inputs, LayerChoice, TensorSpec
+from .inputs import ordered, random_inputs
 from .memory import peak_growth
 from .modelfile import as_file, loadable
+from .onnxruntime_device import RECORD, bound, find_libraries, placement, value
+from .onnxruntime_options import CPU, CUDA, TENSORRT, CpuOptions, CudaOptions, ProviderOptions, TensorRTProviderOptions
+from .onnxruntime_profile import profiled
+from .tensorrt_cache import model_hash
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
+__all__ = ["CudaOptions", "OnnxExecutable", "OnnxRuntime", "TensorRTProviderOptions"]
+
 _INSTALL = {
-    "CPUExecutionProvider": "pip install onnxruntime",
-    "CUDAExecutionProvider": "pip install onnxruntime-gpu (and an NVIDIA GPU with its driver)",
-    "TensorrtExecutionProvider": "pip install onnxruntime-gpu tensorrt (and an NVIDIA GPU with its driver)",
+    CPU: "pip install onnxruntime",
+    CUDA: "pip install onnxruntime-gpu (and an NVIDIA GPU with its driver)",
+    TENSORRT: "pip install onnxruntime-gpu tensorrt (and an NVIDIA GPU with its driver)",
 }
 _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -33,7 +43,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(bool)": np.dtype(np.bool_),
     **{f"tensor({kind}{bits})": np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
 }
-_ONNX_BFLOAT16 = 16  # TensorProto.BFLOAT16, for inputs numpy has no type of its own for
 _LOG_FATAL = 4  # errors reach the user as exceptions, once
 
 
@@ -41,11 +50,16 @@ class OnnxRuntime:
     """Runs a model given as a path, as bytes, or as an object with `SerializeToString` (an `onnx.ModelProto`)."""
 
     def __init__(
-        self, name: str = "onnxruntime", provider: str = "CPUExecutionProvider", *, optimize: bool = True
+        self, name: str = "onnxruntime", options: ProviderOptions | None = None, *, optimize: bool = True
     ) -> None:
         self.name = name
-        self.provider = provider
+        self.options = options or CpuOptions()
         self.optimize = optimize
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that is to run the model."""
+        return self.options.provider
 
     @property
     def version(self) -> str:
@@ -67,30 +81,59 @@ class OnnxRuntime:
 
     def missing(self) -> str:
         """The package that brings the provider."""
-        return _INSTALL.get(self.provider, f"it needs an onnxruntime built with {self.provider}")
+        install = _INSTALL[self.provider]
+        if find_spec("onnxruntime") is None:
+            return install
+        import onnxruntime as ort
+
+        return f"{install}; the onnxruntime that is there has {', '.join(ort.get_available_providers())}"
 
     def compile(self, model: Any, *, threads: int | None = None, folder: Path | None = None) -> OnnxExecutable:
         """Build a session; `BackendError` quotes onnxruntime where it refuses.
 
         `folder` holds the external data of a model that is not given as a path.
         """
-        import onnxruntime as ort
-
-        with loadable(model) as source:
-            try:
-                session = ort.InferenceSession(source, self._options(threads, folder), self._providers())
-            except Exception as error:
-                kind = UnsupportedError if type(error).__name__ == "NotImplemented" else BackendError
-                raise kind(f"onnxruntime cannot load {_label(model)}: {_first_line(error)}") from error
-        return OnnxExecutable(session)
+        session = self._session(model, threads, folder)
+        notes = placement(session, self.name, self.options)
+        again = partial(self._profiling, _kept(model), threads, folder)
+        if self.provider == CPU:
+            return OnnxExecutable(session, again)
+        session.disable_fallback()
+        return DeviceExecutable(session, again, notes, "cuda", self.options.device)
 
     def peak_memory(self, model: Any, inputs: Inputs, *, threads: int | None = None) -> int | None:
         """Peak growth of a fresh process that loads and runs the model once; measured on Linux and CPU only."""
-        if self.provider != "CPUExecutionProvider":
+        if self.provider != CPU:
             return None
         with as_file(model) as path:
             named = inputs if isinstance(inputs, dict) else self.compile(path).named(inputs)
             return peak_growth(path, dict(named), threads)
+
+    def _session(self, model: Any, threads: int | None, folder: Path | None, profile: str = "") -> ort.InferenceSession:
+        """A session, which writes a profile to a file of that prefix where one is given."""
+        import onnxruntime as ort
+
+        options = self._options(threads, folder)
+        if profile:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile
+        if self.provider != CPU:
+            find_libraries()
+        with loadable(model) as source:
+            try:
+                return ort.InferenceSession(source, options, self._providers(model), enable_fallback=0)
+            except Exception as error:
+                kind = UnsupportedError if type(error).__name__ == "NotImplemented" else BackendError
+                raise kind(f"onnxruntime cannot load {_label(model)}: {_first_line(error)}") from error
+
+    def _profiling(
+        self, model: Callable[[], Any], threads: int | None, folder: Path | None, profile: str
+    ) -> ort.InferenceSession:
+        """Another session for the same model, as profiling slows the one that is timed."""
+        found = model()
+        if found is None:
+            raise BackendError("the model is no longer there to be profiled: keep it, or give it as a file")
+        return self._session(found, threads, folder, profile)
 
     def _options(self, threads: int | None, folder: Path | None) -> ort.SessionOptions:
         import onnxruntime as ort
@@ -103,21 +146,28 @@ class OnnxRuntime:
         options.intra_op_num_threads = threads or 0
         # Idle threads of one session must not spin on the cores that the next one, measured in turn, needs.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if self.provider != CPU:
+            options.add_session_config_entry(RECORD, "1")
         if folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         return options
 
-    def _providers(self) -> list[str]:
-        return list(dict.fromkeys([self.provider, "CPUExecutionProvider"]))
+    def _providers(self, model: Any) -> list[Any]:
+        if self.provider != TENSORRT:
+            return list(self.options.providers(""))
+        with as_file(model) as path:
+            return list(self.options.providers(model_hash(path)[:16]))
 
 
 class OnnxExecutable:
-    """One onnxruntime session."""
+    """One onnxruntime session; `again` makes another that writes a profile."""
 
-    def __init__(self, session: ort.InferenceSession) -> None:
+    def __init__(self, session: ort.InferenceSession, again: Callable[[str], ort.InferenceSession]) -> None:
         self.session = session
         self.inputs = tuple(_spec(arg) for arg in session.get_inputs())
         self.outputs = tuple(arg.name for arg in session.get_outputs())
+        self._again = again
+        self._fed: dict[str, np.ndarray] | None = None
 
     def named(self, inputs: Inputs) -> dict[str, np.ndarray]:
         """`inputs` by input name."""
@@ -125,25 +175,72 @@ class OnnxExecutable:
 
     def run(self, inputs: Inputs) -> list[np.ndarray]:
         """All outputs in order."""
-        feed = self.named(inputs)
+        self._fed = self.named(inputs)
         try:
-            if any(array.dtype == ml_dtypes.bfloat16 for array in feed.values()):
-                return self._run_bfloat16(feed)
-            return list(self.session.run(None, feed))
+            return _run(self.session, self._fed)
         except Exception as error:
             raise UnsupportedError(f"onnxruntime cannot run the model: {_first_line(error)}") from error
 
-    def _run_bfloat16(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """Feed bfloat16 arrays as their bits, the one way onnxruntime takes them from numpy."""
-        import onnxruntime as ort
+    def layers(self) -> tuple[LayerChoice, ...]:
+        """The nodes as onnxruntime runs them, with the time that each takes on the inputs last given."""
+        feed = self._fed if self._fed is not None else self.named(random_inputs(self.inputs))
+        return profiled(self._again, lambda session: _run(session, feed))
 
-        def wrap(array: np.ndarray) -> ort.OrtValue:
-            if array.dtype != ml_dtypes.bfloat16:
-                return ort.OrtValue.ortvalue_from_numpy(array)
-            return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _ONNX_BFLOAT16)
 
-        values = self.session.run_with_ort_values(None, {name: wrap(array) for name, array in feed.items()})
-        return [value.numpy() for value in values]
+class DeviceExecutable(OnnxExecutable):
+    """A session on a device, timed on data that lie there; `notes` say which nodes run elsewhere."""
+
+    clock = "the wall clock, inputs and outputs on the device"
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        again: Callable[[str], ort.InferenceSession],
+        notes: tuple[str, ...],
+        device: str,
+        index: int,
+    ) -> None:
+        super().__init__(session, again)
+        self.notes = notes
+        self.device = device
+        self.index = index
+
+    def stopwatch(self, inputs: Inputs) -> Callable[[], float]:
+        """A call that runs on `inputs`, which lie on the device already, and returns the seconds until it is done."""
+        self._fed = self.named(inputs)
+        try:
+            binding = bound(self.session, self._fed, self.outputs, self.device, self.index)
+        except Exception as error:
+            raise UnsupportedError(f"onnxruntime cannot take the inputs: {_first_line(error)}") from error
+
+        def once() -> float:
+            start = perf_counter()
+            try:
+                self.session.run_with_iobinding(binding)
+            except Exception as error:
+                raise UnsupportedError(f"onnxruntime cannot run the model: {_first_line(error)}") from error
+            binding.synchronize_outputs()
+            return perf_counter() - start
+
+        return once
+
+
+def _run(session: ort.InferenceSession, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """All outputs; bfloat16 arrays go in as their bits, the one way onnxruntime takes them from numpy."""
+    if any(array.dtype == ml_dtypes.bfloat16 for array in feed.values()):
+        values = session.run_with_ort_values(None, {name: value(array) for name, array in feed.items()})
+        return [found.numpy() for found in values]
+    return list(session.run(None, feed))
+
+
+def _kept(model: Any) -> Callable[[], Any]:
+    """The model for later, without keeping a large one alive."""
+    if isinstance(model, str | Path):
+        return lambda: model
+    try:
+        return weakref.ref(model)
+    except TypeError:  # bytes cannot be referred to so
+        return lambda: None
 
 
 def _spec(arg: Any) -> TensorSpec:

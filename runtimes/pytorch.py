@@ -1,9 +1,12 @@
-"""PyTorch modules, eager or through `torch.compile`, on the CPU."""
+"""PyTorch modules, eager or through `torch.compile`, on the CPU or an NVIDIA GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -12,17 +15,59 @@ import numpy as np
 
 from graphprune.errors import BackendError, InputError
 
-from .base import Inputs, TensorSpec
+from .base import Inputs, LayerChoice, TensorSpec
 
 if TYPE_CHECKING:
     import torch
+
+    from .pytorch_sparse import SemiStructured
+
+_PRECISIONS = {"model": None, "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+_DEVICE = re.compile(r"cpu|cuda(?::(\d+))?")
+_KERNELS = ("cusparselt", "cutlass")
+
+
+@dataclass(frozen=True)
+class PyTorchOptions:
+    """Where a module runs and in what type: `device` is "cpu", "cuda" or "cuda:1", `precision` the module's own or
+    another.
+
+    `sparse` runs linear layers with 2:4 weights on torch's sparse `kernels` (a GPU's); `rows`, the tokens a layer sees
+    at once, lets cuSPARSELt search for its fastest.
+    """
+
+    device: str = "cpu"
+    precision: str = "model"
+    sparse: bool = False
+    kernels: str = "cusparselt"
+    rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if not _DEVICE.fullmatch(self.device):
+            raise InputError(f"runtime 'pytorch': device is cpu, cuda or cuda:1, not '{self.device}'")
+        for option, found, known in (("precision", self.precision, _PRECISIONS), ("kernels", self.kernels, _KERNELS)):
+            if found not in known:
+                raise InputError(f"runtime 'pytorch': {option} must be one of {', '.join(known)}, not '{found}'")
+        if self.sparse and not self.on_gpu:
+            raise InputError("runtime 'pytorch': torch has 2:4 kernels for GPUs only: sparse=true needs device=cuda")
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.device != "cpu"
+
+    @property
+    def as_it_is(self) -> bool:
+        """Whether the caller's own module can run."""
+        return not self.on_gpu and self.precision == "model"
 
 
 class PyTorch:
     """Runs an `nn.Module` as it is, or a copy compiled by `torch.compile` (which needs a C++ compiler)."""
 
-    def __init__(self, name: str = "pytorch", *, compiled: bool = False) -> None:
+    def __init__(self, name: str = "pytorch", options: PyTorchOptions | None = None, *, compiled: bool = False) -> None:
         self.name = name
+        self.options = options or PyTorchOptions()
         self.compiled = compiled
 
     @property
@@ -31,20 +76,60 @@ class PyTorch:
         return version("torch")
 
     def is_available(self) -> bool:
-        """Whether torch is installed."""
-        return find_spec("torch") is not None
+        """Whether torch is installed, and finds the GPU that is asked for."""
+        return self._lacks() is None
 
     def missing(self) -> str:
-        """The package to install."""
-        return "pip install torch"
+        """What to install."""
+        return self._lacks() or "nothing"
+
+    def _lacks(self) -> str | None:
+        if find_spec("torch") is None:
+            return "pip install torch"
+        if not self.options.on_gpu:
+            return None
+        import torch
+
+        if not torch.cuda.is_available():
+            return f"it needs an NVIDIA GPU with its driver, which torch {torch.__version__} does not find"
+        index, found = int(self.options.device.partition(":")[2] or 0), torch.cuda.device_count()
+        return None if index < found else f"there is no GPU {index}: torch finds {found}"
 
     def compile(self, model: Any, *, threads: int | None = None) -> TorchExecutable:
-        """Wrap a module; the module's train or eval mode is the caller's own, and stays."""
+        """Wrap a module, or a copy of it where the device or the type is another.
+
+        The module's train or eval mode is the caller's own, and stays.
+        """
         import torch
 
         if not isinstance(model, torch.nn.Module):
             raise InputError(f"the runtime '{self.name}' runs a torch.nn.Module, not a {type(model).__name__}")
-        return TorchExecutable(torch.compile(model) if self.compiled else model, threads)
+        lacks = self._lacks()
+        if lacks is not None:
+            raise BackendError(f"the runtime '{self.name}' is not available on this machine: {lacks}")
+        placed = self._placed(model)
+        sparse = self._sparse(placed)
+        module = sparse.module if sparse else placed
+        ready = torch.compile(module) if self.compiled else module
+        if self.options.on_gpu:
+            return CudaExecutable(ready, self.options, sparse)
+        return TorchExecutable(ready, self.options, threads)
+
+    def _placed(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The module in its place and type."""
+        if self.options.as_it_is:
+            return model
+        try:
+            return copy.deepcopy(model).to(device=self.options.device, dtype=_dtype(self.options))
+        except Exception as error:
+            raise BackendError(f"pytorch cannot bring the model to {self.options.device}: {_said(error)}") from error
+
+    def _sparse(self, module: torch.nn.Module) -> SemiStructured | None:
+        if not self.options.sparse:
+            return None
+        from .pytorch_sparse import kernels, semi_structured
+
+        return semi_structured(module, use=kernels(self.options.kernels), rows=self.options.rows)
 
     def peak_memory(self, model: Any, inputs: Inputs, *, threads: int | None = None) -> int | None:
         """Not measured: a module cannot be handed to a fresh process without pickle."""
@@ -52,27 +137,88 @@ class PyTorch:
 
 
 class TorchExecutable:
-    """A callable module and the number of threads to run it on."""
+    """A callable module, where and in which type its inputs are to be, and the number of threads to run it on."""
 
     inputs: tuple[TensorSpec, ...] = ()
 
-    def __init__(self, module: Any, threads: int | None) -> None:
+    def __init__(self, module: Any, options: PyTorchOptions, threads: int | None) -> None:
         self.module = module
+        self.options = options
         self.threads = threads
 
     def run(self, inputs: Inputs) -> list[np.ndarray]:
         """Feed a mapping as keyword arguments, a sequence as positional ones; all output tensors in order."""
+        return [_array(tensor) for tensor in _leaves(self._call(*self._fed(inputs)))]
+
+    def _fed(self, inputs: Inputs) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+        """The inputs as tensors on the device, floats in the type that is asked for."""
+        if isinstance(inputs, Mapping):
+            return [], {name: self._ready(array) for name, array in inputs.items()}
+        return [self._ready(array) for array in inputs], {}
+
+    def _ready(self, array: np.ndarray) -> torch.Tensor:
+        tensor = _tensor(array).to(self.options.device)
+        return tensor.to(_dtype(self.options)) if tensor.is_floating_point() else tensor
+
+    def _call(self, positional: list[torch.Tensor], keywords: dict[str, torch.Tensor]) -> Any:
         import torch
 
-        keywords = {name: _tensor(array) for name, array in inputs.items()} if isinstance(inputs, Mapping) else {}
-        positional = [] if isinstance(inputs, Mapping) else [_tensor(array) for array in inputs]
         try:
             with _threads(self.threads), torch.inference_mode():
-                result = self.module(*positional, **keywords)
+                return self.module(*positional, **keywords)
         except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise BackendError(f"pytorch cannot run the model: {lines[0]}") from error
-        return [_array(tensor) for tensor in _leaves(result)]
+            raise BackendError(f"pytorch cannot run the model: {_said(error)}") from error
+
+
+class CudaExecutable(TorchExecutable):
+    """A module on a GPU, timed between two of its events; `sparse` says which layers run 2:4 kernels."""
+
+    clock = "CUDA events, inputs on the device, launches from Python included"
+
+    def __init__(self, module: Any, options: PyTorchOptions, sparse: SemiStructured | None = None) -> None:
+        super().__init__(module, options, None)
+        self.sparse = sparse
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which layers run sparse kernels, where that is asked for."""
+        return (self.sparse.note(),) if self.sparse else ()
+
+    def layers(self) -> tuple[LayerChoice, ...]:
+        """The layers that could run sparse kernels, where that is asked for, and which do."""
+        if self.sparse is None:
+            return ()
+        chosen = [LayerChoice(name, "Linear", self.sparse.backend, "", True, True) for name in self.sparse.replaced]
+        return (*chosen, *(LayerChoice(name, kernel=f"dense: {why}", eligible=False) for name, why in self.sparse.left))
+
+    def stopwatch(self, inputs: Inputs) -> Callable[[], float]:
+        """A call that runs on `inputs`, which lie on the device, and returns the seconds between two events."""
+        import torch
+
+        positional, keywords = self._fed(inputs)
+        device = torch.cuda.device(self.options.device)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+
+        def once() -> float:
+            with device:
+                start.record()
+                self._call(positional, keywords)
+                end.record()
+                end.synchronize()
+            return float(start.elapsed_time(end)) / 1e3
+
+        return once
+
+
+def _dtype(options: PyTorchOptions) -> torch.dtype | None:
+    import torch
+
+    name = _PRECISIONS[options.precision]
+    return None if name is None else getattr(torch, name)
+
+
+def _said(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

@@ -275,7 +275,9 @@ def bench(
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Number of threads.", metavar="N")] = 1,
     input_shape: opt.InputShape = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Show which kernels tensorrt chose for each layer.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Show each layer's kernel (tensorrt), or the slowest nodes.")
+    ] = False,
     as_json: opt.Json = False,
 ) -> None:
     """Time models side by side, in turns."""

@@ -20,6 +20,8 @@ from .groups import groups_table
 if TYPE_CHECKING:
     from ..proof import Proof
 
+_SLOWEST = 20
+
 
 def render_report(report: Report, console: Console) -> None:
     """The table before/after, then what was coupled, frozen, unknown and proven."""
@@ -195,7 +197,10 @@ def render_bench(comparison: Comparison, console: Console) -> None:
 
 
 def render_layers(model: str, layers: Sequence[LayerChoice], console: Console) -> None:
-    """What a runtime made of each layer: its kernel, and whether that is a sparse one."""
+    """What a runtime made of each layer: its kernel, and whether that is a sparse one; or how long the nodes take."""
+    if any(row.seconds is not None for row in layers):
+        _render_slowest(model, layers, console)
+        return
     sparse, eligible = sum(row.sparse for row in layers), sum(bool(row.eligible) for row in layers)
     table = new_table(f"{model}: {sparse} of {len(layers)} layers run sparse kernels, {eligible} are eligible")
     for title in ("layer", "kind", "kernel"):
@@ -206,6 +211,21 @@ def render_layers(model: str, layers: Sequence[LayerChoice], console: Console) -
     for row in layers:
         cells = [Text(text) for text in (row.name, row.kind, row.kernel, row.precision)]
         table.add_row(*cells, words[row.eligible], words[row.sparse])
+    console.print(table)
+
+
+def _render_slowest(model: str, layers: Sequence[LayerChoice], console: Console) -> None:
+    """The nodes that take longest, with their part of the whole run."""
+    slowest = sorted(layers, key=lambda row: row.seconds or 0.0, reverse=True)[:_SLOWEST]
+    table = new_table(f"{model}: the {len(slowest)} slowest of {len(layers)} nodes")
+    for title in ("node", "operator", "on"):
+        table.add_column(title, overflow="fold")
+    for title in ("input type", "ms", "share"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in slowest:
+        cells = [Text(text) for text in (row.name, row.kind, row.kernel, row.precision)]
+        share = "" if row.share is None else f"{row.share:.1%}"
+        table.add_row(*cells, f"{1e3 * (row.seconds or 0.0):.3f}", share)
     console.print(table)
 
 
