@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types unit bench llm coverage fuzz clean
+.PHONY: help demo test lint types unit bench gpu llm coverage fuzz clean
 .DEFAULT_GOAL := help
 
 help:  ## Print the targets
@@ -32,6 +32,9 @@ bench: .venv/.bench  ## Measure beside the peers (hours; resumes, `rm -r .cache/
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.reach
 	$(BIN)/python -m benchmarks.sparse_quality
+
+gpu:  ## Measure 2:4 on an NVIDIA GPU (8 minutes), by a python3 that has torch with CUDA; writes docs/measurements/gpu_sparse.*
+	python3 -m benchmarks.gpu_sparse $(ARGS)
 
 llm: .venv/.bench  ## Capture 8-billion-parameter models, slice a 16 GB checkpoint (needs 40 GB of disk under /tmp)
 	$(BIN)/python -m benchmarks.llm --memory-gb 40 $(ARGS)

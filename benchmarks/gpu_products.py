@@ -79,7 +79,7 @@ class Product:
             "n": self.n,
             "dtype": self.dtype,
             "wins_from_rows": self.wins_from("sparse", "tuned"),
-            **{name: ratios for name, ratios in rounded.items() if ratios},
+            **{name: ratios for name, ratios in rounded.items() if ratios or name == "speedup"},
             "dense_us": dense,
             "of": self.group,
             **({"failed": self.failed} if self.failed else {}),
@@ -141,6 +141,12 @@ def measure(
         for name, found in seconds.items():
             product.seconds.setdefault(name, {})[count] = found
         yield product
+
+
+def refused(backend: str, dtype: torch.dtype, where: str) -> str:
+    """Why torch's sparse kernels of one kind do not run here at all, "" where they do."""
+    weight = prune_2_4(torch.randn(128, 128, dtype=dtype, device=where))
+    return _attempt(lambda: functional.linear(weight, packed(weight, backend)))[1]
 
 
 def _calls(weights: Weights, x: torch.Tensor) -> dict[str, list[Call]]:

@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ import torch
 from benchmarks import gpu_models
 from benchmarks.common import ROOT, commit, machine, table, versions
 from benchmarks.gpu_clock import Clock, CpuClock, CudaClock, in_turns
-from benchmarks.gpu_products import FEWER_ROWS, GROUPS, ROWS, WIN, Product, measure, prune_2_4, sparse_module
+from benchmarks.gpu_products import FEWER_ROWS, GROUPS, ROWS, WIN, Product, measure, prune_2_4, refused, sparse_module
 
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _SEQUENCES = ((1, 16), (1, 128), (1, 512), (1, 2048), (8, 512), (8, 2048))
@@ -121,6 +122,9 @@ def products(run: Run) -> None:
     if run.dry:
         plans = [(torch.float32, (1, 8), True)]
     for dtype, rows, cutlass in plans:
+        if cutlass and (why := refused("cutlass", dtype, run.where)):
+            run.notes.append(f"CUTLASS is left out: {why}.")
+            cutlass = False
         for group, shapes in groups.items():
             for k, n in shapes:
                 if run.late(f"{group} {k} -> {n} in {dtype}"):
@@ -145,7 +149,7 @@ def page(run: Run) -> str:
     for dtype in dict.fromkeys(product.dtype for product in run.products):
         parts += [f"## Single products, {dtype}", _products_table([p for p in run.products if p.dtype == dtype])]
         parts.append(_overview([p for p in run.products if p.dtype == dtype]))
-    notes = run.notes + [f"{p.group} {p.k} -> {p.n} {p.dtype}, {k}: {v}." for p in run.products for k, v in _told(p)]
+    notes = run.notes + _refusals(run.products)
     parts += ["## Notes", "\n".join(f"- {note}" for note in notes)] if notes else []
     return "\n\n".join(parts) + "\n"
 
@@ -219,8 +223,16 @@ def _overview(found: Sequence[Product]) -> str:
     return "Geometric means over the shapes, by rows:\n\n" + table(["network", *map(str, counts)], rows)
 
 
-def _told(product: Product) -> list[tuple[str, str]]:
-    return list(product.failed.items())[:3]
+def _refusals(products: Sequence[Product]) -> list[str]:
+    """What could not be run or was wrong, each reason once with the first product it was given for."""
+    first: dict[str, str] = {}
+    count: Counter[str] = Counter()
+    for product in products:
+        for what, why in product.failed.items():
+            first.setdefault(why, f"{product.group} {product.k} -> {product.n} {product.dtype}, {what}")
+            count[why] += 1
+    more = {why: f" (and {times - 1} more times)" if times > 1 else "" for why, times in count.items()}
+    return [f"{where}: {why}{more[why]}." for why, where in first.items()]
 
 
 def _ms(seconds: float | None) -> str | None:

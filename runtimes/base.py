@@ -77,7 +77,7 @@ class Specializing(Protocol):
 
 @runtime_checkable
 class Clocked(Protocol):
-    """A compiled model on a device with a clock of its own, which `device` names."""
+    """A compiled model on a device, which `device` names, that times itself there; a text `clock` may say how."""
 
     device: str
 

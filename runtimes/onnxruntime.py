@@ -190,26 +190,31 @@ class OnnxExecutable:
 class DeviceExecutable(OnnxExecutable):
     """A session on a device, timed on data that lie there; `notes` say which nodes run elsewhere."""
 
-    clock = "the wall clock, inputs and outputs on the device"
+    clock = "the processor's clock, inputs and outputs in place"
 
     def __init__(
         self,
         session: ort.InferenceSession,
         again: Callable[[str], ort.InferenceSession],
         notes: tuple[str, ...],
-        device: str,
+        kind: str,
         index: int,
     ) -> None:
         super().__init__(session, again)
         self.notes = notes
-        self.device = device
+        self.kind = kind
         self.index = index
+
+    @property
+    def device(self) -> str:
+        """Where it runs, in words."""
+        return f"{self.kind}:{self.index} ({self.session.get_providers()[0]})"
 
     def stopwatch(self, inputs: Inputs) -> Callable[[], float]:
         """A call that runs on `inputs`, which lie on the device already, and returns the seconds until it is done."""
         self._fed = self.named(inputs)
         try:
-            binding = bound(self.session, self._fed, self.outputs, self.device, self.index)
+            binding = bound(self.session, self._fed, self.outputs, self.kind, self.index)
         except Exception as error:
             raise UnsupportedError(f"onnxruntime cannot take the inputs: {_first_line(error)}") from error
 

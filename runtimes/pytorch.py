@@ -173,11 +173,18 @@ class TorchExecutable:
 class CudaExecutable(TorchExecutable):
     """A module on a GPU, timed between two of its events; `sparse` says which layers run 2:4 kernels."""
 
-    clock = "CUDA events, inputs on the device, launches from Python included"
+    clock = "its own events, launches from Python included"
 
     def __init__(self, module: Any, options: PyTorchOptions, sparse: SemiStructured | None = None) -> None:
         super().__init__(module, options, None)
         self.sparse = sparse
+
+    @property
+    def device(self) -> str:
+        """The GPU's name."""
+        import torch
+
+        return str(torch.cuda.get_device_name(self.options.device))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -196,11 +203,11 @@ class CudaExecutable(TorchExecutable):
         import torch
 
         positional, keywords = self._fed(inputs)
-        device = torch.cuda.device(self.options.device)
+        place = torch.cuda.device(self.options.device)
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
 
         def once() -> float:
-            with device:
+            with place:
                 start.record()
                 self._call(positional, keywords)
                 end.record()

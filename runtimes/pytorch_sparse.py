@@ -188,11 +188,11 @@ def _plain(dtype: torch.dtype) -> str:
 
 
 def _pack_cusparselt(weight: torch.Tensor, rows: int | None) -> torch.Tensor:
-    packed = torch.sparse.SparseSemiStructuredTensorCUSPARSELT
     with _fused_transpose():
-        if rows is None:
-            return packed.from_dense(weight.contiguous())
-        return packed.from_dense(weight.contiguous(), alg_id=fastest(weight, rows))
+        packed = torch.sparse.SparseSemiStructuredTensorCUSPARSELT.from_dense(weight.contiguous())
+    if rows is not None:
+        packed.alg_id_cusparselt = fastest(weight, rows)  # older versions do not take it as an argument
+    return packed
 
 
 def fastest(weight: torch.Tensor, rows: int) -> int:

@@ -46,7 +46,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where and how a comparison was timed; `device` is what timed itself, else the processor was the clock."""
+    """Where and how a comparison was timed; `device` is where the data lay, timed by `clock`, if not the processor."""
 
     runtime: str
     version: str
@@ -56,6 +56,7 @@ class Environment:
     rounds: int
     input_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     device: str = ""
+    clock: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,12 @@ def compare(
         for model, feed in zip(models, fed, strict=True)
     ]
     titles = labels or [_title(model, i) for i, model in enumerate(models)]
-    device = executables[0].device if isinstance(executables[0], Clocked) else ""
+    first = executables[0]
+    device = first.device if isinstance(first, Clocked) else ""
+    clock = getattr(first, "clock", "its own clock") if device else ""
+    cores, shapes = os.cpu_count() or 1, _shapes(fed[0])
     environment = Environment(
-        backend.name, backend.version, threads, cpu_model(), os.cpu_count() or 1, len(times), _shapes(fed[0]), device
+        backend.name, backend.version, threads, cpu_model(), cores, len(times), shapes, device, clock
     )
     rows = _summaries(titles, times, peaks)
     return Comparison(tuple(_told(row, e, layers) for row, e in zip(rows, executables, strict=True)), environment)
@@ -223,7 +227,7 @@ def describe(environment: Environment) -> str:
     """One sentence: runtime, threads, processor, rounds and input shapes."""
     shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in environment.input_shapes.items())
     threads = "all threads" if environment.threads is None else f"{environment.threads} thread(s)"
-    where = f"{environment.device} by its own clock" if environment.device else f"{threads}, {environment.cpu}"
+    where = f"{environment.device} by {environment.clock}" if environment.device else f"{threads}, {environment.cpu}"
     rounds = f"{environment.rounds} interleaved rounds"
     return f"{environment.runtime} {environment.version}, {where}, {rounds}, inputs: {shapes}"
 

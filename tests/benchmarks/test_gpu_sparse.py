@@ -150,3 +150,26 @@ def test_where_no_graph_can_be_captured_all_is_timed_from_python(monkeypatch: py
     seconds, failed = gpu_clock.in_turns(clock, {"a": [cuda.call] * 4, "b": [cuda.call]})
     assert (seconds, failed) == ({"a": 0.001, "b": 0.001}, {})
     assert clock.how.endswith("as a graph could not be captured (no capture)")
+
+
+def test_a_reason_is_given_once() -> None:
+    a, b = Product("net", 4, 8, "float16"), Product("n", 1, 1, "f")
+    a.failed = {"cutlass, 1 rows": "no", "cutlass, 2 rows": "no"}
+    b.failed = {"sparse": "odd"}
+    assert gpu_sparse._refusals([a, b]) == [
+        "net 4 -> 8 float16, cutlass, 1 rows: no (and 1 more times).",
+        "n 1 -> 1 f, sparse: odd.",
+    ]
+
+
+def test_kernels_that_do_not_run_at_all_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pack(weight: torch.Tensor, backend: str) -> torch.Tensor:
+        if backend == "cutlass":
+            raise RuntimeError("Supported only on GPUs with compute capability 8.x")
+        return weight
+
+    monkeypatch.setattr(gpu_products, "packed", pack)
+    run = gpu_sparse.Run("cpu", gpu_clock.CpuClock(), gpu_clock.CpuClock(), float("inf"), dry=True)
+    gpu_sparse.products(run)
+    assert run.notes == ["CUTLASS is left out: Supported only on GPUs with compute capability 8.x."]
+    assert [set(product.seconds) for product in run.products] == [{"dense", "half k", "half n", "sparse"}] * 2

@@ -16,7 +16,7 @@ from graphprune.errors import BackendError, InputError
 from graphprune.runtimes import onnxruntime as backend
 from graphprune.runtimes.onnxruntime_device import placement
 from graphprune.runtimes.onnxruntime_options import CPU, CUDA, TENSORRT, CudaOptions, TensorRTProviderOptions
-from graphprune.runtimes.timing import Effort
+from graphprune.runtimes.timing import Effort, describe
 from tests.runtimes import models
 
 X = np.ones((3, 8), np.float32)
@@ -99,7 +99,8 @@ def test_cuda_is_given_its_options_and_times_data_in_place(
     given = {"device_id": "1", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "gpu_mem_limit": str(2 * 2**30)}
     assert made[0].providers == [(CUDA, given), (CPU, {})]
     assert made[0].calls == ["no fallback", "y on cuda:1", "run", "run", "run"]
-    assert found.environment.clock == "the wall clock, inputs and outputs on the device"
+    where = "cuda:1 (CUDAExecutionProvider) by the processor's clock, inputs and outputs in place, 2 interleaved rounds"
+    assert where in describe(found.environment)
     assert found.rows[0].notes == ()
     assert capsys.readouterr().out == ""
 

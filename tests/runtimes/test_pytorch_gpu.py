@@ -15,7 +15,7 @@ from graphprune.errors import BackendError, InputError
 from graphprune.runtimes import pytorch_sparse
 from graphprune.runtimes.pytorch import CudaExecutable, PyTorch, PyTorchOptions
 from graphprune.runtimes.pytorch_sparse import Kernels
-from graphprune.runtimes.timing import Effort
+from graphprune.runtimes.timing import Effort, describe
 
 X = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
 
@@ -58,6 +58,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Module, "to", module_to)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda where: "H100")
     monkeypatch.setattr(torch.cuda, "device", lambda where: nullcontext())
     monkeypatch.setattr(torch.cuda, "Event", _Event)
 
@@ -77,7 +78,7 @@ def test_a_gpu_is_timed_by_its_events() -> None:
         [nn.Linear(16, 4)], runtime="pytorch{device=cuda precision=fp16}", inputs=[X], effort=Effort(0, 3, 3, 1)
     )
     assert found.rows[0].median == pytest.approx(1e-3)
-    assert found.environment.clock.startswith("CUDA events, inputs on the device")
+    assert "H100 by its own events, launches from Python included" in describe(found.environment)
     assert found.environment.runtime == "pytorch{device=cuda precision=fp16}"
     assert found.rows[0].notes == ()
 

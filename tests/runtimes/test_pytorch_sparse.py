@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -141,21 +143,21 @@ def test_packing_asks_cusparselt_for_rows_in_order(monkeypatch: pytest.MonkeyPat
     tensor = torch.sparse.SparseSemiStructuredTensor
     asked: list[object] = []
 
-    def from_dense(weight: torch.Tensor, alg_id: int = 0) -> torch.Tensor:
-        asked.append((tensor._FUSE_TRANSPOSE, alg_id))
-        return weight
+    def from_dense(weight: torch.Tensor) -> torch.Tensor:
+        asked.append(tensor._FUSE_TRANSPOSE)
+        return weight.clone()
 
     monkeypatch.setattr(torch.sparse.SparseSemiStructuredTensorCUSPARSELT, "from_dense", from_dense)
     monkeypatch.setattr(torch, "_cslt_compress", lambda weight: weight)
 
     def search(weight: torch.Tensor, x: torch.Tensor, transpose_result: bool) -> int:
-        asked.append((is_2_4(weight), tuple(x.shape), transpose_result))
+        asked.append((is_2_4(weight), tuple(x.t().shape), transpose_result))
         return 7
 
     monkeypatch.setattr(torch, "_cslt_sparse_mm_search", search)
     weight = torch.zeros(16, 32)
     pytorch_sparse._pack_cusparselt(weight, None)
-    pytorch_sparse._pack_cusparselt(weight, 13)
-    pytorch_sparse._pack_cusparselt(weight, 16)
-    assert asked == [(True, 0), (True, (32, 16), True), (True, 7), (True, 7)]
+    packed: list[Any] = [pytorch_sparse._pack_cusparselt(weight, rows) for rows in (13, 16)]
+    assert [tensor.alg_id_cusparselt for tensor in packed] == [7, 7]
+    assert asked == [True, True, (True, (16, 32), True), True]
     assert tensor._FUSE_TRANSPOSE is False
