@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -43,6 +42,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(bool)": np.dtype(np.bool_),
     **{f"tensor({kind}{bits})": np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
 }
+_KEPT_BYTES = 2**28
 _LOG_FATAL = 4  # errors reach the user as exceptions, once
 
 
@@ -126,14 +126,11 @@ class OnnxRuntime:
                 kind = UnsupportedError if type(error).__name__ == "NotImplemented" else BackendError
                 raise kind(f"onnxruntime cannot load {_label(model)}: {_first_line(error)}") from error
 
-    def _profiling(
-        self, model: Callable[[], Any], threads: int | None, folder: Path | None, profile: str
-    ) -> ort.InferenceSession:
+    def _profiling(self, model: Any, threads: int | None, folder: Path | None, profile: str) -> ort.InferenceSession:
         """Another session for the same model, as profiling slows the one that is timed."""
-        found = model()
-        if found is None:
-            raise BackendError("the model is no longer there to be profiled: keep it, or give it as a file")
-        return self._session(found, threads, folder, profile)
+        if model is None:
+            raise BackendError("the model is too large to be kept for the profiler: give it as a file")
+        return self._session(model, threads, folder, profile)
 
     def _options(self, threads: int | None, folder: Path | None) -> ort.SessionOptions:
         import onnxruntime as ort
@@ -238,14 +235,15 @@ def _run(session: ort.InferenceSession, feed: dict[str, np.ndarray]) -> list[np.
     return list(session.run(None, feed))
 
 
-def _kept(model: Any) -> Callable[[], Any]:
-    """The model for later, without keeping a large one alive."""
+def _kept(model: Any) -> Any:
+    """The model for later, None where that would keep a large one alive."""
     if isinstance(model, str | Path):
-        return lambda: model
+        return model
     try:
-        return weakref.ref(model)
-    except TypeError:  # bytes cannot be referred to so
-        return lambda: None
+        size = len(model) if isinstance(model, bytes) else model.ByteSize()
+    except Exception:  # protobuf's class for "too large" differs between its versions
+        return None
+    return model if size <= _KEPT_BYTES else None
 
 
 def _spec(arg: Any) -> TensorSpec:

@@ -237,9 +237,13 @@ def test_nodes_of_a_real_session_on_the_cpu_are_profiled(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [path], "the profile is not left behind"
 
 
-def test_a_model_that_is_gone_cannot_be_profiled() -> None:
-    executable: Any = runtimes.get("onnxruntime").compile(models.linear().SerializeToString())
-    with pytest.raises(BackendError, match="no longer there to be profiled"):
+@pytest.mark.parametrize("form", [lambda model: model, lambda model: model.SerializeToString()])
+def test_models_in_memory_are_profiled_unless_they_are_large(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    executable: Any = runtimes.get("onnxruntime").compile(form(models.linear()))
+    assert [node.kind for node in executable.layers()] == ["Gemm"]
+    monkeypatch.setattr(backend, "_KEPT_BYTES", 10)
+    executable = runtimes.get("onnxruntime").compile(form(models.linear()))
+    with pytest.raises(BackendError, match="too large to be kept for the profiler: give it as a file"):
         executable.layers()
 
 
