@@ -13,9 +13,11 @@ from graphprune.graph import Graph
 from graphprune.options import fill
 
 from . import (  # noqa: F401
+    cast_precision,
     cleanup,
     fold_batchnorm,
     fold_constants,
+    matmul_to_gemm,
     permute,
     remove_blocks,
     remove_channels,

@@ -68,6 +68,7 @@ def root(
 def inspect(
     model: opt.Model,
     blocks: Annotated[bool, typer.Option("--blocks", help="Show blocks and branches for remove-blocks.")] = False,
+    sparsity: Annotated[bool, typer.Option("--sparsity", help="Show what sparse tensor cores can run.")] = False,
     input_shape: opt.InputShape = None,
     grouped: opt.GroupedChoice = opt.Grouped.WITHIN,
     every: opt.All = False,
@@ -75,11 +76,16 @@ def inspect(
 ) -> None:
     """Show what can be pruned: the coupled groups, what is frozen and why."""
     shapes = parse_shapes(input_shape or [])
+    if blocks and sparsity:
+        raise InputError("--blocks and --sparsity show different things; give one of them")
     check_model(model)
     with working("reading the model") as progress:
         graph = _api().load(model, shapes)
-        progress("looking for blocks" if blocks else "coupling")
-        report = _api().inspect_blocks(graph) if blocks else _api().inspect(graph, grouped=grouped.value)
+        progress("looking for blocks" if blocks else "looking at weights" if sparsity else "coupling")
+        if blocks or sparsity:
+            report = _api().inspect_blocks(graph) if blocks else _api().inspect_sparsity(graph)
+        else:
+            report = _api().inspect(graph, grouped=grouped.value)
         found = replace(report, model=model)
     if as_json:
         _print_json(found.to_json())

@@ -17,11 +17,14 @@ from .data import (
     jsonable,
     write_json,
 )
+from .eligible import EligibilityReport, EligibleRow
 from .render import render_bench, render_inspect, render_passes, render_proof, render_report
 
 __all__ = [
     "BlockRow",
     "BlocksReport",
+    "EligibilityReport",
+    "EligibleRow",
     "FrozenRow",
     "GroupRow",
     "InspectReport",

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...errors import GraphPruneError
 from ...graph import Node
+from .tensors import onnx_dtype
 from .writer import Writer
 
 _FUNCTIONS = {
@@ -27,6 +28,10 @@ _FUNCTIONS = {
 
 def _elementwise(node: Node, writer: Writer) -> None:
     fn = node.attrs["fn"]
+    if fn == "cast":
+        output = node.outputs[0]
+        writer.node("Cast", _inputs(node, writer), writer.name(output), to=onnx_dtype(output.dtype))
+        return
     if fn not in _FUNCTIONS:
         raise GraphPruneError(f"the ONNX frontend cannot write a new elementwise node '{node.name}' with fn '{fn}'")
     writer.node(_FUNCTIONS[fn], _inputs(node, writer), writer.name(node.outputs[0]))
@@ -57,6 +62,10 @@ def _reshape(node: Node, writer: Writer) -> None:
 
 def _matmul(node: Node, writer: Writer) -> None:
     attrs, output, names = node.attrs, writer.name(node.outputs[0]), _inputs(node, writer)
+    if node.op == "Gemm":
+        flags = {f"trans{letter}": int(bool(attrs.get(f"trans_{letter.lower()}"))) for letter in "AB"}
+        writer.node("Gemm", names, output, **flags)
+        return
     operands = []
     for name, value, flag in zip(names[:2], node.inputs[:2], ("trans_a", "trans_b"), strict=True):
         if not attrs.get(flag) or value is None:

@@ -220,10 +220,10 @@ def _header(name: str, weight: Weight, origin: Origin) -> TensorProto:
 
 def _inputs(writer: Writer, weights: dict[str, Weight]) -> list[ValueInfoProto]:
     """Graph inputs; those that only name an initializer follow it."""
-    found, following = [], {v.name: v for v in writer.graph.inputs if v.follows}
+    found, real = [], {v.name: v for v in writer.graph.inputs}
     for info in writer.origin.model.graph.input:
-        if info.name in following:
-            found.append(resized(info, following[info.name]))
+        if info.name in real:
+            found.append(resized(info, real[info.name]))
         elif info.name not in writer.origin.weights:
             found.append(info)
         elif info.name in weights:

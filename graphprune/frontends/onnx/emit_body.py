@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 from onnx import AttributeProto, GraphProto, NodeProto, ValueInfoProto
 
 from ...graph import Graph, Node, Value
 from .control import BODIES
 from .order import alive, in_order
+from .tensors import numpy_dtype, onnx_dtype
 from .writer import Writer
 
 
@@ -56,9 +58,12 @@ def _renamed(infos: Iterable[ValueInfoProto], values: Sequence[Value], names: Se
 
 
 def resized(info: ValueInfoProto, value: Value) -> ValueInfoProto:
-    """The value info with its numbers brought up to date; symbols stay."""
+    """The value info with its numbers and its element type brought up to date; symbols stay."""
     copy = ValueInfoProto()
     copy.CopyFrom(info)
+    kind = copy.type.tensor_type
+    if kind.elem_type and value.dtype != np.dtype(object) and numpy_dtype(kind.elem_type) != value.dtype:
+        kind.elem_type = onnx_dtype(value.dtype)
     dims = copy.type.tensor_type.shape.dim
     if value.shape is not None and len(dims) == len(value.shape):
         for axis, (dim, size) in enumerate(zip(dims, value.shape, strict=True)):

@@ -1,0 +1,151 @@
+"""The pass that turns a graph to float16 or bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import ml_dtypes
+import numpy as np
+
+from graphprune.errors import InputError
+from graphprune.graph import Graph, Node, Value, Weight
+from graphprune.ops import lookup
+from graphprune.ops.base import Array
+
+from .base import Pass, register
+from .islands import ENDLESS, WIDE, find_islands
+
+_TYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+@register
+@dataclass(frozen=True)
+class CastPrecision(Pass):
+    """Turn an ONNX graph to `float16` or `bfloat16`, with float32 islands where range or precision demands them:
+    exponentials, powers and roots, long sums, norms that sum squares in the type of their input, arithmetic with
+    positions, constants out of range, quantised operators, and operators without a kernel of that type in the model's
+    operator set. Masks filled with -1e30 and less get the largest finite number instead.
+
+    TensorRT 11 has no flag that lets it choose float16: it computes in the types that the graph says. `keep_io` leaves
+    inputs and outputs float32, with casts behind and before them; `block` are globs on names of nodes and weights that
+    stay float32. A PyTorch module is cast by `module.to`, before it is captured.
+    """
+
+    name: ClassVar[str] = "cast-precision"
+
+    to: str = "float16"
+    keep_io: bool = True
+    block: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.to not in _TYPES:
+            raise InputError(f"pass 'cast-precision': 'to' must be {' or '.join(_TYPES)}, not '{self.to}'")
+
+    def islands(self, graph: Graph, peaks: Mapping[str, float] | None = None) -> dict[Node, str]:
+        """The nodes that stay float32, each with the reason; `peaks` are the largest magnitudes of values by name."""
+        return find_islands(graph, _TYPES[self.to], self.block, peaks)
+
+    def run(self, graph: Graph) -> Graph:
+        """Cast; raises InputError for what is no ONNX graph, and where no product of the graph could be cast."""
+        return self.cast(graph)
+
+    def cast(self, graph: Graph, peaks: Mapping[str, float] | None = None) -> Graph:
+        """As `run`; values that reach more than the type holds (`peaks`, measured on data) stay float32, too."""
+        if graph.frontend != "onnx":
+            raise InputError(f"it casts ONNX graphs; capture module.to(torch.{self.to}) for a PyTorch module")
+        islands = self.islands(graph, peaks)
+        self._expect_products(graph, islands)
+        low = {i for i, node in enumerate(graph.nodes) if node not in islands and _touches(node)}
+        if not low:
+            return graph
+        return _Caster(graph.copy(), _TYPES[self.to], low, self.keep_io).run()
+
+    def _expect_products(self, graph: Graph, islands: Mapping[Node, str]) -> None:
+        """A graph whose products silently stay in float32 is the classic mistake."""
+        products = [node for node in graph.nodes if lookup(node.kind).contracts is not None]
+        if products and all(node in islands for node in products):
+            first = f"'{products[0].name}': {islands[products[0]]}"
+            raise InputError(f"no product of '{graph.name}' can be cast to {self.to}; the first, {first}")
+
+
+def _touches(node: Node) -> bool:
+    return any(value.dtype == WIDE for value in (*node.reads(), *node.outputs))
+
+
+class _Caster:
+    """Casts the nodes numbered `low` of a copy of a graph, in order, and puts casts where types meet."""
+
+    def __init__(self, work: Graph, dtype: np.dtype[Any], low: set[int], keep_io: bool) -> None:
+        self._work, self._dtype, self._low, self._keep_io = work, dtype, low, keep_io
+        self._wide = {value for value in work.values() if value.dtype == WIDE}
+        self._names = {value.name for value in work.values()}
+        self._made: dict[tuple[Value, np.dtype[Any]], Value] = {}
+        self._nodes: list[Node] = []
+
+    def run(self) -> Graph:
+        work, nodes = self._work, self._work.nodes
+        if not self._keep_io:
+            for value in self._wide.intersection(work.inputs):
+                value.dtype = self._dtype
+        for i, node in enumerate(nodes):
+            self._cast(node, i in self._low)
+        outputs = self._dtype if not self._keep_io else WIDE
+        work.outputs = [self._as(value, outputs) if value in self._wide else value for value in work.outputs]
+        work.nodes = self._nodes
+        self._take_names()
+        return work
+
+    def _cast(self, node: Node, low: bool) -> None:
+        wanted = self._dtype if low else WIDE
+        node.substitute({value: self._as(value, wanted) for value in node.reads() if value in self._wide})
+        if low:
+            for value in self._wide.intersection(node.outputs):
+                value.dtype = self._dtype
+        self._nodes.append(node)
+
+    def _as(self, value: Value, dtype: np.dtype[Any]) -> Value:
+        """The value in a type: itself, a constant of that type, or what a cast makes."""
+        if value.dtype == dtype:
+            return value
+        if (value, dtype) not in self._made:
+            made = Value(self._fresh(f"{value.name}::{dtype.name}"), value.shape, dtype, value.dynamic)
+            if value.weight is not None and value.weight.plain:
+                made.weight = _converted(value.weight, dtype)
+            else:
+                self._nodes.append(Node("elementwise", f"{made.name}::cast", [value], [made], {"fn": "cast"}, "Cast"))
+            self._made[value, dtype] = made
+        return self._made[value, dtype]
+
+    def _fresh(self, base: str) -> str:
+        name, count = base, 1
+        while name in self._names:
+            count += 1
+            name = f"{base}.{count}"
+        self._names.add(name)
+        return name
+
+    def _take_names(self) -> None:
+        """A constant that is only read in its new type keeps its name."""
+        left = self._work.weights()
+        for (value, _), made in self._made.items():
+            if made.weight is not None and value.name not in left:
+                made.name, made.label = value.name, value.label
+
+
+def _converted(weight: Weight, dtype: np.dtype[Any]) -> Weight:
+    def read() -> Array:
+        return _rounded(weight.array(), dtype)
+
+    if weight.lazy:
+        return Weight(weight.shape, dtype, read, trainable=weight.trainable, tied=weight.tied, lazy=True)
+    return Weight.of(read(), trainable=weight.trainable, tied=weight.tied)
+
+
+def _rounded(array: Array, dtype: np.dtype[Any]) -> Array:
+    """In fewer bits; what stands for infinity becomes the largest finite number."""
+    largest = np.float32(ml_dtypes.finfo(dtype).max)
+    endless = np.isfinite(array) & (np.abs(array) >= ENDLESS)
+    found: Array = np.where(endless, np.copysign(largest, array), array).astype(dtype)
+    return found
