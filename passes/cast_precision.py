@@ -145,7 +145,7 @@ def _converted(weight: Weight, dtype: np.dtype[Any]) -> Weight:
 
 def _rounded(array: Array, dtype: np.dtype[Any]) -> Array:
     """In fewer bits; what stands for infinity becomes the largest finite number."""
-    largest = np.float32(ml_dtypes.finfo(dtype).max)
+    largest = np.float32(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
     endless = np.isfinite(array) & (np.abs(array) >= ENDLESS)
     found: Array = np.where(endless, np.copysign(largest, array), array).astype(dtype)
     return found

@@ -63,7 +63,7 @@ class _Finder:
 
     def __init__(self, graph: Graph, dtype: np.dtype[Any], block: Sequence[str], peaks: Mapping[str, float]) -> None:
         self._graph, self._dtype, self._block, self._peaks = graph, dtype, block, peaks
-        limits = ml_dtypes.finfo(dtype)
+        limits = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
         self._largest, self._smallest = float(limits.max), float(limits.smallest_normal)
         self._counted: set[Value] = set()
         self._decoded = {v for node in graph.nodes if node.attrs.get("fn") == "dequantize" for v in node.outputs}
@@ -90,7 +90,8 @@ class _Finder:
             return "the user left it out"
         if node.bodies:
             return "its bodies stay as they are"
-        if node.kind in ("unknown", "shape_math"):
+        wide = any(value.dtype == WIDE for value in node.outputs)
+        if node.kind == "unknown" or (node.kind == "shape_math" and wide):  # what reads only sizes takes any type
             return f"what {node.op} computes is not known"
         values = [value for value in (*node.inputs, *node.outputs) if value is not None]
         if any(_small_integers(value) or value in self._decoded for value in values):

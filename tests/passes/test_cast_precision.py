@@ -177,6 +177,20 @@ def test_masks_of_the_largest_number_and_positions() -> None:
     assert (run(after, feed)[0][:, [2, 5]] == 0).all()
 
 
+def test_computed_sizes_cost_no_casts() -> None:
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"], name="product"),
+        node("Shape", ["h"], ["sizes"], name="shape"),
+        node("Gather", ["sizes", "zero"], ["first"], name="first"),
+        node("Concat", ["first", "rest"], ["target"], axis=0, name="target"),
+        node("Reshape", ["h", "target"], ["y"], name="reshape"),
+    ]
+    weights = {"w": some(4, 6), "zero": np.array([0], np.int64), "rest": np.array([2, 3], np.int64)}
+    after = assert_close(onnx_graph(nodes, ["n", 4], ["n", 2, 3], weights), {"x": some(5, 4)})
+    assert reasons(onnx_graph(nodes, ["n", 4], ["n", 2, 3], weights)) == {}
+    assert [n.op_type for n in foreign(after).graph.node].count("Cast") == 2
+
+
 def test_a_matrix_out_of_range_is_an_island_and_a_mask_of_infinities_is_not() -> None:
     nodes = [node("MatMul", ["x", "w"], ["h"], name="large"), node("MatMul", ["h", "v"], ["y"], name="small")]
     weights = {"w": some(4, 4), "v": some(4, 4) * 1e-4}
