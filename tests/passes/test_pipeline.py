@@ -83,7 +83,7 @@ def test_every_type_is_read_from_its_annotation() -> None:
         ("cleanup,,cleanup", "position 8, found ',cleanup'"),
         ("cleanup cleanup", "expected ',' after 'cleanup', found 'cleanup'"),
         ("cleanup{rounds=2", "the '{' after 'cleanup' is not closed"),
-        ("frobnicate", "no pass 'frobnicate'; the passes are cleanup, fold-batchnorm, fold-constants, "),
+        ("frobnicate", "no pass 'frobnicate'; the passes are cast-precision, cleanup, fold-batchnorm"),
         ("cleanup{speed=2}", "pass 'cleanup' has no option 'speed'; its options are rounds"),
         ("fold-batchnorm{a=1}", "pass 'fold-batchnorm' has no option 'a'; it has no options"),
         ("cleanup{rounds=2 rounds=3}", "option 'rounds' is given twice"),
