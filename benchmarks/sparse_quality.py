@@ -30,8 +30,8 @@ from benchmarks import common, zoo
 SAMPLES, LENGTH, TEXTS, THREADS = 128, 128, 500, 2
 METHODS = ("magnitude", "wanda", "sparsegpt")
 PEERS = {
-    "wanda": "modifiers/pruning/wanda/wanda_sparsify.py",
-    "sparsegpt": "modifiers/pruning/sparsegpt/sgpt_sparsify.py",
+    "wanda": "wanda/wanda_sparsify.py",
+    "sparsegpt": "sparsegpt/sgpt_sparsify.py",
 }
 CASES = (
     *(f"{route}/{method}" for route in ("pytorch", "onnx") for method in METHODS),
