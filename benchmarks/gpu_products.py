@@ -192,8 +192,10 @@ def _search(weight: torch.Tensor, x: torch.Tensor) -> dict[str, int]:
         search = getattr(getattr(torch._C, "_cusparselt", None), "mm_search", None)
         if search is None:
             return {"alg_id": int(torch._cslt_sparse_mm_search(weight, x.t(), transpose_result=True))}
-        kernel, split_k, mode, *_ = search(weight, x.t(), None, None, None, True)
-    return {"alg_id": int(kernel), "split_k": int(split_k), "split_k_mode": int(mode)}
+        found = search(weight, x.t(), None, None, None, True)
+    names = [argument.name for argument in torch.ops.aten._cslt_sparse_mm.default._schema.arguments]
+    first = names.index("alg_id")  # then how k is split; the last one's name is not that of every version
+    return {name: int(choice) for name, choice in zip(names[first:], found, strict=False)}
 
 
 def _right(calls: dict[str, list[Call]], product: Product) -> dict[str, list[Call]]:

@@ -173,3 +173,18 @@ def test_kernels_that_do_not_run_at_all_are_left_out(monkeypatch: pytest.MonkeyP
     gpu_sparse.products(run)
     assert run.notes == ["CUTLASS is left out: Supported only on GPUs with compute capability 8.x."]
     assert [set(product.seconds) for product in run.products] == [{"dense", "half k", "half n", "sparse"}] * 2
+
+
+def test_the_search_is_asked_for_rows_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    class Library:
+        @staticmethod
+        def mm_search(*arguments: object) -> tuple[int, int, int, int]:
+            asked.extend(arguments[2:])
+            return 5, 2, 1, 40
+
+    monkeypatch.setattr(torch._C, "_cusparselt", Library, raising=False)
+    found = gpu_products._search(torch.ones(4), torch.ones(8, 4))
+    assert found == {"alg_id": 5, "split_k": 2, "split_k_mode": 1}
+    assert asked == [None, None, None, True]
