@@ -95,7 +95,7 @@ def _judged(layer: Layer, around: _Around, measured: Measured | None) -> Verdict
     found = [finding for check in (_operator, _groups, _length) for finding in check(layer)]
     found += [*_pattern(met), *_precision(layer, dtype, around), *_doubts(layer, dtype)]
     rows = round(layer.macs / max(1, array.size))
-    line, slow = _compared(layer, rows, measured)
+    line, slow = _compared(layer, dtype, rows, measured)
     found += [Finding("rows", slow)] if slow else []
     unlike = layer.positions > 1 or layer.value.rank != 2 or layer.reads[0].step.kind != "matmul"
     torch = (
@@ -185,15 +185,16 @@ def _doubts(layer: Layer, dtype: str) -> Iterator[Finding]:
         yield Finding("left", "it is the left operand")
 
 
-def _compared(layer: Layer, rows: int, measured: Measured | None) -> tuple[str, str]:
+def _compared(layer: Layer, dtype: str, rows: int, measured: Measured | None) -> tuple[str, str]:
     """What was measured for the shape, and where that speaks against it the reason."""
     inputs = layer.length * layer.positions
-    product = measured.nearest(layer.rows, inputs) if measured is not None else None
-    if product is None or measured is None:
+    product = measured.nearest(layer.rows, inputs, dtype) if measured is not None else None
+    if product is None:
         return "not measured", ""
-    where = f"{product.outputs}x{product.length} on {measured.device} in {measured.dtype}"
+    where = f"measured: {product.length} to {product.outputs} in {product.dtype}"
     if product.from_rows is None:
-        return f"never faster ({where})", f"sparse was never faster ({where})"
+        line = f"not reliably faster, at most {product.best:.2f} times ({where})"
+        return line, f"sparse is {line}"
     line = f"faster from {product.from_rows} rows, at most {product.best:.2f} times ({where})"
     return line, "" if rows >= product.from_rows else f"{rows} rows of data; sparse is {line}"
 

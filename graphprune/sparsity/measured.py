@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log2
 from pathlib import Path
@@ -20,27 +20,29 @@ _FAR = 2.0
 
 @dataclass(frozen=True)
 class Product:
-    """A measured weight of `outputs` by `length`: rows of data from which sparse wins (None: it never did), and the
+    """A measured weight of `outputs` by `length`: rows of data from which sparse always won (None: it did not), and the
     largest gain seen (1 is as fast as dense, 2 the ideal).
     """
 
     outputs: int
     length: int
+    dtype: str
     from_rows: int | None
     best: float
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The products measured on one device in one type."""
+    """The products measured on one device."""
 
-    device: str
-    dtype: str
     products: tuple[Product, ...]
 
-    def nearest(self, outputs: int, length: int) -> Product | None:
-        """The measured product most like a weight; None where none is near."""
-        distances = [(abs(log2(outputs / p.outputs)) + abs(log2(length / p.length)), p) for p in self.products]
+    def nearest(self, outputs: int, length: int, dtype: str) -> Product | None:
+        """The measured product most like a weight; None where none is near. What was not measured in the type is
+        compared with float16, in which a cast graph would run.
+        """
+        known = [p for p in self.products if p.dtype == dtype] or [p for p in self.products if p.dtype == "float16"]
+        distances = [(abs(log2(outputs / p.outputs)) + abs(log2(length / p.length)), p) for p in known]
         distance, product = min(distances, key=lambda pair: pair[0], default=(_FAR + 1, None))
         return product if distance <= _FAR else None
 
@@ -48,8 +50,8 @@ class Measured:
 def read_measured(path: Path | None = None) -> Measured | None:
     """The measurements of a file, by default of this project's; None where that is not there.
 
-    The file holds `{"device": .., "dtype": .., "products": [{"outputs", "length", "from_rows", "best"}, ..]}` and
-    whatever else. Raises InputError where it holds something else, and where a file that was named does not exist.
+    The file is a list of `{"k": length, "n": outputs, "dtype", "wins_from_rows", "speedup": {rows: ratio}, ..}`. Raises
+    InputError where it holds something else, and where a file that was named does not exist.
     """
     if path is None and not FILE.is_file():
         return None
@@ -57,15 +59,14 @@ def read_measured(path: Path | None = None) -> Measured | None:
     if not path.is_file():
         raise InputError(f"there is no file '{path}'")
     try:
-        data: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        products = tuple(
-            Product(int(p["outputs"]), int(p["length"]), _optional(p["from_rows"]), float(p["best"]))
-            for p in data["products"]
-        )
-        return Measured(str(data["device"]), str(data["dtype"]), products)
-    except (KeyError, TypeError, ValueError) as error:
+        data: Sequence[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        return Measured(tuple(_product(line) for line in data if line["speedup"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"'{path}' holds no measurements of sparse products: {error!r}") from error
 
 
-def _optional(rows: Any) -> int | None:
-    return None if rows is None else int(rows)
+def _product(line: Mapping[str, Any]) -> Product:
+    rows = line["wins_from_rows"]
+    best = max(float(ratio) for ratio in line["speedup"].values())
+    dtype = str(line["dtype"]).removeprefix("torch.")
+    return Product(int(line["n"]), int(line["k"]), dtype, None if rows is None else int(rows), best)
