@@ -32,6 +32,7 @@ bench: .venv/.bench  ## Measure beside the peers (hours; resumes, `rm -r .cache/
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.reach
 	$(BIN)/python -m benchmarks.sparse_quality
+	$(BIN)/python -m benchmarks.sparse_speed
 
 gpu:  ## Measure 2:4 on an NVIDIA GPU (8 minutes), by a python3 that has torch with CUDA; writes docs/measurements/gpu_sparse.*
 	python3 -m benchmarks.gpu_sparse $(ARGS)
