@@ -59,8 +59,9 @@ def test_a_reader_that_leaves_is_no_failure(tmp_path: Path) -> None:
 def test_signals_unwind_and_set_the_exit_code(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """A command that hangs in the API is stopped from outside; what it holds open is closed."""
     script = (
-        "import sys, time, types, graphprune\n"
+        "import signal, sys, time, types, graphprune\n"
         "from graphprune.cli import commands, main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs of a shell ignore it
         "def load(*_):\n"
         "    try:\n"
         "        print('ready', file=sys.stderr, flush=True); time.sleep(60)\n"

@@ -158,9 +158,21 @@ def expand(node: Node, labeller: Labeller) -> None:
     for axis in range(out.rank):
         if out.sizes[axis] > 1 and (axis < missing or x.sizes[axis - missing] == 1) and axis not in out.dynamic:
             labels[axis] = labeller.fresh(out.sizes[axis])
-    blocks = [Block(tuple(a + missing for a in b.axes), b.labels, b.origin) for b in labeller.blocks(x)]
-    labeller.put_blocks(out, blocks)
+    spread = {a for a in range(x.rank) if out.sizes[a + missing] != x.sizes[a]}
+    blocks = [_without(block, spread, labeller) for block in labeller.blocks(x)]
+    labeller.put_blocks(out, [Block(tuple(a + missing for a in b.axes), b.labels, b.origin) for b in blocks if b])
     labeller.put(out, labels)
+
+
+def _without(block: Block, spread: set[int], labeller: Labeller) -> Block | None:
+    """A block less the axes (of one index each) that are spread; what has no other axis must stay."""
+    left = tuple(a for a in block.axes if a not in spread)
+    if len(left) == len(block.axes):
+        return block
+    if not left:
+        labeller.freeze(block.labels, "its one index is repeated")
+        return None
+    return Block(left, block.labels.squeeze(tuple(i for i, a in enumerate(block.axes) if a in spread)), block.origin)
 
 
 def _made(node: Node) -> list[int]:

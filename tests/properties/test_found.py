@@ -55,6 +55,12 @@ CASES: dict[str, Case] = {
     "a_vector_added_to_each_group_before_they_are_summed": Case(
         "onnx", (("factor_scale", 7, 7), ("factor_reduce", 0, 4)), number=81751
     ),
+    "class_that_computes_nearly_the_same_with_heads_of_half_the_width": Case(
+        "torch",
+        (("sorted_experts", 0, 0), ("activation", 0, 0), ("activation", 0, 0), ("attention_side_by_side", 0, 0)),
+        number=0,
+        ratio=0.4,
+    ),
     "positions_before_a_rotary_operator": Case(
         "onnx", (("mixer", 6, 1), ("attention_side_by_side", 7, 1)), number=75798
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -22,6 +23,9 @@ from .tracing import first_line, split_inputs
 
 # Largest difference, relative to the largest magnitude, at which two runs of the same operators agree.
 _TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1}
+#: The tolerance is of the size of an output, but at most so many times how much it varies, and at least so much of its
+#: size (rounding).
+_OF_VARIATION, _OF_SIZE = 10.0, 0.1
 
 #: Says what is wrong with a module; nothing if it will do.
 Trial = Callable[[nn.Module], str]
@@ -61,7 +65,9 @@ def emit(graph: Graph, *, own_class: bool = True, trial: Trial | None = None) ->
     if not ways:
         reason = f"{type(origin.module).__name__} reads {left[0]}, which the rewritten graph does without"
         return _as_graph(graph, reason, example)
-    trial = trial or _Beside(instrument(graph, Treatment()), [random_inputs(graph, 1), example])
+    trial = trial or _Beside(
+        instrument(graph, Treatment()), [random_inputs(graph, 1), random_inputs(graph, 2), example]
+    )
     problem = ""
     for way in ways:
         try:
@@ -135,11 +141,12 @@ class _Beside:
     def __init__(self, reference: nn.Module, inputs: list[Any]) -> None:
         self._inputs = inputs
         self._expected = [run(reference, i) for i in inputs]
+        self._varied = [_variation([outputs[i] for outputs in self._expected]) for i in range(len(self._expected[0]))]
 
     def __call__(self, module: nn.Module) -> str:
         try:
             for inputs, expected in zip(self._inputs, self._expected, strict=True):
-                problem = difference(run(module, inputs), expected)
+                problem = difference(run(module, inputs), expected, self._varied)
                 if problem:
                     return problem
         except Exception as error:
@@ -147,11 +154,22 @@ class _Beside:
         return ""
 
 
-def difference(got: list[np.ndarray], expected: list[np.ndarray]) -> str:
-    """What sets two lists of arrays apart, beyond rounding; empty if nothing does."""
+def _variation(runs: list[np.ndarray]) -> float:
+    """How much an output varies with the input; infinite where that cannot be told."""
+    if runs[0].size == 0 or any(run.shape != runs[0].shape for run in runs):
+        return math.inf
+    stack = np.stack([np.abs(run) if np.iscomplexobj(run) else run.astype(np.float64) for run in runs])
+    return float(np.where(np.isfinite(stack), stack, 0.0).std(axis=0).mean())
+
+
+def difference(got: list[np.ndarray], expected: list[np.ndarray], varied: list[float] | None = None) -> str:
+    """What sets two lists of arrays apart, beyond rounding; empty if nothing does.
+
+    `varied` says how much each output varies with the input: where that is little, little is allowed.
+    """
     if [a.shape for a in got] != [a.shape for a in expected]:
         return f"results of shape {[a.shape for a in got]} where {[a.shape for a in expected]} were expected"
-    for a, b in zip(got, expected, strict=True):
+    for a, b, unit in zip(got, expected, varied or [math.inf] * len(got), strict=True):
         if a.size == 0:
             continue
         tolerance = _TOLERANCE.get(str(b.dtype), 1e-4)
@@ -159,7 +177,8 @@ def difference(got: list[np.ndarray], expected: list[np.ndarray]) -> str:
         x, y = a.astype(wide), b.astype(wide)
         finite = np.isfinite(y)
         scale = float(np.abs(y[finite]).max()) if finite.any() else 0.0
-        if not np.allclose(x, y, rtol=0.0, atol=tolerance * (scale or 1.0), equal_nan=True):
+        scale = min(scale or 1.0, max(_OF_VARIATION * unit, _OF_SIZE * scale or 1.0))
+        if not np.allclose(x, y, rtol=0.0, atol=tolerance * scale, equal_nan=True):
             return f"results differ by {float(np.nanmax(np.abs(x - y))):.2g}"
     return ""
 
