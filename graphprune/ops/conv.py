@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from ..graph import Node, Value
-from .base import Columns, Cost, Kept, Labeller, operator
+from .base import Absence, Columns, Cost, Kept, Labeller, operator
 
 
 def _rewrite_conv(node: Node, kept: Kept) -> None:
@@ -64,7 +64,12 @@ def _read_whole(node: Node, values: list[Value | None], labeller: Labeller) -> N
             labeller.freeze(block.labels, f"{node.op} reads it whole")
 
 
-@operator("conv", rewrite=_rewrite_conv, cost=_conv_cost, bears=True)
+def _absent(node: Node, slot: int) -> Absence | None:
+    """Nothing comes of nothing, unless a bias (or more) is added."""
+    return "result" if slot < 2 and all(value is None for value in node.inputs[2:]) else None
+
+
+@operator("conv", rewrite=_rewrite_conv, cost=_conv_cost, bears=True, absent=_absent)
 def conv(node: Node, labeller: Labeller) -> None:
     """Input channels are contracted with the weight, filters make the output channels; see `docs/ir.md` for layouts."""
     x, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph import Node, Value
-from .base import Cost, Kept, Labeller, Statistic, operator
+from .base import Absence, Cost, Kept, Labeller, Statistic, operator
 from .broadcast import Operand, meet
 
 
@@ -29,7 +29,12 @@ def _matmul_cost(node: Node) -> list[Cost]:
     return [Cost(1.0, ((a, inner), *((out, axis) for axis in range(out.rank))))]
 
 
-@operator("matmul", bears=True, cost=_matmul_cost)
+def _absent_factor(node: Node, slot: int) -> Absence | None:
+    """A product with nothing is nothing, unless a bias is added."""
+    return "result" if slot < 2 and (len(node.inputs) < 3 or node.inputs[2] is None) else None
+
+
+@operator("matmul", bears=True, cost=_matmul_cost, absent=_absent_factor)
 def matmul(node: Node, labeller: Labeller) -> None:
     """The inner axes are equal; rows, columns and batch axes pass to the result."""
     a, b, out = node.inputs[0], node.inputs[1], node.outputs[0]
@@ -82,7 +87,7 @@ def _einsum_cost(node: Node) -> list[Cost]:
     return [Cost(1.0, tuple(seen.values()))] if len(terms) > 1 else []
 
 
-@operator("einsum", bears=True, cost=_einsum_cost)
+@operator("einsum", bears=True, cost=_einsum_cost, absent=lambda node, slot: "result")
 def einsum(node: Node, labeller: Labeller) -> None:
     """Every letter is one axis, whichever operands it occurs in."""
     terms, result = _einsum_terms(node)
