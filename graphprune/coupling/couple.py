@@ -273,8 +273,8 @@ def _hold_vanishing(coupling: Coupling) -> None:
     """Whole values go only with an index that a layer makes (a router's row): a number of its own for each operand of a
     sum is part of the model's definition.
     """
-    if coupling.presences.values:
-        labels = sorted({x for p in coupling.presences.values.values() for one in p for x in one})
+    labels = coupling.presences.labels()
+    if len(labels):
         components = np.unique(coupling.component[labels])
         loose = components[~_made(coupling)[components]]
         coupling.hold(loose, Reason(CONSTANT, "whole values go with it, and no layer makes it"))

@@ -76,6 +76,11 @@ class Presences:
         found = self.values.get(value, ())
         return next(iter(found[0])) if len(found) == 1 and len(found[0]) == 1 else None
 
+    def labels(self) -> Array:
+        """All indices that whole values or operands go with."""
+        known = (*self.values.values(), *self.parts.values())
+        return np.array(sorted({label for presence in known for one in presence for label in one}), np.int64)
+
     def hand_on(self, node: Node, walk: Speaker) -> None:
         """What a node makes of operands that may vanish: see `Operator.absent`. What is not known needs them."""
         if not any(value in self.values for value in node.inputs):
@@ -141,9 +146,10 @@ class Presences:
 
 
 def _alike(node: Node) -> bool:
-    """Whether any operand alone has the shape and type of the result."""
+    """Whether any operand alone has the shape and type of the result, whatever the user feeds."""
     out = node.outputs[0]
-    return all(v is not None and v.shape == out.shape and v.dtype == out.dtype for v in node.inputs)
+    kind = out.shape, out.dtype, out.dynamic
+    return all(v is not None and (v.shape, v.dtype, v.dynamic) == kind for v in node.inputs)
 
 
 @dataclass
