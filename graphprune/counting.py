@@ -52,6 +52,7 @@ class Counter:
         self._coupling = coupling
         self._rows: dict[int, int] = {}
         self._arrays: list[Array] = []
+        self._single: dict[int, Array] = {}
         self._uses = {(use.value, use.node): use.blocks for use in reversed(coupling.uses)}
         self._copied = _Copies(coupling)
         self._parameters, self._macs = _Terms(self._parameter_terms()), _Terms(self._cost_terms())
@@ -69,6 +70,11 @@ class Counter:
         """Multiply-accumulates that stay."""
         return round(self._macs.evaluate(self._matrix @ keep))
 
+    def _fate(self, key: Node | Value) -> list[int]:
+        """Rows that are 1 while what a node or a weight is good for stays, and 0 afterwards."""
+        labels = self._coupling.fates.get(key, ())
+        return [self._row(self._single.setdefault(int(label), np.array([label]))) for label in labels]
+
     def _row(self, labels: Array) -> int:
         """The row that counts what stays of these labels."""
         key = id(labels)
@@ -84,14 +90,14 @@ class Counter:
             if weight is None or not weight.trainable or use.value in seen:
                 continue
             seen.add(use.value)
-            rows = [self._row(b.labels) for b in use.blocks]
+            rows = [*self._fate(use.value), *(self._row(b.labels) for b in use.blocks)]
             factor = weight.size / prod(b.labels.size for b in use.blocks)
             if use.columns is not None and coupling.grouped == "within":
                 rows.append(self._row(use.columns.labels))
                 factor /= use.columns.labels.size
             terms.append((factor, rows))
-        rest = [v.weight for v in coupling.graph.weights().values() if v not in seen and v.weight is not None]
-        terms.append((float(sum(w.size for w in rest if w.trainable)), []))
+        rest = [v for v in coupling.graph.weights().values() if v not in seen]
+        terms += [(float(v.weight.size), self._fate(v)) for v in rest if v.weight is not None and v.weight.trainable]
         return terms
 
     def _cost_terms(self) -> list[_Term]:
@@ -110,7 +116,7 @@ class Counter:
 
         with whole groups removed, filters a group stay as they are.
         """
-        factor, rows = cost.factor / cost.groups, []
+        factor, rows = cost.factor / cost.groups, self._fate(node)
         for i, (value, axis) in enumerate(cost.axes):
             block = next((b for b in self._blocks(value, node) if axis in b.axes), None)
             whole = cost.groups > 1 and self._coupling.grouped == "whole" and i == len(cost.axes) - 1

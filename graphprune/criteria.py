@@ -96,6 +96,16 @@ def _axis_sums(use: Use, power: Callable[[Array], Array]) -> Sequence[tuple[Arra
         return list(_plain_sums(use, lambda array: power(np.where(np.abs(array) > _LARGEST, 0, array))))
 
 
+def _all_sums(coupling: Coupling, use: Use, power: Callable[[Array], Array]) -> Iterator[tuple[Array, Array]]:
+    """The same, and for indices without which the weight is of no use: all of it."""
+    found = list(_axis_sums(use, power))
+    yield from found
+    labels, weight = coupling.fates.get(use.value), use.value.weight
+    if labels is not None and weight is not None:
+        total = found[0][1].sum() if found else power(_wide(weight.array())).sum()
+        yield labels, np.full(len(labels), float(total))
+
+
 def _plain_sums(use: Use, power: Callable[[Array], Array]) -> Iterator[tuple[Array, Array]]:
     weight = use.value.weight
     assert weight is not None
@@ -179,14 +189,14 @@ def _accumulate(coupling: Coupling, parts: Iterator[tuple[Array, Array]], reduct
 @criterion("l1")
 def l1(coupling: Coupling, reduction: str, seed: int) -> Array:
     """Sum of absolute weights (Li et al. 2017)."""
-    parts = (p for use in _weights(coupling) for p in _axis_sums(use, np.abs))
+    parts = (p for use in _weights(coupling) for p in _all_sums(coupling, use, np.abs))
     return _accumulate(coupling, parts, reduction)
 
 
 @criterion("l2")
 def l2(coupling: Coupling, reduction: str, seed: int) -> Array:
     """Euclidean norm of all coupled weights."""
-    parts = (p for use in _weights(coupling) for p in _axis_sums(use, np.square))
+    parts = (p for use in _weights(coupling) for p in _all_sums(coupling, use, np.square))
     return np.sqrt(_accumulate(coupling, parts, reduction))
 
 

@@ -6,9 +6,9 @@ from math import prod
 
 import numpy as np
 
-from .coupling import Coupling, Table, Use
+from .coupling import Coupling, Table, Use, there
 from .errors import GraphPruneError
-from .graph import Value
+from .graph import Node, Value
 from .ops import Block
 from .ops.base import Array
 from .ops.shape import joined_groups, reshape_groups
@@ -94,6 +94,20 @@ class Survivors:
             if axis in block.axes and not self.mask(block.labels).all():
                 raise GraphPruneError(f"axis {axis} of '{value.name}' is labeled jointly with others")
         return None
+
+    def alone(self, value: Value, axis: int) -> bool:
+        """See `Kept`."""
+        return any(block.axes == (axis,) for block in self.blocks(value))
+
+    def gone(self, value: Value) -> bool:
+        """See `Kept`."""
+        presence = self._coupling.presences.values.get(value)
+        return presence is not None and not there(presence, self._label_keep)
+
+    def left_out(self, node: Node, slot: int) -> bool:
+        """Whether a node (of the original graph) does without the operand in this slot."""
+        presence = self._coupling.presences.parts.get((node, slot))
+        return presence is not None and not there(presence, self._label_keep)
 
     def size(self, value: Value, axis: int) -> int:
         """See `Kept`."""

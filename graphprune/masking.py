@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import depth
-from .coupling import Coupling
+from .coupling import Coupling, there
 from .frontends.treatment import Compaction, Index, Treatment
 from .graph import Node, Value
 from .ops import Block, Statistic, inner, lookup
@@ -40,6 +40,10 @@ def treatment(coupling: Coupling, keep: Array) -> Treatment:
 
 
 def _add_masks(found: Treatment, value: Value, coupling: Coupling, alive: Array) -> None:
+    presence = coupling.presences.values.get(value)
+    if presence is not None and not there(presence, alive):
+        found.masks[value.name] = [np.zeros((1,) * value.rank, bool)]
+        return
     masks = [_mask(value, b, alive[b.labels]) for b in coupling.blocks.get(value, ())]
     masks = [m for m in masks if not m.all()]
     if masks:

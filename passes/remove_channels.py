@@ -15,6 +15,7 @@ from graphprune.ops.base import Array
 from graphprune.plans import Plan
 
 from .base import Pass, register
+from .leaving import leave_out
 
 
 class Slicer(Protocol):
@@ -41,6 +42,7 @@ def remove_channels(coupling: Coupling, keep: Array) -> Graph:
     _rewrite_nodes(coupling, graph, survivors)
     slice_weights(coupling, graph, survivors)
     _resize(coupling.graph, graph, survivors)
+    leave_out(coupling, graph, survivors)
     for table, ids in kept_rows(coupling, keep):
         for value in table.inputs:
             before = graph.kept_rows.get(value.name)
@@ -53,6 +55,8 @@ def _rewrite_nodes(coupling: Coupling, after: Graph, survivors: Survivors) -> No
     for old, new in zip(coupling.graph.all_nodes, after.all_nodes, strict=True):
         rule = coupling.rule(old).rewrite
         if rule is None or any(v is None or v.shape is None for v in old.outputs):
+            continue
+        if all(survivors.gone(v) for v in old.outputs):
             continue
         inputs, outputs = new.inputs, new.outputs
         new.inputs, new.outputs = old.inputs, old.outputs

@@ -24,7 +24,7 @@ class RemoveDead(Pass):
 
     def run(self, graph: Graph) -> Graph:
         """Remove all of them, in one walk from the outputs back."""
-        dead = {node.name for node in _dead(graph)}
+        dead = {node.name for node in dead_nodes(graph)}
         if not dead:
             return graph
         work = graph.copy()
@@ -32,7 +32,8 @@ class RemoveDead(Pass):
         return work
 
 
-def _dead(graph: Graph) -> list[Node]:
+def dead_nodes(graph: Graph) -> list[Node]:
+    """Nodes whose results nobody needs, last first."""
     needed: set[Value] = set(graph.outputs)
     dead = []
     for node in reversed(graph.nodes):

@@ -9,7 +9,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from ..ops.base import Array
-from .labeller import MET, Statements
+from .statements import MET, Statements
 
 #: Rounds of tying positions where a count constraint cannot be met group by group; each round only adds equalities.
 _ROUNDS = 8
@@ -58,6 +58,7 @@ def solve(said: Statements, labels: int) -> tuple[Solution, list[tuple[int, str]
         frozen_causes.append(np.full(len(lonely), len(causes)))
         causes.append((node, ALONE))
     frozen, cause = _freeze(component, count, frozen_labels, frozen_causes)
+    _hold_apart(said, component, frozen, cause)
     renormalizing = np.zeros(count, bool)
     for taken, _ in said.statistic:
         renormalizing[component[taken]] = True
@@ -99,6 +100,20 @@ def _freeze(component: Array, count: int, labels: list[Array], causes: list[Arra
         np.minimum.at(first, hit, why)
         cause = np.where(first < np.iinfo(np.int64).max, first, -1)
     return frozen, cause
+
+
+def _hold_apart(said: Statements, component: Array, frozen: Array, cause: Array) -> None:
+    """All of an axis that is taken apart stays where one of its indices does; in place."""
+    for _ in range(len(said.apart)):
+        before = int(frozen.sum())
+        for labels, _ in said.apart:
+            own = component[labels]
+            stuck = own[frozen[own]]
+            if stuck.size:
+                cause[own[~frozen[own]]] = cause[stuck].max()
+                frozen[own] = True
+        if int(frozen.sum()) == before:
+            return
 
 
 def _cells(said: Statements, component: Array) -> tuple[list[Array], list[tuple[Array, Array]]]:

@@ -15,12 +15,11 @@ from ..ops import Block, Operator, known, lookup, reader
 from ..ops.base import Array
 from .components import Solution, solve
 from .failing import failing
-from .labeller import MET, Use, Walk
+from .labeller import Use, Walk
 from .reasons import CONSTANT, OPERATOR, OUTPUT, POSITION, Reason, Tracer
+from .search import best
+from .statements import MET
 from .tables import Table, find_tables
-
-#: Rounds of trying the other factor where the first one ended up frozen.
-_FLIPS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +79,7 @@ class Coupling:
         self.blocks: dict[Value, tuple[Block, ...]] = walk.values
         self.uses: list[Use] = walk.uses()
         self.at_least: list[tuple[Array, int]] = walk.said.at_least
+        self.presences = walk.presences
         self.component = solution.component
         self.frozen = solution.frozen
         self.renormalizing = solution.renormalizing
@@ -88,6 +88,9 @@ class Coupling:
         nodes = walk.nodes
         self._causes = [Reason("", why, nodes[at] if at < len(nodes) else None) for at, why in causes]
         self.hold(np.flatnonzero(~self._read()), Reason(POSITION, "inputs of this size do not reach it"))
+        label_of = np.unique(self.component, return_index=True)[1]
+        #: Nodes and weights that are of no use without certain indices; a label of each.
+        self.fates = {key: label_of[c] for key, c in self.presences.fates(graph, self.component).items()}
         self.groups = _groups(self, solution.cells)
 
     def _read(self) -> Array:
@@ -266,6 +269,17 @@ def _freeze_constants(coupling: Coupling, axes: list[tuple[Use, int, Array]]) ->
         seen[components] = True
 
 
+def _hold_vanishing(coupling: Coupling) -> None:
+    """Whole values go only with an index that a layer makes (a router's row): a number of its own for each operand of a
+    sum is part of the model's definition.
+    """
+    labels = coupling.presences.labels()
+    if len(labels):
+        components = np.unique(coupling.component[labels])
+        loose = components[~_made(coupling)[components]]
+        coupling.hold(loose, Reason(CONSTANT, "whole values go with it, and no layer makes it"))
+
+
 def _made(coupling: Coupling) -> Array:
     """Components that trainable weights give to the results of the operators that read them, not only contract."""
     made, given = np.zeros(coupling.count, bool), np.zeros(coupling.count, bool)
@@ -293,6 +307,7 @@ def _births(coupling: Coupling) -> _Births:
     axis_of, position, width = (np.full(coupling.count, -1) for _ in range(3))
     born = _Births(axis_of, position, width, [])
     axes = list(coupling.axes())
+    _hold_vanishing(coupling)
     _freeze_constants(coupling, axes)
     for use, axis, components in sorted(axes, key=lambda item: not _bears(item[0])):
         new = (born.axis[components] < 0) & ~coupling.frozen[components]
@@ -346,20 +361,7 @@ def couple(graph: Graph, *, grouped: str = "within", rows: Sequence[str] = ()) -
     if grouped not in ("within", "whole"):
         raise InputError(f"grouped must be 'within' or 'whole', not '{grouped}'")
     attempt = partial(_attempt, graph, grouped, find_tables(graph, rows, graph.pinned), failing(graph))
-    first, stuck = attempt(frozenset())
-    if not stuck:
-        return first
-    tried = stuck
-    for _ in range(_FLIPS):
-        _, still = attempt(tried)
-        helped, met = tried - still, still - tried
-        if not met:
-            break
-        tried |= met  # axes that only come to meet where others were split the other way
-    if not helped:
-        return first
-    second, _ = attempt(helped)
-    return second if second.free_indices() > first.free_indices() else first
+    return best(attempt)
 
 
 def _attempt(

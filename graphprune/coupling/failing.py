@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..graph import Graph, Node
 from ..ops import inner, lookup
-from .labeller import what_failed
+
+
+def what_failed(error: Exception) -> str:
+    """What a rule raised and where, for somebody who will mend it."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    where = "" if at is None else f" at {Path(at.tb_frame.f_code.co_filename).name}:{at.tb_lineno}"
+    return f"{type(error).__name__}{where}" + (f": {error}" if str(error) else "")
 
 
 def failing(graph: Graph) -> dict[Node, str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -14,10 +13,11 @@ from ..errors import GraphPruneError, InputError
 from ..graph import Graph, Node, Value
 from ..ops import Block, Columns, known, lookup
 from ..ops.base import Array, CoupleRule, Operator
+from .failing import what_failed
+from .presence import Presences
+from .statements import MET, Statements
 from .tables import Table
 
-#: The reason of indices that met some that must stay; `reasons.py` finds out which where somebody asks.
-MET = "it meets an index that must stay"
 #: Labels of one axis take eight bytes each; an axis this long is a broken size.
 LARGEST = 1 << 27
 
@@ -35,27 +35,6 @@ class Use:
     blocks: tuple[Block, ...]
     columns: Columns | None = None
     positions: Array | None = None
-
-
-def what_failed(error: Exception) -> str:
-    """What a rule raised and where, for somebody who will mend it."""
-    at = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    where = "" if at is None else f" at {Path(at.tb_frame.f_code.co_filename).name}:{at.tb_lineno}"
-    return f"{type(error).__name__}{where}" + (f": {error}" if str(error) else "")
-
-
-@dataclass
-class Statements:
-    """What the rules said, with the node that said it."""
-
-    equal: list[tuple[Array, Array, int]] = field(default_factory=list)
-    freeze: list[tuple[Array, int, str]] = field(default_factory=list)
-    balance: list[tuple[Array, int]] = field(default_factory=list)
-    statistic: list[tuple[Array, int]] = field(default_factory=list)
-    resolved: list[tuple[str, Array]] = field(default_factory=list)
-    at_least: list[tuple[Array, int]] = field(default_factory=list)
 
 
 class Walk:
@@ -76,6 +55,8 @@ class Walk:
     ) -> None:
         self.failed = dict(failed)
         self.nodes = graph.all_nodes
+        top = {*graph.nodes, *(graph.training.nodes if graph.training is not None else [])}
+        self._inside = {node for node in self.nodes if node not in top}
         self._place = {node: at for at, node in enumerate(self.nodes)}
         self._top = [*graph.nodes, *(graph.training.nodes if graph.training is not None else [])]
         self.inputs = {*graph.inputs, *(graph.training.inputs if graph.training is not None else [])}
@@ -93,6 +74,7 @@ class Walk:
         self._held: dict[Value | tuple[Value, Node], Array] = {}
         self._holding: dict[Value, set[Node]] = {}
         self._followed: set[Value] = set()
+        self.presences = Presences()
         self._at = -1
 
     def run(self) -> None:
@@ -116,6 +98,8 @@ class Walk:
     def _freeze_outputs(self) -> None:
         renumbered = {output: axis for table in self.tables for output, axis in table.outputs}
         for output in self.outputs:
+            if output in self.presences.values:
+                self.presences.need(self.presences.values[output], f"the output '{output.name}'", self)
             self.freeze(self._pointing.get(output), "positions along it are an output of the model")
             for block in self.blocks(output):
                 if block.axes == (renumbered.get(output),):
@@ -131,7 +115,7 @@ class Walk:
                 self._freeze_node(node)
             else:
                 self._state(node, self.rule(node).couple)
-            self._hand_positions_on(node)
+            self._hand_on(node)
             return
         enter = self.rule(node).enter
         if enter is not None:
@@ -142,10 +126,12 @@ class Walk:
         self._at = self._place[node]
         self._state(node, self.rule(node).couple)
         for output in (v for body in node.bodies for v in body.outputs):
+            if output in self.presences.values:
+                self.presences.need(self.presences.values[output], node.op, self)
             self.freeze(self._pointing.get(output), "positions along it leave a body")
             for block in self.blocks(output) if not known(self.rule(node).kind) else ():
                 self.freeze(block.labels, f"it leaves a body of {node.op}, whose rule is not known")
-        self._hand_positions_on(node)
+        self._hand_on(node)
 
     def rule(self, node: Node) -> Operator:
         """The entry of the operator table that applies to a node."""
@@ -170,8 +156,11 @@ class Walk:
         for output in node.outputs:
             self.values[output] = ()
 
-    def _hand_positions_on(self, node: Node) -> None:
-        """Positions that no rule followed: an operator that only moves elements hands them on, any other freezes."""
+    def _hand_on(self, node: Node) -> None:
+        """What vanishes, and positions that no rule followed: an operator that only moves elements hands them on, any
+        other freezes.
+        """
+        self.presences.hand_on(node, self)
         for at, value in enumerate(node.inputs):
             labels = self._pointing.get(value) if value is not None else None
             if labels is None or value in self._followed:
@@ -373,3 +362,28 @@ class Walk:
         """See `Labeller`."""
         self._followed.add(value)
         return self._pointing.get(value)
+
+    def stands_alone(self, node: Node) -> bool:
+        """See `Labeller`."""
+        return self._at < len(self.nodes) and node is self.nodes[self._at] and node not in self._inside
+
+    def vanish(self, node: Node, value: Value, label: int, *, strict: bool = False) -> None:
+        """See `Labeller`."""
+        if self.stands_alone(node):
+            self.presences.pick(value, label, strict=strict)
+        else:
+            self.freeze(np.array([label]), f"{node.op} picks single indices of this axis")
+
+    def vanishing(self, node: Node, slot: int) -> int | None:
+        """See `Labeller`."""
+        value = node.inputs[slot]
+        return self.presences.single(value) if value is not None and self.stands_alone(node) else None
+
+    def leave_out(self, node: Node, slot: int, label: int) -> None:
+        """See `Labeller`."""
+        if self.stands_alone(node):
+            self.presences.parts[node, slot] = (frozenset([label]),)
+
+    def apart(self, labels: Array) -> None:
+        """See `Labeller`."""
+        self.said.apart.append((labels, self._at))

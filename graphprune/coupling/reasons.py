@@ -13,7 +13,8 @@ import numpy as np
 from ..graph import Graph, Node, Value
 from ..ops import Block, known
 from ..ops.base import Array
-from .labeller import MET, Walk
+from .labeller import Walk
+from .statements import MET
 
 #: Kinds of causes, the one that a user can do most about first.
 UNKNOWN, OPERATOR, CONSTANT, LOOKUP = "unknown", "operator", "constant", "lookup"

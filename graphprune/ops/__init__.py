@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import control, conv, elementwise, fused, index, linear, norm, position, recurrent, reduce, shape
+from . import control, conv, elementwise, fused, index, joining, linear, norm, position, recurrent, reduce, shape
 from .base import Block, Columns, Contraction, Cost, Kept, Labeller, Operator, Statistic, kinds, known, lookup
 from .fused import inner, reader
 
@@ -21,6 +21,7 @@ __all__ = [
     "fused",
     "index",
     "inner",
+    "joining",
     "kinds",
     "known",
     "linear",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -111,6 +111,23 @@ class Labeller(Protocol):
         the axis is frozen, since positions change when something before them goes.
         """
 
+    def stands_alone(self, node: Node) -> bool:
+        """Whether a node is one of the graph's own: neither a step of a fused operator nor in a body."""
+
+    def vanish(self, node: Node, value: Value, label: int, *, strict: bool = False) -> None:
+        """All of `value`, which the node makes, goes with this index. A node that reads it and cannot do without lets
+        the index stay (at all, if `strict`; else the plan is made so).
+        """
+
+    def vanishing(self, node: Node, slot: int) -> int | None:
+        """The one index that all of an operand goes with, where there is such and the node may do without."""
+
+    def leave_out(self, node: Node, slot: int, label: int) -> None:
+        """The node does without this operand where that index goes."""
+
+    def apart(self, labels: Array) -> None:
+        """An axis is taken apart index by index: where one of them must stay, all must."""
+
 
 class Kept(Protocol):
     """What survives, as asked by a rewrite rule."""
@@ -126,6 +143,12 @@ class Kept(Protocol):
 
     def stored(self, array: Array, value: Value, axes: tuple[int, ...]) -> Array:
         """What is kept of an array laid out over `axes` of a value, in the form in which the value is stored."""
+
+    def alone(self, value: Value, axis: int) -> bool:
+        """Whether an axis is labeled on its own."""
+
+    def gone(self, value: Value) -> bool:
+        """Whether all of a value has vanished."""
 
     def reorder(self, source: Value, target: Value) -> list[tuple[int, Array]]:
         """Gathers that must follow a reshape because kept elements come out in another order."""
@@ -182,6 +205,9 @@ RewriteRule = Callable[[Node, Kept], None]
 CostRule = Callable[[Node], list[Cost]]
 StatisticRule = Callable[[Node], Statistic | None]
 ContractionRule = Callable[[Node], list[Contraction]]
+#: What becomes of a node where a whole operand vanishes: there is no "result", or the "operand" is left out.
+Absence = Literal["result", "operand"]
+AbsentRule = Callable[[Node, int], Absence | None]
 
 
 @dataclass(frozen=True)
@@ -194,7 +220,8 @@ class Operator:
     after, and its width counted on, such a weight rather than a bias or a table that is merely added.
     `enter` speaks before the bodies of a control flow node are walked, `couple` after them. `moves` says that every
     element of the outputs is one of input 0, so that positions stay positions. `contracts` lists the operands that are
-    summed over, for passes that make weights sparse along that axis.
+    summed over, for passes that make weights sparse along that axis. `absent` says what becomes of the node where all
+    of one operand vanishes (see `Labeller.vanish`); None, where it cannot do without.
     """
 
     kind: str
@@ -207,6 +234,13 @@ class Operator:
     enter: CoupleRule | None = None
     moves: bool = False
     contracts: ContractionRule | None = None
+    absent: AbsentRule | None = None
+
+    def absence(self, node: Node, slot: int) -> Absence | None:
+        """What becomes of a node without the operand in this slot; what only moves elements has none to move."""
+        if self.absent is not None:
+            return self.absent(node, slot)
+        return "result" if self.moves and slot == 0 else None
 
 
 _TABLE: dict[str, Operator] = {}
@@ -223,13 +257,14 @@ def operator(
     enter: CoupleRule | None = None,
     moves: bool = False,
     contracts: ContractionRule | None = None,
+    absent: AbsentRule | None = None,
 ) -> Callable[[CoupleRule], CoupleRule]:
     """Register the decorated coupling rule, with its companions, as the entry of `kind`."""
 
     def register(couple: CoupleRule) -> CoupleRule:
         if kind in _TABLE:
             raise GraphPruneError(f"the operator table has two entries for '{kind}'")
-        _TABLE[kind] = Operator(kind, couple, rewrite, cost, statistic, recurs, bears, enter, moves, contracts)
+        _TABLE[kind] = Operator(kind, couple, rewrite, cost, statistic, recurs, bears, enter, moves, contracts, absent)
         return couple
 
     return register

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from ..graph import Node, Value
-from .base import Columns, Contraction, Cost, Kept, Labeller, operator
+from .base import Absence, Columns, Contraction, Cost, Kept, Labeller, operator
 
 
 def _rewrite_conv(node: Node, kept: Kept) -> None:
@@ -70,7 +70,12 @@ def _conv_contracts(node: Node) -> list[Contraction]:
     return [Contraction(1, channels, (filters,), kernel, data=0, along=1, groups=node.attrs["groups"])]
 
 
-@operator("conv", rewrite=_rewrite_conv, cost=_conv_cost, bears=True, contracts=_conv_contracts)
+def _absent(node: Node, slot: int) -> Absence | None:
+    """Nothing comes of nothing, unless a bias (or more) is added."""
+    return "result" if slot < 2 and all(value is None for value in node.inputs[2:]) else None
+
+
+@operator("conv", rewrite=_rewrite_conv, cost=_conv_cost, bears=True, contracts=_conv_contracts, absent=_absent)
 def conv(node: Node, labeller: Labeller) -> None:
     """Input channels are contracted with the weight, filters make the output channels; see `docs/ir.md` for layouts."""
     x, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]

@@ -5,14 +5,30 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph import Node, Value
-from .base import Labeller, operator
+from .base import Absence, Labeller, operator
 from .broadcast import aligned, meet
 
 #: Functions that leave an integer what it is.
 COPIES = frozenset({"identity", "dropout", "cast"})
 
 
-@operator("elementwise")
+#: Functions of one tensor that add to it, or tell something of it that a missing one has not.
+_TELLING = frozenset(
+    "add sub rsub eq ne lt le gt ge zero fill isnan isinf isfinite not logical_not bitwise_not".split()
+)
+
+
+def _absent(node: Node, slot: int) -> Absence | None:
+    """A function of nothing is nothing, and so is a product with nothing; a sum does without an operand."""
+    fn, alone = node.attrs.get("fn"), sum(value is not None for value in node.inputs) == 1
+    if alone:
+        return None if fn in _TELLING else "result"
+    if fn == "mul" or (fn in ("div", "true_divide") and slot == 0):
+        return "result"
+    return "operand" if fn in ("add", "sum") and not node.attrs.get("scalars") else None
+
+
+@operator("elementwise", absent=_absent)
 def elementwise(node: Node, labeller: Labeller) -> None:
     """Operands meet under broadcasting; the result carries their labels."""
     rank = node.outputs[0].rank
@@ -32,7 +48,7 @@ def _compare_positions(node: Node, labeller: Labeller) -> None:
         return
     for ids, numbers in (operands, operands[::-1]):
         axis = _counted(numbers)
-        pointed = labeller.pointing(ids) if axis is not None and _absent(ids, axis - numbers.rank) else None
+        pointed = labeller.pointing(ids) if axis is not None and _lacks(ids, axis - numbers.rank) else None
         if axis is None or pointed is None:
             continue
         if len(pointed) != numbers.sizes[axis]:
@@ -50,7 +66,7 @@ def _counted(value: Value) -> int | None:
     return long[0] if np.array_equal(value.weight.array().reshape(-1), np.arange(value.sizes[long[0]])) else None
 
 
-def _absent(value: Value, back: int) -> bool:
+def _lacks(value: Value, back: int) -> bool:
     """Whether a value does not change along an axis counted from the last."""
     return -back > value.rank or value.sizes[back] == 1
 

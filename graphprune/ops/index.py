@@ -8,43 +8,8 @@ import numpy as np
 
 from ..graph import Node, Value
 from .base import Array, Block, Kept, Labeller, operator
-from .broadcast import Operand, meet
-from .position import join_positions, look_up
+from .position import look_up
 from .shape import carry
-
-
-def _others(value: Value, axis: int, rank: int) -> Operand:
-    """All axes of a value but one."""
-    return Operand(value, tuple(None if a == axis else a for a in range(rank)))
-
-
-@operator("concat")
-def concat(node: Node, labeller: Labeller) -> None:
-    """Labels follow one another along the axis; elsewhere the inputs meet."""
-    values = [v for v in node.inputs if v is not None]
-    out, axis = node.outputs[0], node.attrs["axis"]
-    for value in values:
-        if any(b.joint and axis in b.axes for b in labeller.blocks(value)):
-            labeller.resolve(value)
-    parts = [labeller.axis(value, axis) for value in values]
-    joined = None
-    if any(part is not None for part in parts):
-        joined = np.concatenate(
-            [np.zeros(v.sizes[axis], np.int64) if p is None else p for v, p in zip(values, parts, strict=True)]
-        )
-    labeller.put_blocks(out, meet([_others(v, axis, out.rank) for v in values], out.rank, labeller))
-    labeller.put(out, {axis: joined})
-    join_positions(values, out, labeller)
-
-
-@operator("stack")
-def stack(node: Node, labeller: Labeller) -> None:
-    """A new, fixed axis; the inputs meet on all others."""
-    out, axis = node.outputs[0], node.attrs["axis"]
-    own = [a if a < axis else a - 1 for a in range(out.rank)]
-    axes = tuple(None if a == axis else own[a] for a in range(out.rank))
-    operands = [Operand(v, axes) for v in node.inputs if v is not None]
-    labeller.put_blocks(out, meet(operands, out.rank, labeller))
 
 
 def _pieces(
@@ -89,7 +54,7 @@ def _renamed(block: Block, axis: int, drop: bool) -> Block:
 
 def _rewrite_split(node: Node, kept: Kept) -> None:
     axis = node.attrs["axis"]
-    sizes = [kept.size(output, axis) for output in node.outputs]
+    sizes = [kept.size(output, axis) for output in node.outputs if not kept.gone(output)]
     if sizes != list(node.attrs["sizes"]):
         node.change(sizes=sizes)
 
@@ -97,18 +62,39 @@ def _rewrite_split(node: Node, kept: Kept) -> None:
 @operator("split", rewrite=_rewrite_split, moves=True)
 def split(node: Node, labeller: Labeller) -> None:
     """Each output takes its piece of the labels."""
-    ends = np.cumsum(node.attrs["sizes"]).tolist()
+    axis, ends = node.attrs["axis"], np.cumsum(node.attrs["sizes"]).tolist()
     bounds = list(zip([0, *ends[:-1]], ends, strict=True))
-    for output, blocks in zip(node.outputs, _pieces(node, node.attrs["axis"], bounds, False, labeller), strict=True):
-        labeller.put_blocks(output, blocks)
+    pieces = _pieces(node, axis, bounds, False, labeller)
+    for output, (start, stop), blocks in zip(node.outputs, bounds, pieces, strict=True):
+        labeller.put_blocks(output, _picked(node, output, axis, blocks, labeller) if stop - start == 1 else blocks)
 
 
-def _freeze_picked(node: Node, axis: int, labeller: Labeller) -> None:
-    """An index picked by position must stay where its axis is labeled on its own."""
+def _picked(node: Node, out: Value, axis: int, blocks: list[Block], labeller: Labeller) -> list[Block]:
+    """The blocks of a piece one index wide. All of it goes with that index, if it is computed: a constant's piece has
+    a label there.
+    """
+    x, own = node.inputs[0], next((b for b in blocks if b.axes == (axis,)), None)
+    if own is None or x is None or x.weight is not None or not labeller.stands_alone(node):
+        return blocks
+    labeller.vanish(node, out, int(own.labels[0]))
+    return [b for b in blocks if b is not own]
+
+
+def _pick_all(node: Node, axis: int, picks: Sequence[int], labeller: Labeller) -> None:
+    """Indices picked by position, one for each output, from an axis that is labeled on its own. All of an output goes
+    with its index; a constant's axis must stay.
+    """
     x = node.inputs[0]
     assert x is not None
-    if any(b.axes == (axis,) for b in labeller.blocks(x)):
-        labeller.freeze(labeller.axis(x, axis), f"{node.op} picks single indices of this axis")
+    if not any(b.axes == (axis,) for b in labeller.blocks(x)):
+        return
+    labels = labeller.axis(x, axis)
+    if labels is None or x.weight is not None or not labeller.stands_alone(node):
+        labeller.freeze(labels, f"{node.op} picks single indices of this axis")
+        return
+    labeller.apart(labels)
+    for output, index in zip(node.outputs, picks, strict=True):
+        labeller.vanish(node, output, int(labels[index]), strict=True)
 
 
 @operator("unbind", moves=True)
@@ -116,17 +102,26 @@ def unbind(node: Node, labeller: Labeller) -> None:
     """One output per index. An axis that is labeled on its own cannot lose an index here."""
     axis, count = node.attrs["axis"], len(node.outputs)
     pieces = _pieces(node, axis, [(i, i + 1) for i in range(count)], True, labeller)
-    _freeze_picked(node, axis, labeller)
+    _pick_all(node, axis, range(count), labeller)
     for output, blocks in zip(node.outputs, pieces, strict=True):
         labeller.put_blocks(output, blocks)
 
 
-@operator("select", moves=True)
+def _rewrite_select(node: Node, kept: Kept) -> None:
+    x = node.inputs[0]
+    assert x is not None
+    axis, index = node.attrs["axis"], node.attrs["index"]
+    left = kept.indices(x, axis) if kept.alone(x, axis) else None
+    if left is not None and (at := int(np.searchsorted(left, index))) != index:
+        node.change(index=at)
+
+
+@operator("select", rewrite=_rewrite_select, moves=True)
 def select(node: Node, labeller: Labeller) -> None:
     """One index of an axis, which disappears."""
     axis, index = node.attrs["axis"], node.attrs["index"]
     pieces = _pieces(node, axis, [(index, index + 1)], True, labeller)
-    _freeze_picked(node, axis, labeller)
+    _pick_all(node, axis, [index], labeller)
     labeller.put_blocks(node.outputs[0], pieces[0])
 
 
@@ -175,7 +170,8 @@ def slice_(node: Node, labeller: Labeller) -> None:
         if _takes_all(x, axis, start, stop, step):
             continue
         if stop - start == 1 and step == 1 and len(node.attrs["slices"]) == 1:
-            labeller.put_blocks(out, _pieces(node, axis, [(start, stop)], False, labeller)[0])
+            blocks = _pieces(node, axis, [(start, stop)], False, labeller)[0]
+            labeller.put_blocks(out, _picked(node, out, axis, blocks, labeller))
             return
         if any(b.joint and axis in b.axes for b in labeller.blocks(x)):
             labeller.resolve(x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph import Node, Value
-from .base import Contraction, Cost, Kept, Labeller, Statistic, operator
+from .base import Absence, Contraction, Cost, Kept, Labeller, Statistic, operator
 from .broadcast import Operand, meet
 
 
@@ -40,7 +40,12 @@ def _matmul_contracts(node: Node) -> list[Contraction]:
     ]
 
 
-@operator("matmul", bears=True, cost=_matmul_cost, contracts=_matmul_contracts)
+def _absent_factor(node: Node, slot: int) -> Absence | None:
+    """A product with nothing is nothing, unless a bias is added."""
+    return "result" if slot < 2 and (len(node.inputs) < 3 or node.inputs[2] is None) else None
+
+
+@operator("matmul", bears=True, cost=_matmul_cost, contracts=_matmul_contracts, absent=_absent_factor)
 def matmul(node: Node, labeller: Labeller) -> None:
     """The inner axes are equal; rows, columns and batch axes pass to the result."""
     a, b, out = node.inputs[0], node.inputs[1], node.outputs[0]
@@ -109,7 +114,13 @@ def _einsum_contracts(node: Node) -> list[Contraction]:
     return [operand(1, 0), operand(0, 1)]
 
 
-@operator("einsum", bears=True, cost=_einsum_cost, contracts=_einsum_contracts)
+@operator(
+    "einsum",
+    bears=True,
+    cost=_einsum_cost,
+    contracts=_einsum_contracts,
+    absent=lambda node, slot: "result",
+)
 def einsum(node: Node, labeller: Labeller) -> None:
     """Every letter is one axis, whichever operands it occurs in."""
     terms, result = _einsum_terms(node)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 
 from ..graph import Node
-from .base import Block, Labeller, Statistic, operator
+from .base import Absence, Block, Labeller, Statistic, operator
 from .broadcast import rows_of
 
 #: Reductions for which a removed index counts as zero: no statistic is renormalized.
@@ -29,7 +29,12 @@ def _positions(node: Node) -> tuple[int, ...]:
     return (1,) if node.attrs["fn"] in ("max", "min") and len(node.outputs) > 1 else ()
 
 
-@operator("reduce", statistic=_reduce_statistic)
+def _absent(node: Node, slot: int) -> Absence | None:
+    """Sums and means of nothing are nothing."""
+    return "result" if node.attrs["fn"] in ("sum", "mean", "l1", "l2", "sumsq") else None
+
+
+@operator("reduce", statistic=_reduce_statistic, absent=_absent)
 def reduce(node: Node, labeller: Labeller) -> None:
     """Reduced axes are contracted (sums) or renormalized (mean, max, ...); the others pass."""
     x, out = node.inputs[0], node.outputs[0]

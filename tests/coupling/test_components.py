@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphprune.coupling.components import Solution, solve
-from graphprune.coupling.labeller import Statements
+from graphprune.coupling.statements import Statements
 from graphprune.ops.base import Array
 
 

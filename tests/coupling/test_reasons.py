@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from graphprune.coupling import Frozen, couple
-from graphprune.coupling.labeller import MET
 from graphprune.coupling.reasons import CONSTANT, INPUT, LOOKUP, OPERATOR, OUTPUT, POSITION, UNKNOWN
+from graphprune.coupling.statements import MET
 from tests.frontends import onnx_tools
 from tests.helpers import graph_of
 from tests.ops.examples_all import EXAMPLES

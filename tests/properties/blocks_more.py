@@ -237,3 +237,17 @@ def strange(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
     """An operator nobody knows, in the middle or in a branch; placed by programs that say so."""
     y = o.strange(make_conv(o, x, pick(WIDTHS, a)))
     return make_conv(o, y, o.shape(x)[1]) if b % 2 else y
+
+
+@block
+def experts(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
+    """Convolutions with a gate each, added up; gates are channels picked one by one."""
+    count, width = 2 + a % 3, o.shape(x)[1]
+    gates = make_conv(o, x, count)
+    gates = o.softmax(gates, 1) if b % 2 else o.unary("sigmoid", gates)
+    picked = [o.slice(gates, 1, e, e + 1, 1) for e in range(count)]
+    found = [o.binary("mul", gate, make_conv(o, x, width)) for gate in picked]
+    total = found[0]
+    for one in found[1:]:
+        total = o.binary("add", total, one)
+    return o.binary("add", x, total) if b % 3 else total

@@ -107,6 +107,8 @@ def _parts(value: Value | None, writer: Writer) -> list[Part]:
 
 
 def _wire_outputs(node: Node, source: Source, proto: NodeProto, writer: Writer) -> None:
+    if node.kind == "split" and node.changed:
+        del proto.output[len(node.outputs) :]  # pieces that are gone
     for j, value in enumerate(node.outputs):
         if source.proto.output[j]:
             proto.output[j] = writer.name(value)

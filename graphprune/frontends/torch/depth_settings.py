@@ -39,8 +39,9 @@ def _number(owner: nn.Module | None, name: str) -> int | None:
 def follow(module: nn.Module, path: str, count: int, places: list[int]) -> list[str]:
     """Settings that count the children of the list at `path`, or list something for each, lose `places`.
 
-    A setting does where its value is that count (or so many items) and its name speaks of layers, and of no other part
-    of the model than one on the path. Looked at are the modules on the path and the plain objects they hold.
+    A setting does where its value is that count (or so many items) and its name speaks of layers or of the list itself
+    (`num_experts` of `experts`), and of no other part of the model than one on the path. Looked at are the modules on
+    the path and the plain objects they hold.
     """
     notes = []
     for label, holder in _holders(module, path):
@@ -77,7 +78,8 @@ def _counts(name: str, value: Any, count: int, path: str) -> bool:
     if isinstance(value, list | tuple):
         many = len(value)
     words = _words(name)
-    speaks = bool(words & _DEPTH) and words <= _DEPTH | _FILLERS | _words(path)
+    own = _words(path.rpartition(".")[2])
+    speaks = bool(words & (_DEPTH | own)) and words <= _DEPTH | _FILLERS | _words(path)
     return many == count and speaks and not name.startswith("_")
 
 

@@ -228,6 +228,11 @@ def _concat(node: Node, constant: Constant) -> Calls:
     return [(aten.cat.default, ([Slot(i) for i in range(len(node.inputs))], node.attrs["axis"]), {})]
 
 
+@writes("stack")
+def _stack(node: Node, constant: Constant) -> Calls:
+    return [(aten.stack.default, ([Slot(i) for i in range(len(node.inputs))], node.attrs["axis"]), {})]
+
+
 @writes("pad")
 def _pad(node: Node, constant: Constant) -> Calls:
     x = node.inputs[0]
