@@ -84,11 +84,12 @@ def expanded() -> Any:
 
 @example(
     """
+    2 exact: a.weight[0] a.bias[0]
     6 exact: b.weight[0] b.bias[0] out.weight[1]
     """
 )
 def expanded_piece() -> Any:
-    """Each of two channels on its own, spread over the channels of another branch: both stay."""
+    """Each of two channels on its own, spread over the channels of another branch: one of them may vanish."""
     pieces = lambda m, x: sum(piece.expand(-1, 6, -1, -1) for piece in m.a(x).split(1, 1))  # noqa: E731
     return Net(lambda m, x: m.out(pieces(m, x) * m.b(x)), a=conv(3, 2), b=conv(3, 6), out=conv(6, 2)), image()
 
