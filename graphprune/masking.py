@@ -76,19 +76,30 @@ def _compaction(node: Node, statistic: Statistic, coupling: Coupling, alive: Arr
         axes = [a for a in block.axes if a in statistic.axes]
         if not axes or mask.all():
             continue
-        index = _index(x, block, mask, axes[-1])
-        found.inputs.setdefault(0, []).append(index)
-        for slot, pairs in statistic.params.items():
-            for own, theirs in pairs:
-                if theirs == index.axis:
-                    found.inputs.setdefault(slot, []).append(Index(own, index.indices))
-        for i, output in enumerate(node.outputs):
-            if output.shape == x.shape and any(index.axis in b.axes for b in coupling.blocks.get(output, ())):
-                found.outputs.setdefault(i, []).append(index)
-        found.positions.update(dict.fromkeys(statistic.positions, index.indices))
+        for index in _indices(x, block, mask, axes):
+            found.inputs.setdefault(0, []).append(index)
+            for slot, pairs in statistic.params.items():
+                for own, theirs in pairs:
+                    if theirs == index.axis:
+                        found.inputs.setdefault(slot, []).append(Index(own, index.indices))
+            for i, output in enumerate(node.outputs):
+                if output.shape == x.shape and any(index.axis in b.axes for b in coupling.blocks.get(output, ())):
+                    found.outputs.setdefault(i, []).append(index)
+            found.positions.update(dict.fromkeys(statistic.positions, index.indices))
         if statistic.groups and not block.joint:
             found.groups = int(mask.reshape(statistic.groups, -1).any(1).sum())
     return found
+
+
+def _indices(x: Value, block: Block, mask: Array, axes: Sequence[int]) -> list[Index]:
+    """Kept positions along the axes of a statistic: one after the other where what stays is a grid over them."""
+    parts = []
+    for axis in axes:
+        others = tuple(i for i, a in enumerate(block.axes) if a in axes and a != axis)
+        parts.append(mask.any(axis=others, keepdims=True))
+    if len(axes) > 1 and np.array_equal(np.logical_and.reduce(np.broadcast_arrays(*parts)), mask):
+        return [_index(x, block, part, axis) for part, axis in zip(parts, axes, strict=True) if not part.all()]
+    return [_index(x, block, mask, axes[-1])]
 
 
 def _whole(node: Node, groups: int | None, coupling: Coupling, alive: Array) -> Compaction:

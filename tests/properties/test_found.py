@@ -61,6 +61,14 @@ CASES: dict[str, Case] = {
         number=0,
         ratio=0.4,
     ),
+    "rows_of_a_picture_under_instance_norm": Case(
+        "onnx",
+        (("flattened", 9, 1), ("instance_norm", 3, 9), ("chosen_codes", 5, 11)),
+        number=55488,
+        ratio=0.4,
+        criterion="lamp",
+        align=2,
+    ),
     "positions_before_a_rotary_operator": Case(
         "onnx", (("mixer", 6, 1), ("attention_side_by_side", 7, 1)), number=75798
     ),
