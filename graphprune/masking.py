@@ -96,7 +96,7 @@ def _indices(x: Value, block: Block, mask: Array, axes: Sequence[int]) -> list[I
     parts = []
     for axis in axes:
         others = tuple(i for i, a in enumerate(block.axes) if a in axes and a != axis)
-        parts.append(mask.any(axis=others, keepdims=True))
+        parts.append(np.asarray(mask.any(axis=others, keepdims=True)))
     if len(axes) > 1 and np.array_equal(np.logical_and.reduce(np.broadcast_arrays(*parts)), mask):
         return [_index(x, block, part, axis) for part, axis in zip(parts, axes, strict=True) if not part.all()]
     return [_index(x, block, mask, axes[-1])]
