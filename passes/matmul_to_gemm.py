@@ -21,7 +21,7 @@ class MatmulToGemm(Pass):
     user's input.
 
     TensorRT 8 found no MatMul eligible for sparse kernels in float16 that it found as Gemm (NVIDIA/TensorRT issues
-    #2169, #2271); since 10.3 it treats both alike, and this gains nothing. So no other command runs it.
+    #2169, #2271); since 10.3 it is said to treat both alike (no public source was found). So no other command runs it.
     """
 
     name: ClassVar[str] = "matmul-to-gemm"
