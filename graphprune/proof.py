@@ -52,7 +52,7 @@ STEADY = 1e-2
 
 @dataclass(frozen=True)
 class Proof:
-    """The outcome. `max_error` is in units of how much each reference output varies."""
+    """The outcome. `max_error` is in units of how much each reference output varies; `against` says what that is."""
 
     passed: bool
     max_error: float
@@ -61,6 +61,7 @@ class Proof:
     exact_groups: int
     renormalizing_groups: int
     detail: str = ""
+    against: str = "the masked original"
 
 
 class Reference:

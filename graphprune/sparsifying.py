@@ -23,6 +23,9 @@ from .sparsity import Calibrated, Left, Made, Masks, Method, Outcome
 from .sparsity.permuting import SECONDS
 from .stages import Clock, Progress, model_of, read_model, tried
 
+#: What a model is compared with where the values of what stays changed, too.
+_UPDATED = "the original with the updated weights, masked (not with its own weights)"
+
 
 @dataclass
 class SparseResult:
@@ -95,9 +98,8 @@ def sparsify(
     report = _report(graph, made, left, method, emitted, proof, clock.seconds, notes)
     report = replace(report, reordered=[] if order is None else order.gains)
     if proof is not None and not proof.passed:
-        other = "the original with its values" if made.updated else "the masked original"
         raise VerificationError(
-            f"the sparse '{graph.name}' differs from {other} by {proof.max_error:.2g} "
+            f"the sparse '{graph.name}' differs from {proof.against} by {proof.max_error:.2g} "
             f"(allowed: {proof.tolerance:.2g}){': ' + proof.detail if proof.detail else ''}"
         )
     return SparseResult(made.masks, report, made.graph, emitted)
@@ -114,7 +116,8 @@ def _prove(graph: Graph, made: Outcome, order: Reordered | None, emitted: Any, s
         graph = _with_new_values(graph, made, order)
     coupled = order.coupling if order is not None and not made.updated else coupling.couple(graph)
     reference = Reference(coupled, np.ones(coupled.count, bool), seed=seed, masks=masks)
-    return tried(reference, made.graph, emitted)
+    emitted, proof = tried(reference, made.graph, emitted)
+    return emitted, replace(proof, against=_UPDATED) if made.updated else proof
 
 
 def _with_new_values(graph: Graph, made: Outcome, order: Reordered | None) -> Graph:

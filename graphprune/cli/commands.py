@@ -49,6 +49,20 @@ def _print_json(data: Any) -> None:
     typer.echo(json.dumps(reports.jsonable(data), indent=2))
 
 
+def _show(report: Any, as_json: bool, **how: bool) -> None:
+    """Print a report: its tables, or JSON and nothing else."""
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        report.render(_console(), **how)
+
+
+def _write_report(report: Any, path: Path | None) -> None:
+    """The file of --report, where it is wanted."""
+    if path is not None:
+        reports.write_json(report.to_json(), path)
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"graphprune {version('graphprune')}")
@@ -86,11 +100,7 @@ def inspect(
             report = _api().inspect_blocks(graph) if blocks else _api().inspect_sparsity(graph)
         else:
             report = _api().inspect(graph, grouped=grouped.value)
-        found = replace(report, model=model)
-    if as_json:
-        _print_json(found.to_json())
-    else:
-        found.render(_console(), every=every)
+    _show(replace(report, model=model), as_json, every=every)
 
 
 @app.command()
@@ -132,14 +142,8 @@ def prune(
     if data is not None:
         raise InputError("--data is for criteria that look at data, which come with a later version")
     check_model(model)
-    check_outputs(
-        [model],
-        [
-            ("--output", output, model_suffixes(model)),
-            ("--plan-out", plan_out, _JSON_FILE),
-            ("--report", report_out, _JSON_FILE),
-        ],
-    )
+    outputs = [("--plan-out", plan_out, _JSON_FILE), ("--report", report_out, _JSON_FILE)]
+    check_outputs([model], [("--output", output, model_suffixes(model)), *outputs])
     with working("pruning") as progress:
         result = _api().prune(
             model,
@@ -156,12 +160,8 @@ def prune(
         result.save(output)
         if plan_out is not None:
             result.plan.save(plan_out)
-        if report_out is not None:
-            reports.write_json(report.to_json(), report_out)
-    if as_json:
-        _print_json(report.to_json())
-    else:
-        report.render(_console())
+        _write_report(report, report_out)
+    _show(report, as_json)
 
 
 @app.command()
@@ -216,12 +216,8 @@ def sparsify(
         result.save(output)
         if masks_out is not None:
             result.masks.save(masks_out)
-        if report_out is not None:
-            reports.write_json(report.to_json(), report_out)
-    if as_json:
-        _print_json(report.to_json())
-    else:
-        report.render(_console(), every=every)
+        _write_report(report, report_out)
+    _show(report, as_json, every=every)
 
 
 @app.command("opt")
@@ -233,16 +229,24 @@ def optimize(
         typer.Option("--passes", help="Passes in order: fold-batchnorm,remove-channels{macs=0.5}.", metavar="PIPELINE"),
     ],
     verify_each: Annotated[bool, typer.Option("--verify-each", help="Check the graph after every pass.")] = False,
+    data: opt.Data = None,
     input_shape: opt.InputShape = None,
+    report_out: opt.ReportOut = None,
+    every: opt.All = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Run a pipeline of passes over a model and write the result."""
     shapes = parse_shapes(input_shape or [])
     check_model(model)
-    check_outputs([model], [("--output", output, model_suffixes(model))])
+    if data is not None:
+        check_file(data)
+    check_outputs([model], [("--output", output, model_suffixes(model)), ("--report", report_out, _JSON_FILE)])
     with working("running passes"):
-        graph, rows = _api().optimize(_api().load(model, shapes), passes, verify_each)
+        graph, rows = _api().optimize(_api().load(model, shapes), passes, verify_each, data)
         _api().save(graph, output)
-    reports.render_passes(rows, _console())
+        report = reports.PassesReport(model, rows)
+        _write_report(report, report_out)
+    _show(report, as_json, every=every)
 
 
 @app.command()

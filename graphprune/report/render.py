@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..proof import Proof
 
 _SLOWEST = 20
+#: Different remarks of one pass that are shown unless every one is asked for.
+_REMARKS = 12
 
 
 def render_report(report: Report, console: Console) -> None:
@@ -141,11 +143,12 @@ def proof_line(proof: Proof | None) -> str:
         return "Verification: not run."
     verdict = "passed" if proof.passed else "FAILED"
     line = (
-        f"Verification {verdict}: largest error {proof.max_error:.2g} of the outputs' spread against the masked"
-        f" original (allowed {proof.tolerance:.2g}) on {proof.inputs} random inputs, {proof.exact_groups} exact and"
-        f" {proof.renormalizing_groups} renormalizing groups."
+        f"Verification {verdict}: largest error {proof.max_error:.2g} of the outputs' spread against {proof.against}"
+        f" (allowed {proof.tolerance:.2g}) on {proof.inputs} random inputs"
     )
-    return f"{line} {proof.detail}".rstrip()
+    if proof.exact_groups or proof.renormalizing_groups:
+        line += f", {proof.exact_groups} exact and {proof.renormalizing_groups} renormalizing groups"
+    return f"{line}. {proof.detail}".rstrip()
 
 
 def render_proof(proof: Proof, console: Console) -> None:
@@ -153,8 +156,8 @@ def render_proof(proof: Proof, console: Console) -> None:
     say(console, proof_line(proof))
 
 
-def render_passes(rows: Sequence[PassRow], console: Console) -> None:
-    """One line per pass: its time, and whether it changed anything."""
+def render_passes(rows: Sequence[PassRow], console: Console, *, every: bool = False) -> None:
+    """One line per pass: its time, and whether it changed anything; then what it tells."""
     table = new_table("Passes, in the order they ran")
     table.add_column("pass")
     table.add_column("ms", justify="right")
@@ -163,6 +166,26 @@ def render_passes(rows: Sequence[PassRow], console: Console) -> None:
     for row in rows:
         table.add_row(Text(row.name), f"{1e3 * row.seconds:.1f}", words[row.changed])
     console.print(table)
+    for line in (line for row in rows for line in _remark_lines(row, every)):
+        say(console, line)
+
+
+def _remark_lines(row: PassRow, every: bool) -> list[str]:
+    """Remarks of one text together, the most frequent first; all apart where every one is asked for."""
+    if every:
+        return [f"{row.name}: {f'{r.about} ' if r.about else ''}{r.text}." for r in row.remarks]
+    about: dict[str, list[str]] = {}
+    for remark in row.remarks:
+        about.setdefault(remark.text, []).append(remark.about)
+    texts = sorted(about, key=lambda text: -len(about[text]))
+    lines = [f"{row.name}: {_names(about[text])}{text}." for text in texts[:_REMARKS]]
+    hidden = sum(len(about[text]) for text in texts[_REMARKS:])
+    return [*lines, *([f"{row.name}: {hidden} more remarks are not shown; --all shows each."] if hidden else [])]
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{more} " if names[0] else ""
 
 
 def render_bench(comparison: Comparison, console: Console) -> None:

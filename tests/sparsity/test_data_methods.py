@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
 from torch import nn
 from torch.nn import functional as nf
 
@@ -308,3 +310,18 @@ def test_a_pipeline_takes_data(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32))
     graph, _ = gp.optimize(gp.load(path), f"sparsify{{pattern=2:4 data={tmp_path / 'data.npz'}}}", True)
     assert zero_in_fours(graph.weights()["first.weight"].weight.array(), 0) == {2}
+
+
+@pytest.mark.parametrize(("method", "against"), [("sparsegpt", "updated weights"), ("wanda", "the masked original")])
+def test_the_proof_says_what_it_compares_with(method: str, against: str) -> None:
+    """SparseGPT changes what stays: then the original's own weights are no reference, and nobody may read it so."""
+    net, _ = linear(16, 8)
+    x = correlated(40, 16)
+    report = gp.sparsify(net, torch.from_numpy(x[:4]), method=method, data={"input": x}).report
+    assert against in report.to_json()["proof"]["against"]
+    out = io.StringIO()
+    report.render(Console(file=out, width=300))
+    (line,) = [line for line in out.getvalue().splitlines() if line.startswith("Verification passed")]
+    assert against in line
+    assert ("masked original" in line) == (method == "wanda")
+    assert "groups" not in line
