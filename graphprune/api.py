@@ -64,6 +64,10 @@ __all__ = [
 ]
 
 
+#: Passes that look at data.
+_LOOKING = (Sparsify, CastPrecision)
+
+
 def load(model: str | Path, input_shapes: Any = None) -> Graph:
     """Read an `.onnx` or `.pt2` file, `package.module:factory` or a transformers folder; see `frontends.load`."""
     return frontends.load(model, input_shapes)
@@ -160,16 +164,29 @@ def save(graph: Graph, path: str | Path, plan: Plan | None = None) -> None:
     frontends.save(graph, path, plan="" if plan is None else plan.text)
 
 
-def optimize(graph: Graph, pipeline: str, verify_each: bool = False) -> tuple[Graph, list[PassRow]]:
-    """Run a textual pipeline of passes; returns the new graph and each pass's time.
+def optimize(
+    graph: Graph, pipeline: str, verify_each: bool = False, data: str | Path | None = None
+) -> tuple[Graph, list[PassRow]]:
+    """Run a textual pipeline of passes; returns the new graph, and of each pass its time and what it tells.
+
+    `data` is a file of calibration data (.npz) for the passes that look at some and name none themselves.
 
     `verify_each` also runs the model before and after every pass: all must compute the same, remove-channels,
     remove-blocks and sparsify what the model computes with that masked or bypassed. Raises InputError for a bad
     pipeline, PassError naming the pass that broke the graph.
     """
     check = _verify_pass if verify_each else None
-    result, timings = run_pipeline(graph, parse_pipeline(pipeline), verify_each=check)
+    result, timings = run_pipeline(graph, _given(parse_pipeline(pipeline), data), verify_each=check)
     return result, [_pass_row(t) for t in timings]
+
+
+def _given(passes: list[Pass], data: str | Path | None) -> list[Pass]:
+    """Passes with the data that they look at."""
+    if data is None:
+        return passes
+    if not any(isinstance(step, _LOOKING) for step in passes):
+        raise InputError("none of the passes looks at data: sparsify and cast-precision do")
+    return [replace(s, data=str(data)) if isinstance(s, _LOOKING) and not s.data else s for s in passes]
 
 
 def _verify_pass(before: Graph, after: Graph, step: Pass) -> None:
@@ -194,7 +211,7 @@ def _verify_pass(before: Graph, after: Graph, step: Pass) -> None:
 
 
 def _pass_row(timing: PassTiming) -> PassRow:
-    return PassRow(timing.name, timing.seconds, timing.changed)
+    return PassRow(timing.name, timing.seconds, timing.changed, list(timing.remarks))
 
 
 def inspect_blocks(graph: Graph, criterion: str | depth.Score = "norm") -> BlocksReport:

@@ -11,6 +11,14 @@ from graphprune.graph import Graph
 
 
 @dataclass(frozen=True)
+class Remark:
+    """What a pass tells of the node or weight `about` (nothing: of the whole model)."""
+
+    about: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Pass(ABC):
     """A rewrite `Graph -> Graph`. A pass is a frozen dataclass: its fields are its options, in pipelines and in Python.
 
@@ -22,6 +30,10 @@ class Pass(ABC):
     @abstractmethod
     def run(self, graph: Graph) -> Graph:
         """Apply the pass."""
+
+    def applied(self, graph: Graph) -> tuple[Graph, list[Remark]]:
+        """What `run` returns, and what the user should know."""
+        return self.run(graph), []
 
 
 _PASSES: dict[str, type[Pass]] = {}

@@ -9,13 +9,15 @@ from typing import Any, ClassVar
 import ml_dtypes
 import numpy as np
 
+from graphprune import calibration
 from graphprune.errors import InputError
 from graphprune.graph import Graph, Node, Value, Weight
 from graphprune.ops import lookup
 from graphprune.ops.base import Array
 
-from .base import Pass, register
-from .islands import ENDLESS, WIDE, find_islands
+from .base import Pass, Remark, register
+from .islands import find_islands, touches
+from .ranges import ENDLESS, WIDE, Ranges, measure
 
 _TYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -28,6 +30,10 @@ class CastPrecision(Pass):
     positions, constants out of range, quantised operators, and operators without a kernel of that type in the model's
     operator set. Masks filled with -1e30 and less get the largest finite number instead.
 
+    Which values overflow only data can say: with the calibration data of the file `data` (.npz), what reads or makes a
+    value that comes within a factor of `margin` of the largest number of the type stays float32, and so does what sums
+    up more than that inside.
+
     TensorRT 11 has no flag that lets it choose float16: it computes in the types that the graph says. `keep_io` leaves
     inputs and outputs float32, with casts behind and before them; `block` are globs on names of nodes and weights that
     stay float32. A PyTorch module is cast by `module.to`, before it is captured.
@@ -38,29 +44,57 @@ class CastPrecision(Pass):
     to: str = "float16"
     keep_io: bool = True
     block: tuple[str, ...] = ()
+    data: str = ""
+    margin: float = 2.0
 
     def __post_init__(self) -> None:
+        if not self.margin >= 1:
+            raise InputError(f"pass 'cast-precision': 'margin' must be at least 1, not {self.margin:g}")
         if self.to not in _TYPES:
             raise InputError(f"pass 'cast-precision': 'to' must be {' or '.join(_TYPES)}, not '{self.to}'")
 
-    def islands(self, graph: Graph, peaks: Mapping[str, float] | None = None) -> dict[Node, str]:
-        """The nodes that stay float32, each with the reason; `peaks` are the largest magnitudes of values by name."""
-        return find_islands(graph, _TYPES[self.to], self.block, peaks)
+    def islands(self, graph: Graph, ranges: Ranges | None = None) -> dict[Node, str]:
+        """The nodes that stay float32, each with the reason; `ranges` are what was measured on data."""
+        return find_islands(graph, _TYPES[self.to], self.block, ranges, self.margin)
 
     def run(self, graph: Graph) -> Graph:
         """Cast; raises InputError for what is no ONNX graph, and where no product of the graph could be cast."""
-        return self.cast(graph)
+        return self.applied(graph)[0]
 
-    def cast(self, graph: Graph, peaks: Mapping[str, float] | None = None) -> Graph:
-        """As `run`; values that reach more than the type holds (`peaks`, measured on data) stay float32, too."""
-        if graph.frontend != "onnx":
-            raise InputError(f"it casts ONNX graphs; capture module.to(torch.{self.to}) for a PyTorch module")
-        islands = self.islands(graph, peaks)
+    def applied(self, graph: Graph) -> tuple[Graph, list[Remark]]:
+        """As `run`; with the islands and their reasons."""
+        self._expect_onnx(graph)
+        ranges = measure(graph, calibration.read(graph, self.data)) if self.data else None
+        islands = self.islands(graph, ranges)
+        remarks = [Remark(node.name, f"left in float32: {why}") for node, why in islands.items()]
+        if ranges is None and self.to == "float16":
+            remarks.append(Remark("", "what overflows on data was not measured, for none were given (data=FILE.npz)"))
+        return self._cast(graph, islands, ranges), remarks
+
+    def cast(self, graph: Graph, ranges: Ranges | None = None) -> Graph:
+        """As `run`, with what was measured on data before."""
+        self._expect_onnx(graph)
+        return self._cast(graph, self.islands(graph, ranges), ranges)
+
+    def _cast(self, graph: Graph, islands: Mapping[Node, str], ranges: Ranges | None) -> Graph:
         self._expect_products(graph, islands)
-        low = {i for i, node in enumerate(graph.nodes) if node not in islands and _touches(node)}
+        if ranges is not None and not self.keep_io:
+            self._expect_ends_in_range(graph, ranges)
+        low = {i for i, node in enumerate(graph.nodes) if node not in islands and touches(node)}
         if not low:
             return graph
         return _Caster(graph.copy(), _TYPES[self.to], low, self.keep_io).run()
+
+    def _expect_onnx(self, graph: Graph) -> None:
+        if graph.frontend != "onnx":
+            raise InputError(f"it casts ONNX graphs; capture module.to(torch.{self.to}) for a PyTorch module")
+
+    def _expect_ends_in_range(self, graph: Graph, ranges: Ranges) -> None:
+        largest = float(ml_dtypes.finfo(_TYPES[self.to]).max)  # type: ignore[no-untyped-call]
+        for value in (*graph.inputs, *graph.outputs):
+            size = ranges.values.get(value.name, 0.0)
+            if size > largest:
+                raise InputError(f"'{value.name}' reaches {size:.3g} on the data, which {self.to} cannot hold: keep-io")
 
     def _expect_products(self, graph: Graph, islands: Mapping[Node, str]) -> None:
         """A graph whose products silently stay in float32 is the classic mistake."""
@@ -68,10 +102,6 @@ class CastPrecision(Pass):
         if products and all(node in islands for node in products):
             first = f"'{products[0].name}': {islands[products[0]]}"
             raise InputError(f"no product of '{graph.name}' can be cast to {self.to}; the first, {first}")
-
-
-def _touches(node: Node) -> bool:
-    return any(value.dtype == WIDE for value in (*node.reads(), *node.outputs))
 
 
 class _Caster:

@@ -14,10 +14,7 @@ from graphprune.ops import lookup
 from graphprune.ops.base import Array
 from graphprune.selection import matches
 
-WIDE = np.dtype(np.float32)
-
-#: Constants beyond this stand for infinity (what masks are filled with): they become the largest finite number.
-ENDLESS = 1e30
+from .ranges import ENDLESS, WIDE, Ranges
 
 #: Functions that leave the range of float16, or lose what matters in it, on inputs that fit: those that
 #: `torch.amp.autocast` runs in float32 (torch's list of ops that autocast to float32), and the root that follows a
@@ -31,6 +28,8 @@ _KINDS = {
     "group_norm": "its squares are summed in the type of its input",
     "instance_norm": "its squares are summed in the type of its input",
 }
+#: Operators that share a kind with others which need no more range.
+_POWERS = frozenset({"LRN", "LpNormalization", "LpPool", "GlobalLpPool"})
 #: What moves elements or works on each: between two islands it stays in float32, for casts would cost more.
 _LIGHT = frozenset(
     (
@@ -43,31 +42,34 @@ _BOUNDED = frozenset("sin cos tanh sigmoid erf sign".split())
 
 
 def find_islands(
-    graph: Graph, dtype: np.dtype[Any], block: Sequence[str] = (), peaks: Mapping[str, float] | None = None
+    graph: Graph, dtype: np.dtype[Any], block: Sequence[str] = (), ranges: Ranges | None = None, margin: float = 1.0
 ) -> dict[Node, str]:
     """Every node that touches float32 and must go on doing so, with the reason.
 
-    `block` are globs on names of nodes and weights, `peaks` the largest magnitudes of values on calibration data.
+    `block` are globs on names of nodes and weights, `ranges` what was measured on calibration data: what comes by less
+    than a factor of `margin` near the type's largest number stays as well.
     """
-    finder = _Finder(graph, dtype, block, peaks or {})
-    found = {node: why for node in graph.nodes if _touches(node) and (why := finder.reason(node))}
+    finder = _Finder(graph, dtype, block, ranges or Ranges(), margin)
+    found = {node: why for node in graph.nodes if touches(node) and (why := finder.reason(node))}
     return {**found, **_between(graph, found)}
 
 
-def _touches(node: Node) -> bool:
+def touches(node: Node) -> bool:
+    """Whether the node reads or makes anything in float32."""
     return any(value.dtype == WIDE for value in (*node.reads(), *node.outputs))
 
 
 class _Finder:
     """Knows what was found out about values that several nodes read; asked node by node in topological order."""
 
-    def __init__(self, graph: Graph, dtype: np.dtype[Any], block: Sequence[str], peaks: Mapping[str, float]) -> None:
-        self._graph, self._dtype, self._block, self._peaks = graph, dtype, block, peaks
+    def __init__(self, graph: Graph, dtype: np.dtype[Any], block: Sequence[str], ranges: Ranges, margin: float) -> None:
+        self._graph, self._dtype, self._block = graph, dtype, block
+        self._ranges, self._margin = ranges, margin
         limits = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
         self._largest, self._smallest = float(limits.max), float(limits.smallest_normal)
         self._counted: set[Value] = set()
         self._decoded = {v for node in graph.nodes if node.attrs.get("fn") == "dequantize" for v in node.outputs}
-        self._ranges: dict[Value, str] = {}
+        self._constants: dict[Value, str] = {}
 
     def reason(self, node: Node) -> str:
         """Why the node stays in float32; empty where it need not."""
@@ -77,10 +79,11 @@ class _Finder:
             return "nothing that it reads is float32"
         return (
             self._structure(node, read)
+            or self._peak(node)
+            or self._sum(node)
             or _function(node)
             or counts
-            or next((why for value in read if (why := self._range(value))), "")
-            or self._peak(node)
+            or next((why for value in read if (why := self._constant(value))), "")
             or self._type(node)
         )
 
@@ -99,13 +102,13 @@ class _Finder:
         others = {value.dtype.name for value in values if value.dtype.kind in "fV"} - {WIDE.name}
         return f"it also works in {min(others)}" if others else ""
 
-    def _range(self, value: Value) -> str:
+    def _constant(self, value: Value) -> str:
         """What of a constant the type cannot hold."""
         if value.weight is None:
             return ""
-        if value not in self._ranges:
-            self._ranges[value] = self._looked_at(value.weight.array(), value.shown)
-        return self._ranges[value]
+        if value not in self._constants:
+            self._constants[value] = self._looked_at(value.weight.array(), value.shown)
+        return self._constants[value]
 
     def _looked_at(self, array: Array, name: str) -> str:
         if not array.size:
@@ -119,9 +122,21 @@ class _Finder:
         return ""
 
     def _peak(self, node: Node) -> str:
-        values = [value for value in (*node.inputs, *node.outputs) if value is not None and value.dtype == WIDE]
-        name, size = max(((v.name, self._peaks.get(v.name, 0.0)) for v in values), key=lambda pair: pair[1])
-        return f"'{name}' reaches {size:.3g} on the data" if size > self._largest else ""
+        """A value that it reads or makes, and the data bring out of range."""
+        names = [v.name for v in (*node.inputs, *node.outputs) if v is not None and v.dtype == WIDE]
+        name = max(names, key=lambda name: self._ranges.values.get(name, 0.0))
+        return self._near(f"'{name}'", self._ranges.values.get(name, 0.0))
+
+    def _sum(self, node: Node) -> str:
+        """A sum that it takes in the type of its input, and the data bring out of range."""
+        size = max((self._ranges.sums.get(value.name, 0.0) for value in node.outputs), default=0.0)
+        return self._near("a sum inside", size)
+
+    def _near(self, what: str, size: float) -> str:
+        if size * self._margin <= self._largest:
+            return ""
+        limit = "" if size > self._largest else f", within a factor of {self._margin:g} of the largest number"
+        return f"{what} reaches {size:.3g} on the data{limit}"
 
     def _type(self, node: Node) -> str:
         if frontends.of(self._graph).computes_in(self._graph, node, self._dtype):
@@ -161,6 +176,8 @@ def _function(node: Node) -> str:
         return "a square may overflow"
     if node.kind == "reduce" and fn in _SUMS:
         return "sums may overflow"
+    if node.op in _POWERS:
+        return "it sums powers in the type of its input"
     return _KINDS.get(node.kind, "")
 
 

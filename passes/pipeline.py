@@ -25,7 +25,7 @@ from . import (  # noqa: F401
     remove_identity,
     sparsify,
 )
-from .base import Pass, find
+from .base import Pass, Remark, find
 
 #: Called with the graph before and after a pass; raises where the pass has done harm.
 Check = Callable[[Graph, Graph, Pass], None]
@@ -37,11 +37,12 @@ _STEP = re.compile(r"\s*([\w-]+)\s*(?:\{([^{}]*)\})?\s*")
 
 @dataclass(frozen=True)
 class PassTiming:
-    """One pass of a run: its time in seconds (checks left out), and whether it changed the graph."""
+    """One pass of a run: its time in seconds (checks left out), whether it changed the graph, and what it told."""
 
     name: str
     seconds: float
     changed: bool
+    remarks: tuple[Remark, ...] = ()
 
 
 class PassVerificationError(PassError, VerificationError):
@@ -71,13 +72,13 @@ class PassManager:
 
     def _apply(self, step: Pass, graph: Graph) -> Graph:
         start = time.perf_counter()
-        after: Graph = self._guarded(step, lambda: step.run(graph))
+        after, remarks = self._guarded(step, lambda: step.applied(graph))
         seconds = time.perf_counter() - start
         self._guarded(step, after.check)
         check = self.verify_each
         if check is not None and after is not graph:
             self._guarded(step, lambda: check(graph, after, step))
-        self.timings.append(PassTiming(step.name, seconds, after is not graph))
+        self.timings.append(PassTiming(step.name, seconds, after is not graph, tuple(remarks)))
         return after
 
     def _guarded(self, step: Pass, action: Callable[[], Any]) -> Any:

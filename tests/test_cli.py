@@ -55,7 +55,9 @@ class StandIn:
     def save(self, graph: str, path: Path, plan: Any = None) -> None:
         path.write_text(graph)
 
-    def optimize(self, graph: str, pipeline: str, verify_each: bool) -> tuple[str, list[reports.PassRow]]:
+    def optimize(
+        self, graph: str, pipeline: str, verify_each: bool, data: Path | None
+    ) -> tuple[str, list[reports.PassRow]]:
         self.calls["optimize"] = (pipeline, verify_each)
         return graph, [reports.PassRow(pipeline, 0.1, True)]
 

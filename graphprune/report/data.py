@@ -18,6 +18,7 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..passes.base import Remark
     from ..proof import Proof
     from ..sparsity.permuting import Gain
 
@@ -82,11 +83,32 @@ class Measure:
 
 @dataclass(frozen=True)
 class PassRow:
-    """One pass of a pipeline: its time in seconds, and whether it changed the graph (None: it does not say)."""
+    """One pass of a pipeline: its time in seconds, whether it changed the graph (None: it does not say), and what it
+    tells of single nodes and weights: what `cast-precision` left in float32, say.
+    """
 
     name: str
     seconds: float
     changed: bool | None = None
+    remarks: list[Remark] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PassesReport:
+    """What a pipeline did to a model."""
+
+    model: str
+    passes: list[PassRow]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON-ready data."""
+        return {"format": "graphprune-passes/1", **_fields(self)}
+
+    def render(self, console: Console, *, every: bool = False) -> None:
+        """Print the table; remarks of one text as one, or `every` one."""
+        from .render import render_passes
+
+        render_passes(self.passes, console, every=every)
 
 
 @dataclass(frozen=True)

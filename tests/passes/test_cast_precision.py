@@ -19,6 +19,7 @@ from graphprune.frontends import onnx as onnx_frontend
 from graphprune.graph import Graph
 from graphprune.passes.cast_precision import CastPrecision
 from graphprune.passes.pipeline import parse_pipeline, run_pipeline
+from graphprune.passes.ranges import Ranges
 from graphprune.runtimes import get
 from tests.passes.small import dump, foreign, norm, norm_weights, onnx_graph, torch_graph
 
@@ -213,9 +214,9 @@ def test_blocked_names_and_peaks_on_data_stay() -> None:
     graph = onnx_graph(nodes, [2, 4], [2, 4], {"w": some(4, 4), "v": some(4, 4)})
     assert reasons(graph, CastPrecision(block=("sec*",))) == {"second": "the user left it out"}
     assert reasons(graph, CastPrecision(block=("w",))) == {"first": "the user left it out"}
-    found = {n.name: why for n, why in HALF.islands(graph, {"y": 1e6}).items()}
+    found = {n.name: why for n, why in HALF.islands(graph, Ranges({"y": 1e6})).items()}
     assert found == {"second": "'y' reaches 1e+06 on the data"}
-    after = HALF.cast(graph, {"y": 1e6})
+    after = HALF.cast(graph, Ranges({"y": 1e6}))
     assert written(after) == {"w": "FLOAT16", "v": "FLOAT"}
 
 
@@ -298,6 +299,8 @@ def test_what_is_refused() -> None:
     assert parse_pipeline("cast-precision{to=bfloat16 keep-io=false block=a*,b}") == [
         CastPrecision("bfloat16", False, ("a*", "b"))
     ]
+    with pytest.raises(InputError, match="'margin' must be at least 1, not 0.5"):
+        parse_pipeline("cast-precision{margin=0.5}")
 
 
 def _torch(*shape: int) -> Any:

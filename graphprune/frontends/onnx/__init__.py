@@ -5,9 +5,20 @@ from __future__ import annotations
 from .emit import emit
 from .instrument import instrument
 from .loading import from_model, load
-from .precision import computes_in
+from .precision import computes_in, sums
 from .saving import save
 from .spans import named_inputs, spans
 from .widen import widened
 
-__all__ = ["computes_in", "emit", "from_model", "instrument", "load", "named_inputs", "save", "spans", "widened"]
+__all__ = [
+    "computes_in",
+    "emit",
+    "from_model",
+    "instrument",
+    "load",
+    "named_inputs",
+    "save",
+    "spans",
+    "sums",
+    "widened",
+]
