@@ -30,7 +30,7 @@ from .facts import Fact, Propagation, dtype_of
 from .functions import inlined
 from .naming import label_weights, scope_of
 from .origin import Origin, Source, copy_notes
-from .protos import captured, domain, subgraphs
+from .protos import captured, domain, subgraphs, without_weights
 from .quantized import Encoded
 from .reading import check_model, check_structure, external_tensors, read_model
 from .registry import FILL, Lowered, View, lower
@@ -54,9 +54,7 @@ def from_model(model: ModelProto, input_shapes: InputShapes | None = None, base_
     """The graph of a model in memory, which stays untouched; external data is looked for in `base_dir`."""
     folder = None if base_dir is None else Path(base_dir)
     check_structure(model, "the model", folder)
-    if not external_tensors(model):
-        check_model(model, "the model")
-    return _graph(model, input_shapes, folder, model.graph.name or "the model")
+    return _graph(check_model(model, "the model"), input_shapes, folder, model.graph.name or "the model")
 
 
 @uncollected()
@@ -78,27 +76,10 @@ def _skeleton(model: ModelProto) -> tuple[ModelProto, Taken]:
     """A copy of the model whose initializers have lost their data, local functions inlined; and the weights that lay
     in its subgraphs.
     """
-    copy = ModelProto()
-    for field, value in model.ListFields():
-        if field.name != "graph":
-            _assign(copy, field.name, value)
-    for field, value in model.graph.ListFields():
-        if field.name == "initializer":
-            copy.graph.initializer.extend(_header(tensor) for tensor in value)
-        elif field.name != "sparse_initializer":
-            _assign(copy.graph, field.name, value)
+    copy = without_weights(model)
+    copy.graph.initializer.extend(_header(tensor) for tensor in model.graph.initializer)
     copy = inlined(copy)
     return copy, share_names(copy.graph)
-
-
-def _assign(message: object, name: str, value: object) -> None:
-    target = getattr(message, name)
-    if hasattr(target, "extend"):
-        target.extend(value)
-    elif hasattr(target, "CopyFrom"):
-        target.CopyFrom(value)
-    else:
-        setattr(message, name, value)
 
 
 def _header(tensor: TensorProto) -> TensorProto:

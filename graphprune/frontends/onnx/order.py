@@ -1,12 +1,12 @@
-"""Written nodes: what they read, which are needed, and an order in which each follows what it reads."""
+"""Nodes of files: what they read, which are needed, and an order in which each follows what it reads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from onnx import NodeProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
-from ...errors import GraphPruneError
+from ...errors import GraphPruneError, InputError
 from .protos import captured, subgraphs
 
 
@@ -30,7 +30,7 @@ def alive(nodes: list[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
 
 
 def in_order(nodes: list[NodeProto]) -> list[NodeProto]:
-    """Stable topological order."""
+    """The nodes, each after what it reads: as they came where that is so already, else none moved without need."""
     makers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
     order: list[NodeProto] = []
     state = [0] * len(nodes)
@@ -45,7 +45,7 @@ def in_order(nodes: list[NodeProto]) -> list[NodeProto]:
             if before and state[i] == 0:
                 stack.extend(reversed(before))
             elif before:
-                raise GraphPruneError(f"the written nodes form a cycle at '{nodes[i].name}'")
+                raise GraphPruneError(f"the nodes form a cycle at '{nodes[i].name}' ({nodes[i].op_type})")
             else:
                 order.append(nodes[i])
                 state[i] = 2
@@ -53,3 +53,22 @@ def in_order(nodes: list[NodeProto]) -> list[NodeProto]:
                 continue
             state[i] = 1
     return order
+
+
+def put_in_order(model: ModelProto, name: str) -> bool:
+    """Sort a model's nodes in place, in its subgraphs and functions too; whether any moved. Raises InputError."""
+    try:
+        return sum(_sort(container) for container in (model.graph, *model.functions)) > 0
+    except GraphPruneError as error:
+        raise InputError(f"{name} is not a valid ONNX model: {error}") from error
+
+
+def _sort(container: GraphProto | FunctionProto) -> bool:
+    moved = sum(_sort(inner) for node in container.node for inner in subgraphs(node)) > 0
+    before = list(container.node)
+    after = in_order(before)
+    if all(a is b for a, b in zip(before, after, strict=True)):
+        return moved
+    del container.node[:]
+    container.node.extend(after)
+    return True

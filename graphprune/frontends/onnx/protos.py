@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from onnx import AttributeProto, GraphProto, NodeProto, TypeProto, ValueInfoProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto, helper
 
 _READ: dict[int, Callable[[Any], Any]] = {
     AttributeProto.FLOAT: lambda a: a.f,
@@ -105,3 +105,23 @@ def dims(info: ValueInfoProto) -> list[int | str | None] | None:
         int(d.dim_value) if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param or None)
         for d in kind.shape.dim
     ]
+
+
+def without_weights(model: ModelProto) -> ModelProto:
+    """A copy of the model that has no initializers."""
+    copy = ModelProto()
+    _copy_fields(model, copy, {"graph"})
+    _copy_fields(model.graph, copy.graph, {"initializer", "sparse_initializer"})
+    return copy
+
+
+def _copy_fields(source: Any, target: Any, left_out: set[str]) -> None:
+    for field, value in source.ListFields():
+        if field.name not in left_out:
+            place = getattr(target, field.name)
+            if hasattr(place, "extend"):
+                place.extend(value)
+            elif hasattr(place, "CopyFrom"):
+                place.CopyFrom(value)
+            else:
+                setattr(target, field.name, value)

@@ -12,12 +12,17 @@ from onnx import ModelProto, TensorProto
 
 from ...errors import InputError
 from .contrib import DEFAULT_DOMAIN_EXTRAS
-from .protos import subgraphs
+from .order import put_in_order
+from .protos import subgraphs, without_weights
 from .tensors import external_file, is_external
 
 #: protobuf cannot serialise more than this.
 PROTO_LIMIT = 1_900_000_000
+#: Bytes of a weight that is left out where only names and types are looked at.
+_LARGE = 1024
 OLDEST_OPSET = 9
+#: How the checker says that a node reads what no node before it makes: the value, the node, its operator.
+_OUT_OF_ORDER = re.compile(r"topologically sorted, however input '(.*)' of node:\s+name: ?(.*) OpType: (\w+)", re.I)
 #: What counts and steps of operators may be: runtimes divide by them, or by their squares.
 _BOUNDS = {
     **dict.fromkeys(("group", "num_groups", "strides", "dilations", "kernel_shape"), (1, 1 << 31)),
@@ -27,7 +32,22 @@ _BOUNDS = {
 
 
 def read_model(path: Path) -> ModelProto:
-    """Parse and check a model file; external data stays where it is. Raises InputError."""
+    """Parse and check a model file; external data stays where it is. Nodes come in order, however they lie in the file.
+    Raises InputError.
+    """
+    model, _ = _read(path)
+    return model
+
+
+def check_file(path: Path) -> None:
+    """Check a file that an exporter wrote; write it again where its nodes are out of order. Raises InputError."""
+    model, moved = _read(path)
+    if moved:
+        path.write_bytes(model.SerializeToString())
+
+
+def _read(path: Path) -> tuple[ModelProto, bool]:
+    """The model, and whether its nodes had to be sorted."""
     if not path.exists():
         raise InputError(f"the model file '{path}' does not exist")
     if not path.is_file():
@@ -38,8 +58,8 @@ def read_model(path: Path) -> ModelProto:
         raise InputError(f"the model file '{path}' cannot be read: {error.strerror}") from error
     model = _parse(data, path)
     check_structure(model, f"'{path}'", path.parent)
-    _check(str(path), f"'{path}'")
-    return model
+    moved = not _passes(str(path), f"'{path}'") and _sorted(model, f"'{path}'")
+    return model, moved
 
 
 def data_files(path: Path) -> list[Path]:
@@ -109,18 +129,60 @@ def _tensors(graph: onnx.GraphProto) -> list[TensorProto]:
     return found
 
 
-def check_model(model: ModelProto, name: str) -> None:
-    """Run the onnx checker on a model in memory, as far as protobuf can carry it."""
-    if model.ByteSize() < PROTO_LIMIT:
-        _check(model, name)
+def check_model(model: ModelProto, name: str) -> ModelProto:
+    """Run the onnx checker on a model in memory; return it, or a copy whose nodes are in order. Raises InputError."""
+    carried = model.ByteSize() < PROTO_LIMIT and not external_tensors(model)
+    if _passes(model if carried else _light(model), name):
+        return model
+    if not _sorted(_light(model), name):
+        return model
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    put_in_order(copy, name)
+    return copy
 
 
-def _check(model: ModelProto | str, name: str) -> None:
+def _passes(model: ModelProto | str, name: str) -> bool:
+    """Whether the checker went to the end: not so where it dislikes an operator, or the order of the nodes, that
+    onnxruntime takes all the same. Raises InputError.
+    """
+    error = _problem(model)
+    if error is not None and not tolerated(error) and not _OUT_OF_ORDER.search(str(error)):
+        raise InputError(f"{name} is not a valid ONNX model: {first_line(error)}") from error
+    return error is None
+
+
+def _sorted(model: ModelProto, name: str) -> bool:
+    """Sort the nodes in place, and check what the checker did not get to; whether any moved. Raises InputError."""
+    moved = put_in_order(model, name)
+    error = _problem(_light(model))
+    if error is not None and not tolerated(error):
+        lost = _OUT_OF_ORDER.search(str(error))
+        what = f"the node '{lost[2]}' ({lost[3]}) reads '{lost[1]}', which nothing makes" if lost else first_line(error)
+        raise InputError(f"{name} is not a valid ONNX model: {what}") from error
+    return moved
+
+
+def _problem(model: ModelProto | str) -> Exception | None:
     try:
         onnx.checker.check_model(model)
     except Exception as error:
-        if not tolerated(error):
-            raise InputError(f"{name} is not a valid ONNX model: {first_line(error)}") from error
+        return error
+    return None
+
+
+def _light(model: ModelProto) -> ModelProto:
+    """A copy for the checker, which protobuf can carry and which needs no other file: large weights are empty in it."""
+    copy = without_weights(model)
+    copy.graph.initializer.extend(t if t.ByteSize() < _LARGE else _emptied(t) for t in model.graph.initializer)
+    copy.graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    for tensor in external_tensors(copy):
+        tensor.CopyFrom(_emptied(tensor))
+    return copy
+
+
+def _emptied(tensor: TensorProto) -> TensorProto:
+    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0])
 
 
 def tolerated(error: Exception) -> bool:

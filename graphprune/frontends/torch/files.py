@@ -167,14 +167,14 @@ def _save_onnx(emitted: Emitted, path: Path) -> None:
 
 
 def _export_onnx(program: ExportedProgram, shapes: Any, path: Path) -> None:
-    """Write the file; raises where the checker refuses it."""
-    from ..onnx.reading import read_model
+    """Write the file, its nodes in order; raises where the checker refuses it."""
+    from ..onnx.reading import check_file
 
     _plain_pools(program)
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
     large = size > 1.8e9
     torch.onnx.export(program, (), str(path), dynamo=True, verbose=False, external_data=large, dynamic_shapes=shapes)
-    read_model(path)  # runs the checker
+    check_file(path)
 
 
 def _plain_pools(program: ExportedProgram) -> None:
