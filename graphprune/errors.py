@@ -16,7 +16,7 @@ class TargetError(InputError):
 
 
 class PassError(GraphPruneError):
-    """A pass left the graph in a state that breaks its contract; the message names the pass."""
+    """A pass, or the rule of a node in it, failed or broke the graph: a bug, whose message names both (exit code 3)."""
 
 
 class VerificationError(GraphPruneError):

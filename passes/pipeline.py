@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from graphprune.errors import InputError, PassError, VerificationError
+from graphprune.errors import BackendError, InputError, PassError, VerificationError
 from graphprune.graph import Graph
 from graphprune.options import fill
 
@@ -85,7 +85,9 @@ class PassManager:
         """Run something for a pass; its failure names the pass and those before it."""
         try:
             return action()
-        except InputError as error:
+        except (MemoryError, OSError):  # no fault of the pass
+            raise
+        except (InputError, BackendError) as error:
             raise type(error)(f"pass '{step.name}': {error}") from error
         except Exception as error:
             failure = PassVerificationError if isinstance(error, VerificationError) else PassError

@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 from graphprune import criteria
 from graphprune.budgets import FLOOR, Options, Target, make_plan
 from graphprune.coupling import Coupling, Use, couple, requested
-from graphprune.errors import InputError, PassError
+from graphprune.errors import GraphPruneError, InputError, PassError
 from graphprune.graph import Graph, Value, uncollected
 from graphprune.kept import Survivors, kept_rows
 from graphprune.ops.base import Array
@@ -62,8 +62,11 @@ def _rewrite_nodes(coupling: Coupling, after: Graph, survivors: Survivors) -> No
         new.inputs, new.outputs = old.inputs, old.outputs
         try:
             rule(new, survivors)
+        except MemoryError:
+            raise
         except Exception as error:
-            raise PassError(f"remove-channels cannot rewrite node '{old.name}' ({old.op}): {error}") from error
+            kind = "" if isinstance(error, GraphPruneError) else f"{type(error).__name__}: "
+            raise PassError(f"remove-channels cannot rewrite node '{old.name}' ({old.op}): {kind}{error}") from error
         finally:
             new.inputs, new.outputs = inputs, outputs
 

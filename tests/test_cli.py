@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from graphprune import report as reports
 from graphprune.cli import app, run
 from graphprune.cli import commands as cli_commands
-from graphprune.errors import InputError, VerificationError
+from graphprune.errors import InputError, PassError, VerificationError
 from graphprune.proof import Proof
 from graphprune.runtimes import Comparison, Environment, Timing
 from tests.test_report import INSPECTION, PROOF, REPORT
@@ -200,6 +200,11 @@ def test_failed_verification_is_exit_code_1(api: StandIn, model: str, capsys: py
         (InputError("no good"), 2, "error: no good"),
         (OSError(28, "No space left on device", "o.onnx"), 2, "No space left on device ('o.onnx')"),
         (ZeroDivisionError("x"), 3, "ZeroDivisionError: x; this is a bug, GRAPHPRUNE_DEBUG=1 shows where"),
+        (
+            PassError("cannot rewrite node 'n'"),
+            3,
+            "cannot rewrite node 'n'; this is a bug, GRAPHPRUNE_DEBUG=1 shows where",
+        ),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )

@@ -15,13 +15,14 @@ from types import FrameType
 
 import typer
 
-from ..errors import GraphPruneError, VerificationError
+from ..errors import GraphPruneError, PassError, VerificationError
 from .commands import app
 
 OK, FAILED_VERIFICATION, BAD_INPUT, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
 #: Characters of an error that are shown.
 _LONGEST = 1000
+_BUG = "this is a bug, GRAPHPRUNE_DEBUG=1 shows where"
 
 
 def main() -> None:
@@ -81,6 +82,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return "interrupted", INTERRUPTED
     if isinstance(error, VerificationError):
         return str(error), FAILED_VERIFICATION
+    if isinstance(error, PassError):
+        return f"{error}; {_BUG}", BUG
     if isinstance(error, GraphPruneError):
         return str(error), BAD_INPUT
     return _explain_others(error)
@@ -94,7 +97,7 @@ def _explain_others(error: BaseException) -> tuple[str, int]:
         return f"the model holds text that is not UTF-8: {error}", BAD_INPUT
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f" ('{error.filename}')" if error.filename else ""), BAD_INPUT
-    return f"{type(error).__name__}: {error}; this is a bug, GRAPHPRUNE_DEBUG=1 shows where", BUG
+    return f"{type(error).__name__}: {error}; {_BUG}", BUG
 
 
 def _quiet(error: SystemExit | typer.Exit) -> int:

@@ -130,3 +130,22 @@ def test_operands_that_do_not_fit_are_named(tmp_path: Path) -> None:
     code, errors = command(line)
     assert code == 2 and errors.count("\n") == 1
     assert "the rule of Add fails here: ValueError" in errors, errors
+
+
+def test_a_rewriting_rule_that_fails_is_a_bug_that_names_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is a valid one, and nothing is written."""
+
+    def fails(node: Node, survivors: Any) -> None:
+        raise IndexError("list index out of range")
+
+    monkeypatch.setitem(base._TABLE, "conv", replace(lookup("conv"), rewrite=fails))
+    layers = [node("Conv", "x a", "h"), node("Relu", "h", "r"), node("Conv", "r b", "y")]
+    weights = {"a": normal(8, 3, 1, 1), "b": normal(4, 8, 1, 1)}
+    onnx.save(model(layers, weights, [1, 3, 5, 5], [1, 4, 5, 5]), tmp_path / "in.onnx")
+    line = ["prune", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx"), "--target", "channels=0.5"]
+    code, said = command(line)
+    assert code == 3
+    assert "cannot rewrite node 'h' (Conv): IndexError: list index out of range; this is a bug" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
