@@ -137,11 +137,10 @@ def _sums_in_parts(
     weight: Weight, blocks: Sequence[Block], power: Callable[[Array], Array]
 ) -> Iterator[tuple[Array, Array]]:
     """The same for a weight too large to hold as float32: some rows at a time."""
-    array = weight.array()
     sums = [np.zeros(b.labels.size) for b in blocks]
-    step = max(1, _PART * len(array) // weight.size)
-    for start in range(0, len(array), step):
-        mass = power(_wide(array[start : start + step]))
+    step = max(1, _PART * weight.shape[0] // weight.size)
+    for at, rows in enumerate(weight.by_rows(step)):
+        mass, start = power(_wide(rows)), at * step
         for block, total in zip(blocks, sums, strict=True):
             if block.axes == (0,):
                 total[start : start + step] = _sum_to(mass, (0,))

@@ -17,6 +17,9 @@ import numpy as np
 
 from .errors import GraphPruneError
 
+#: Reads the indices from a start to a stop of a tensor's first axis.
+RowReader = Callable[[int, int], np.ndarray]
+
 
 @contextmanager
 def uncollected() -> Iterator[None]:
@@ -42,6 +45,7 @@ class Weight:
     one tensor; where it is False, uses that end up with different slices are given copies. `lazy` says that the
     elements lie in a file: each `array()` maps them anew, so that what is derived from them is derived when needed.
     `units` says for an axis how many neighbouring indices are stored together, so that they can only go together.
+    `read_rows` reads the indices from a start to a stop of the first axis without the others, where a file allows that.
 
     A frontend may store the elements in several tensors (integers with scales and zero points): then it gives a
     subclass that is no longer `plain`. To all rules and criteria it is the tensor that it stands for.
@@ -58,6 +62,7 @@ class Weight:
         trainable: bool = True,
         tied: bool = True,
         lazy: bool = False,
+        read_rows: RowReader | None = None,
     ) -> None:
         self.shape = tuple(int(n) for n in shape)
         self.dtype = np.dtype(dtype)
@@ -65,6 +70,7 @@ class Weight:
         self.tied = tied
         self.lazy = lazy
         self.units: dict[int, int] = {}
+        self.read_rows = read_rows
         self._read = read
 
     @classmethod
@@ -81,23 +87,43 @@ class Weight:
         """The elements, of `shape` and `dtype` (bfloat16 as `ml_dtypes.bfloat16`); treat it as read-only."""
         return self._read()
 
+    def by_rows(self, count: int) -> Iterator[np.ndarray]:
+        """The elements, `count` indices of the first axis at a time; the others are not read where that can be."""
+        read, starts = self.read_rows, range(0, self.shape[0], count)
+        if read is not None:
+            yield from (read(start, min(start + count, self.shape[0])) for start in starts)
+        else:
+            array = self.array()
+            yield from (array[start : start + count] for start in starts)
+
     @property
     def stored_bytes(self) -> int:
         """What the elements take in a file."""
         return self.size * self.dtype.itemsize
 
-    def sliced(self, cut: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> Weight:
+    def sliced(self, cut: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...], *, alone: bool = False) -> Weight:
         """What `cut` leaves, whose sizes are `shape`.
 
-        `cut` takes any array laid out over this weight's axes, of size 1 where it does not vary.
+        `cut` takes any array laid out over this weight's axes, of size 1 where it does not vary. `alone` says that it
+        only picks indices of each axis, so that one index of the first axis may be cut without the others.
         """
 
         def read() -> np.ndarray:
             return np.ascontiguousarray(cut(self.array()))
 
-        if self.lazy:
-            return Weight(shape, self.dtype, read, trainable=self.trainable, tied=self.tied, lazy=True)
-        return Weight.of(read(), trainable=self.trainable, tied=self.tied)
+        if not self.lazy:
+            return Weight.of(read(), trainable=self.trainable, tied=self.tied)
+        rows = self._cut_rows(cut, self.read_rows) if alone and self.read_rows is not None else None
+        whole = read if rows is None else joined(rows, shape, self.dtype)
+        return Weight(shape, self.dtype, whole, trainable=self.trainable, tied=self.tied, lazy=True, read_rows=rows)
+
+    def _cut_rows(self, cut: Callable[[np.ndarray], np.ndarray], read_rows: RowReader) -> RowReader:
+        stays = cut(np.arange(self.shape[0]).reshape(-1, *[1] * (len(self.shape) - 1))).reshape(-1).tolist()
+
+        def read(start: int, stop: int) -> np.ndarray:
+            return np.concatenate([cut(read_rows(row, row + 1)) for row in stays[start:stop]])
+
+        return read
 
     def masked(self, masks: Iterable[np.ndarray]) -> Weight:
         """The weight with zeros where any mask (broadcastable) is False."""
@@ -105,6 +131,18 @@ class Weight:
         for mask in masks:
             array = np.where(mask, array, np.zeros((), array.dtype)).astype(array.dtype)
         return Weight.of(array, trainable=self.trainable, tied=self.tied)
+
+
+def joined(read_rows: RowReader, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Callable[[], np.ndarray]:
+    """The reader of a whole tensor from that of its rows: no more than one of them is there twice."""
+
+    def read() -> np.ndarray:
+        array = np.empty(shape, dtype)
+        for row in range(shape[0]):
+            array[row : row + 1] = read_rows(row, row + 1)
+        return array
+
+    return read
 
 
 @dataclass(eq=False)

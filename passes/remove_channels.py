@@ -102,7 +102,8 @@ def _sliced(
     if not key:
         return current if first else Value(name, current.shape, current.dtype, current.dynamic, weight)
     shape = survivors.weight_shape(use, weight.shape)
-    sliced = weight.sliced(lambda array: survivors.slice_weight(use, array), shape)
+    alone = use.columns is None and use.positions is None
+    sliced = weight.sliced(lambda array: survivors.slice_weight(use, array), shape, alone=alone)
     return Value(name, sliced.shape, current.dtype, current.dynamic, sliced)
 
 

@@ -117,5 +117,5 @@ def _replaced(weight: Weight, new: Array, layer: Layer, made: Outcome, scratch: 
         return Weight.of(np.ascontiguousarray(new), trainable=weight.trainable, tied=weight.tied)
     if not made.updated:
         return weight.sliced(lambda array: np.where(masks[name], array, np.zeros((), array.dtype)), weight.shape)
-    kept = {"trainable": weight.trainable, "tied": weight.tied}
-    return Weight(weight.shape, weight.dtype, scratch.written(new), lazy=True, **kept)
+    read = scratch.written(new)
+    return Weight(weight.shape, weight.dtype, read, trainable=weight.trainable, tied=weight.tied, lazy=True)

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from ...errors import InputError
-from ...graph import Graph, Weight
+from ...graph import Graph, RowReader, Weight
 from ..torch.arrays import torch_dtype
 from ..torch.files import Shapes
 from ..torch.origin import Origin, fill, origin_of
 from ..torch.tracing import capture, first_line, quiet
+from .conversion import Converted, Spelling, spelling
 from .inputs import example_inputs
 from .origin import CheckpointOrigin
 from .renumber import must_stay
@@ -38,13 +39,14 @@ def load(folder: str | Path, input_shapes: Shapes | None = None) -> Graph:
     stored = read_shards(folder)
     dtype = _common_dtype(stored, config)
     model = skeleton(config, cls, dtype)
-    named, missing = _match(model, stored, folder)
-    if missing:  # the class spells or packs its weights otherwise: transformers knows how, and needs them in memory
-        model, named = _whole(folder, cls, dtype), {}
+    spelled = spelling(model, stored)
+    named, missing = _match(model, spelled.tensors, folder)
+    if missing:  # its tables do not say where it comes from: perhaps transformers itself knows, with all in memory
+        model, named, spelled = _whole(folder, cls, dtype), {}, Spelling({})
     graph = _graph(model, config, dtype, input_shapes)
     graph.name = folder.resolve().name
     _attach(graph, named)
-    _extend(graph, folder, config, named)
+    _extend(graph, folder, config, named, spelled.transforms)
     graph.pinned = must_stay(config.to_dict()) | must_stay(_generation(folder)) | needed_ids(read_tokenizer(folder))
     return graph
 
@@ -80,7 +82,7 @@ def from_config(config: Any, name: str = "") -> Graph:
     for value in graph.weights().values():
         if value.weight is not None and value.weight.trainable:
             value.weight = _replaced(value.weight, _zeros(value.weight))
-    _extend(graph, None, config, {})
+    _extend(graph, None, config, {}, [])
     return graph
 
 
@@ -89,9 +91,10 @@ def _zeros(weight: Weight) -> Callable[[], np.ndarray]:
     return lambda: np.broadcast_to(zero, weight.shape)
 
 
-def _replaced(weight: Weight, read: Callable[[], np.ndarray]) -> Weight:
+def _replaced(weight: Weight, read: Callable[[], np.ndarray], read_rows: RowReader | None = None) -> Weight:
     """The weight as read from elsewhere."""
-    return Weight(weight.shape, weight.dtype, read, trainable=weight.trainable, tied=weight.tied, lazy=True)
+    kept = {"trainable": weight.trainable, "tied": weight.tied}
+    return Weight(weight.shape, weight.dtype, read, lazy=True, read_rows=read_rows, **kept)
 
 
 def _graph(model: nn.Module, config: Any, dtype: torch.dtype, input_shapes: Shapes | None) -> Graph:
@@ -117,9 +120,11 @@ def _let_states_follow(graph: Graph) -> None:
                 value.follows = frozenset(range(1, value.rank))
 
 
-def _extend(graph: Graph, folder: Path | None, config: Any, stored: dict[str, Stored]) -> None:
+def _extend(
+    graph: Graph, folder: Path | None, config: Any, stored: dict[str, Stored | Converted], transforms: list[Any]
+) -> None:
     known = {f.name: getattr(origin_of(graph), f.name) for f in fields(Origin)}
-    graph.origin = CheckpointOrigin(**known, folder=folder, config=config, stored=stored)
+    graph.origin = CheckpointOrigin(**known, folder=folder, config=config, stored=stored, transforms=transforms)
 
 
 def _common_dtype(stored: dict[str, Stored], config: Any) -> torch.dtype:
@@ -136,14 +141,16 @@ def _common_dtype(stored: dict[str, Stored], config: Any) -> torch.dtype:
     return torch_dtype(max(counts, key=lambda dtype: counts[dtype]))
 
 
-def _match(model: nn.Module, stored: dict[str, Stored], folder: Path) -> tuple[dict[str, Stored], str]:
+def _match(
+    model: nn.Module, stored: dict[str, Stored | Converted], folder: Path
+) -> tuple[dict[str, Stored | Converted], str]:
     """The stored tensor of each parameter and saved buffer by the model's own name; and one that has none."""
     state = model.state_dict(keep_vars=True)
     groups: dict[int, list[str]] = {}
     for name, tensor in state.items():
         groups.setdefault(id(tensor), []).append(name)
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    found: dict[str, Stored] = {}
+    found: dict[str, Stored | Converted] = {}
     for names in groups.values():
         spelled = [s for n in names for s in (n, n.removeprefix(prefix), f"{prefix}{n}")]
         entry = next((stored[s] for s in spelled if s in stored), None)
@@ -158,7 +165,7 @@ def _match(model: nn.Module, stored: dict[str, Stored], folder: Path) -> tuple[d
     return found, ""
 
 
-def _attach(graph: Graph, named: dict[str, Stored]) -> None:
+def _attach(graph: Graph, named: dict[str, Stored | Converted]) -> None:
     """Let the graph's weights come from the shards."""
     tensors = origin_of(graph).tensors
     aliases: dict[str, list[str]] = {}
@@ -167,11 +174,16 @@ def _attach(graph: Graph, named: dict[str, Stored]) -> None:
     for name, value in graph.weights().items():
         entry = next((named[n] for n in (name, *aliases.get(name, ())) if n in named), None)
         if entry is not None and value.weight is not None:
-            value.weight = _replaced(value.weight, _as_dtype(entry, value.weight))
+            value.weight = _replaced(value.weight, *_readers(entry, value.weight.dtype))
 
 
-def _as_dtype(entry: Stored, weight: Weight) -> Callable[[], np.ndarray]:
-    """The reader of a stored tensor in the type that the model computes in."""
-    if entry.dtype == weight.dtype:
-        return entry.read
-    return lambda: entry.read().astype(weight.dtype)
+def _readers(entry: Stored | Converted, dtype: np.dtype[Any]) -> tuple[Callable[[], np.ndarray], RowReader | None]:
+    """What reads a stored tensor, and rows of it, in the type that the model computes in."""
+    rows = entry.read_rows if isinstance(entry, Converted) else None
+    if entry.dtype == dtype:
+        return entry.read, rows
+    return (lambda: entry.read().astype(dtype)), None if rows is None else _cast(rows, dtype)
+
+
+def _cast(rows: RowReader, dtype: np.dtype[Any]) -> RowReader:
+    return lambda start, stop: rows(start, stop).astype(dtype)

@@ -9,16 +9,20 @@ from typing import Any
 from ...errors import GraphPruneError
 from ...graph import Graph
 from ..torch.origin import Origin
+from .conversion import Converted
 from .shards import Stored
 
 
 @dataclass
 class CheckpointOrigin(Origin):
-    """`folder` is None for a graph made from a configuration alone; `stored` are the folder's tensors by name."""
+    """`folder` is None for a graph made from a configuration alone; `stored` are the folder's tensors by the class's
+    names, and `transforms` how transformers made them out of those in the files, where that is more than reading.
+    """
 
     folder: Path | None = None
     config: Any = None
-    stored: dict[str, Stored] = field(default_factory=dict)
+    stored: dict[str, Stored | Converted] = field(default_factory=dict)
+    transforms: list[Any] = field(default_factory=list)
 
 
 def checkpoint_of(graph: Graph) -> CheckpointOrigin:

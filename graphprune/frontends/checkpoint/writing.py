@@ -6,25 +6,27 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+import torch
 
 from ...errors import InputError
-from ...graph import Graph, Value
-from ..torch.arrays import to_numpy, to_torch
+from ...graph import Graph, Weight
+from ..torch.arrays import to_torch, torch_dtype
 from ..torch.tracing import quiet
 from .emission import EmittedCheckpoint, emit
-from .origin import CheckpointOrigin, checkpoint_of
+from .layout import as_they_are, packed_again, stored_weights
+from .origin import checkpoint_of
 from .renumber import kept_ids, renumber
-from .shards import INDEX, SINGLE
+from .shards import INDEX
 from .skeleton import skeleton
+from .streaming import write_shards
 from .tokenizer import write_tokenizer
 
-#: Bytes of one shard, which is what writing takes of memory.
+#: Bytes of one shard.
 SHARD = 1 << 30
 #: Where a folder whose vocabulary lost rows says which ids it kept.
 TOKEN_IDS = "token_ids.json"
@@ -61,17 +63,25 @@ def save(model: Graph | EmittedCheckpoint, path: str | Path, plan: str = "") -> 
 def _write(emitted: EmittedCheckpoint, folder: Path) -> None:
     origin = checkpoint_of(emitted.graph)
     fitted = emitted.fitted
-    tensors = dict(_tensors(emitted.graph, origin, {} if fitted is None else dict(fitted.names)))
-    if fitted is None or origin.stored:
-        _write_shards(tensors, folder)
+    weights = dict(stored_weights(emitted.graph, origin, {} if fitted is None else dict(fitted.names)))
+    if fitted is None or (origin.stored and not origin.transforms):
+        write_shards(as_they_are(weights), folder, SHARD)
+    elif origin.stored:
+        model = skeleton(fitted.config, type(origin.module), _dtype(weights))
+        write_shards(packed_again(weights, model, origin.transforms), folder, SHARD)
     else:
-        _save_pretrained(fitted.config, type(origin.module), tensors, folder)
+        _save_pretrained(fitted.config, type(origin.module), weights, folder)
     if fitted is not None:
         fitted.config.save_pretrained(folder)
         _copy_companions(origin.folder, folder)
         kept = kept_ids(emitted.graph)
         if kept is not None:
             _write_ids(kept, folder)
+
+
+def _dtype(weights: Mapping[str, Weight]) -> torch.dtype:
+    """The type of the first floating-point weight."""
+    return next(t for t in (torch_dtype(w.dtype) for w in weights.values()) if t.is_floating_point)
 
 
 def _write_ids(kept: np.ndarray, folder: Path) -> None:
@@ -85,11 +95,10 @@ def _write_ids(kept: np.ndarray, folder: Path) -> None:
         settings.write_text(json.dumps(data, indent=2) + "\n")
 
 
-def _save_pretrained(config: Any, cls: Any, tensors: dict[str, Any], folder: Path) -> None:
-    """Let transformers write what it had to read: in its own spelling of names, packed as it packs."""
-    dtype = next(t.dtype for t in (to_torch(_array(s)) for s in tensors.values()) if t.is_floating_point())
-    model = skeleton(config, cls, dtype)
-    model.load_state_dict({name: to_torch(_array(s)) for name, s in tensors.items()}, strict=False, assign=True)
+def _save_pretrained(config: Any, cls: Any, weights: Mapping[str, Weight], folder: Path) -> None:
+    """Let transformers write what it had to read, all in memory."""
+    model = skeleton(config, cls, _dtype(weights))
+    model.load_state_dict({n: to_torch(w.array()) for n, w in weights.items()}, strict=False, assign=True)
     with quiet():
         model.tie_weights()  # type: ignore[operator]
         model.save_pretrained(folder, max_shard_size=SHARD)  # type: ignore[operator]
@@ -100,63 +109,3 @@ def _copy_companions(source: Path | None, target: Path) -> None:
     for file in sorted(source.iterdir()) if source is not None else ():
         if file.is_file() and file.suffix in _COPIED and file.name not in _NOT_COPIED:
             shutil.copyfile(file, target / file.name)
-
-
-def _tensors(graph: Graph, origin: CheckpointOrigin, names: dict[str, str]) -> Iterator[tuple[str, Any]]:
-    """What is to be stored by its new name, each a function that reads it. Tied tensors are stored once."""
-    assert origin.module is not None
-    weights = graph.weights()
-    state = origin.module.state_dict()
-    left_out = getattr(origin.module, "all_tied_weights_keys", {})
-    for name, tensor in state.items():
-        if name in origin.tensors.aliases and name in left_out:
-            continue
-        first = origin.tensors.aliases.get(name, name)
-        if first in weights:
-            yield names.get(name, name), weights[first]
-        elif first not in origin.read:
-            yield name, origin.stored.get(name, tensor)
-
-
-def _array(source: Any) -> np.ndarray:
-    if isinstance(source, Value):
-        assert source.weight is not None
-        return source.weight.array()
-    if hasattr(source, "read"):
-        array: np.ndarray = source.read()
-        return array
-    return to_numpy(source)
-
-
-def _write_shards(tensors: dict[str, Any], folder: Path) -> None:
-    """As many files as it takes, and an index where there are several."""
-    parts: list[list[str]] = [[]]
-    sizes, room = {n: _bytes(s) for n, s in tensors.items()}, SHARD
-    for name, size in sizes.items():
-        if parts[-1] and size > room:
-            parts.append([])
-            room = SHARD
-        parts[-1].append(name)
-        room -= size
-    count = len(parts)
-    files = [SINGLE] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-    for file, part in zip(files, parts, strict=True):
-        _write_file({name: tensors[name] for name in part}, folder / file)
-    if count > 1:
-        places = {name: file for file, part in zip(files, parts, strict=True) for name in part}
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _bytes(source: Any) -> int:
-    if isinstance(source, Value):
-        assert source.weight is not None
-        return source.weight.size * source.weight.dtype.itemsize
-    if hasattr(source, "offset"):
-        return int(np.prod(source.shape)) * int(source.dtype.itemsize)
-    return int(source.numel() * source.element_size())
-
-
-def _write_file(tensors: dict[str, Any], path: Path) -> None:
-    arrays = {name: np.asarray(_array(source), order="C") for name, source in tensors.items()}
-    save_file(arrays, path, metadata={"format": "pt"})

@@ -260,7 +260,7 @@ class Encoded(Weight):
     def _with(self, shape: Shape, parts: Sequence[Part | None]) -> Encoded:
         return Encoded(shape, self.dtype, parts, self.decode, self.node)
 
-    def sliced(self, cut: Cut, shape: Shape) -> Weight:
+    def sliced(self, cut: Cut, shape: Shape, *, alone: bool = False) -> Weight:
         """Each part by its layout."""
         return self._with(shape, [None if p is None else self._cut(p, cut, shape) for p in self.parts])
 
