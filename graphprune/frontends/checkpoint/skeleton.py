@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import mmap
+import re
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,20 @@ def _on_meta(config: Any, cls: Any, dtype: torch.dtype | None) -> nn.Module:
         stack.enter_context(torch.device("meta"))
         stack.enter_context(_safe_creation())
         model: nn.Module = cls._from_config(config, dtype=dtype or config.dtype)
+        _keep_types(model, dtype or config.dtype)
     return model
+
+
+def _keep_types(model: Any, dtype: torch.dtype | None) -> None:
+    """Give what a class keeps in a wider type (a router's correction, say) that type, as `from_pretrained` does."""
+    plan = model._get_dtype_plan(dtype) if hasattr(model, "_get_dtype_plan") else {}
+    kept = [(re.compile(pattern.replace("*", ".*")), wide) for pattern, wide in plan.items()]
+    for prefix, module in model.named_modules() if kept else ():
+        for own in (module._parameters, module._buffers):
+            for name, tensor in own.items():
+                wide = next((t for p, t in kept if p.search(f"{prefix}.{name}")), None)
+                if tensor is not None and wide is not None and tensor.is_floating_point():
+                    tensor.data = tensor.data.to(wide)
 
 
 def floating_dtype(model: nn.Module) -> torch.dtype:
