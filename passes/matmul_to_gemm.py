@@ -17,8 +17,7 @@ from .base import Pass, register
 @dataclass(frozen=True)
 class MatmulToGemm(Pass):
     """Write each ONNX MatMul of data with a constant matrix, and the addition of a constant vector after it, as one
-    Gemm; data of more than two axes are reshaped to two and back where at most one of the axes put together follows the
-    user's input.
+    Gemm; data of more than two axes are reshaped to two and back.
 
     TensorRT 8 found no MatMul eligible for sparse kernels in float16 that it found as Gemm (NVIDIA/TensorRT issues
     #2169, #2271); since 10.3 it is said to treat both alike (no public source was found). So no other command runs it.
@@ -44,10 +43,12 @@ def _fits(node: Node) -> bool:
     x, matrix = node.inputs
     if x is None or matrix is None or x.shape is None or matrix.weight is None or matrix.shape is None:
         return False
-    if x.rank < 2 or x.weight is not None or matrix.rank != 2 or node.outputs[0].shape is None:
-        return False
-    # A reshape computes one size; a product of several free ones can be that, but then they cannot be told apart again.
-    return x.rank == 2 or len([axis for axis in x.dynamic if axis < x.rank - 1]) <= 1
+    return x.rank >= 2 and x.weight is None and matrix.rank == 2 and node.outputs[0].shape is not None
+
+
+def _free(x: Value) -> list[int]:
+    """The axes put together that follow the user's input."""
+    return [axis for axis in x.dynamic if axis < x.rank - 1]
 
 
 class _Rewriter:
@@ -82,7 +83,9 @@ class _Rewriter:
         if flat:
             return [gemm]
         before = Node("reshape", f"{node.name}::rows", [x], [rows], {"shape": list(rows.sizes)}, "Reshape")
-        after = Node("reshape", f"{node.name}::back", [product], [result], {"shape": list(result.sizes)}, "Reshape")
+        # A reshape counts one size by itself; of several free ones all but the last are those of the data.
+        back: list[Value | None] = [product, x] if len(_free(x)) > 1 else [product]
+        after = Node("reshape", f"{node.name}::back", back, [result], {"shape": list(result.sizes)}, "Reshape")
         return [before, gemm, after]
 
     def _value(self, base: str, shape: tuple[int, int], like: Value) -> Value:
@@ -91,8 +94,7 @@ class _Rewriter:
             count += 1
             name = f"{base}.{count}"
         self._names.add(name)
-        free = any(axis < like.rank - 1 for axis in like.dynamic)
-        return Value(name, shape, like.dtype, frozenset({0}) if free else frozenset())
+        return Value(name, shape, like.dtype, frozenset({0}) if _free(like) else frozenset())
 
     def _bias(self, node: Node, columns: int) -> tuple[Value | None, Value]:
         """The vector that alone is added to the product, and the sum; else nothing, and the product."""

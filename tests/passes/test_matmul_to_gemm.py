@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from onnx import helper
 from torch import nn
 
+import graphprune as gp
 from graphprune.errors import InputError
 from graphprune.graph import Graph
 from graphprune.passes.matmul_to_gemm import MatmulToGemm
 from graphprune.passes.pipeline import parse_pipeline
+from graphprune.runtimes import get
 from tests.passes.small import apply, foreign, onnx_graph, rand, torch_graph
 
 GEMM = MatmulToGemm()
@@ -59,9 +62,41 @@ def test_a_product_that_something_else_reads_keeps_its_value() -> None:
     assert operators(apply(GEMM, graph)) == ["Gemm", "Add", "Mul"]
 
 
-def test_several_free_axes_and_products_without_a_constant_matrix_stay() -> None:
-    free = product(["n", "m", 4])
-    assert GEMM.run(free) is free
+@pytest.mark.parametrize("shape", [["n", "m", 4], ["n", 2, "m", 4], [2, "n", "m", 4], ["n", "m", "k", 4]])
+def test_several_free_axes_are_told_apart_by_the_sizes_of_the_data(shape: list[int | str]) -> None:
+    before = product(shape)
+    after = GEMM.run(before)
+    found = operators(after)
+    assert [op for op in found if op in ("MatMul", "Add", "Gemm")] == ["Gemm"]
+    assert after.outputs[0].dynamic == before.outputs[0].dynamic
+    runs = [get("onnxruntime").compile(foreign(graph)).run for graph in (before, after)]
+    for sizes in ({"n": 3, "m": 5, "k": 2}, {"n": 1, "m": 1, "k": 7}, {"n": 4, "m": 2, "k": 1}):
+        x = rand(*(sizes.get(str(n), n) for n in shape))
+        want, have = (run({"x": x})[0] for run in runs)
+        assert want.shape == have.shape
+        assert np.abs(want - have).max() < 1e-5
+    assert GEMM.run(after) is after
+
+
+def test_attention_blocks_with_free_batch_and_length_are_rewritten_pruned_and_cast() -> None:
+    """What follows must take the rewritten graph as any other: sizes come from data that lose channels themselves."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Add", ["h", "b"], ["a"]),
+        node("Relu", ["a"], ["r"]),
+        node("MatMul", ["r", "v"], ["y"]),
+    ]
+    weights = {"w": rand(8, 16), "b": rand(16), "v": rand(16, 8, seed=1)}
+    graph = onnx_graph(nodes, ["n", "m", 8], ["n", "m", 8], weights)
+    text = "matmul-to-gemm,remove-channels{channels=0.5 align=1},cleanup,sparsify{pattern=2:4},cast-precision"
+    after, _ = gp.optimize(graph, text, verify_each=True)
+    assert operators(after).count("Gemm") == 2
+    assert after.weights()["w"].shape == (8, 8)
+    x = rand(2, 5, 8)
+    assert get("onnxruntime").compile(foreign(after)).run({"x": x})[0].shape == (2, 5, 8)
+
+
+def test_products_without_a_constant_matrix_stay() -> None:
     self_product = onnx_graph([node("MatMul", ["x", "x"], ["y"])], [4, 4], [4, 4])
     assert GEMM.run(self_product) is self_product
     batched = onnx_graph([node("MatMul", ["x", "w"], ["y"])], [2, 3, 4], [2, 3, 6], {"w": rand(2, 4, 6)})

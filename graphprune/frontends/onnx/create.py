@@ -9,7 +9,7 @@ import numpy as np
 from ...errors import GraphPruneError
 from ...graph import Node
 from .tensors import onnx_dtype
-from .writer import Writer
+from .writer import Entry, Writer
 
 _FUNCTIONS = {
     "add": "Add",
@@ -52,12 +52,20 @@ def _transpose(node: Node, writer: Writer) -> None:
 
 
 def _reshape(node: Node, writer: Writer) -> None:
-    output = node.outputs[0]
-    shape = [-1 if axis in output.dynamic else int(n) for axis, n in enumerate(node.attrs["shape"])]
-    if shape.count(-1) > 1:
+    """The last axis that follows the user's input is counted (-1); others before it are as in the second operand."""
+    output, (data, *like) = node.outputs[0], _inputs(node, writer)
+    entries: list[int | Entry] = [
+        -1 if axis in output.dynamic else int(n) for axis, n in enumerate(node.attrs["shape"])
+    ]
+    *copied, _ = [axis for axis, n in enumerate(entries) if n == -1] or [0]
+    if copied and not like:
         raise GraphPruneError(f"the new reshape '{node.name}' has several axes that follow the input")
-    target = writer.ints(shape, f"{output.name}_shape")
-    writer.node("Reshape", [*_inputs(node, writer), target], writer.name(output))
+    if copied:
+        sizes = writer.node("Shape", like, writer.fresh(f"{output.name}_sizes"))
+        for axis in copied:
+            entries[axis] = Entry(sizes, axis)
+    target = writer.vector(entries, f"{output.name}_shape")
+    writer.node("Reshape", [data, target], writer.name(output))
 
 
 def _matmul(node: Node, writer: Writer) -> None:
