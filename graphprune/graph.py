@@ -127,10 +127,14 @@ class Weight:
 
     def masked(self, masks: Iterable[np.ndarray]) -> Weight:
         """The weight with zeros where any mask (broadcastable) is False."""
-        array = self.array()
-        for mask in masks:
-            array = np.where(mask, array, np.zeros((), array.dtype)).astype(array.dtype)
-        return Weight.of(array, trainable=self.trainable, tied=self.tied)
+        laid = list(masks)
+
+        def cut(array: np.ndarray) -> np.ndarray:
+            for mask in laid:
+                array = np.where(mask, array, np.zeros((), array.dtype)).astype(array.dtype, copy=False)
+            return array
+
+        return self.sliced(cut, self.shape)
 
 
 def joined(read_rows: RowReader, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Callable[[], np.ndarray]:

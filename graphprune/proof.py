@@ -24,6 +24,7 @@ from .kept import kept_rows
 from .masking import take_out, treatment
 from .ops import inner
 from .ops.base import Array
+from .piecewise import Piecewise
 from .running import Runner, other_runner, rounds, runner, together, wide_runner
 
 #: Largest difference allowed, in units of how much an output varies with the input, by the narrowest float type in use.
@@ -65,7 +66,11 @@ class Proof:
 
 
 class Reference:
-    """What the masked original computes on random inputs, for comparing any number of candidates with it."""
+    """What the masked original computes on random inputs, for comparing any number of candidates with it.
+
+    Where the original as a graph with masked weights is given (`masked`), that and the candidates, graphs as well, run
+    part by part: their weights lie in files.
+    """
 
     def __init__(
         self,
@@ -77,26 +82,25 @@ class Reference:
         without: Sequence[depth.Block] = (),
         masks: Mapping[str, Array] | None = None,
         progress: Callable[[str], None] | None = None,
+        masked: Graph | None = None,
     ) -> None:
         graph = self._graph = coupling.graph
         self._progress = progress
-        treated = treatment(coupling, keep)
-        take_out(treated, without)
-        for name, mask in (masks or {}).items():
-            treated.masks.setdefault(name, []).append(mask)
-        self._model = frontends.of(graph).instrument(graph, treated)
+        self._model = masked if masked is not None else _instrumented(coupling, keep, without, masks or {})
         self._alive = keep[coupling.component]
         renumbered = {v for table in coupling.tables for v, _ in table.outputs}
         ends = (*graph.inputs, *graph.outputs)
         self._blocks = {v: coupling.blocks.get(v, ()) for v in ends if v.follows or v in renumbered}
         self._ids = {v.name: ids for table, ids in kept_rows(coupling, keep) for v in table.inputs}
         self._feeds = [self._within(random_inputs(graph, seed + i)) for i in range(inputs)]
-        self._start: Callable[[Any], Runner] = partial(runner, graph)
+        self._start: Callable[[Any], Runner] = partial(runner, graph) if masked is None else Piecewise
         self._note = ""
         try:
             self._run = self._start(self._model)
             self._expected = self._original(self._feeds, self._tell("the masked original"))
         except UnsupportedError as error:
+            if masked is not None:
+                raise
             self._run, self._start, self._note = other_runner(graph, self._model, self._feeds[0], error)
             self._expected = self._original(self._feeds)
         touched = [g for g in coupling.groups if not keep[g.components].all()]
@@ -197,6 +201,15 @@ class Reference:
         except Exception as error:
             return str(error).partition("\n")[0] or type(error).__name__
         return "" if proof.passed else proof.detail or f"results differ by {proof.max_error:.2g}"
+
+
+def _instrumented(coupling: Coupling, keep: Array, without: Sequence[depth.Block], masks: Mapping[str, Array]) -> Any:
+    """The masked original, of the caller's kind."""
+    treated = treatment(coupling, keep)
+    take_out(treated, without)
+    for name, mask in masks.items():
+        treated.masks.setdefault(name, []).append(mask)
+    return frontends.of(coupling.graph).instrument(coupling.graph, treated)
 
 
 def _pick(kept: Array, ids: Array) -> Array:
@@ -310,7 +323,7 @@ def random_inputs(graph: Graph, seed: int) -> Any:
     if graph.frontend != "onnx":
         return frontends.of(graph).random_inputs(graph, seed)
     generator = np.random.default_rng(seed)
-    return {v.name: _random_array(graph, v, generator) for v in graph.inputs}
+    return {v.name: np.asarray(_random_array(graph, v, generator)) for v in graph.inputs}  # of no axes, too
 
 
 def _random_array(graph: Graph, value: Value, generator: np.random.Generator) -> Array:

@@ -44,7 +44,8 @@ class _Module:
 
 def together(run: Runner, feeds: Sequence[Any], progress: Progress | None = None) -> Sequence[Sequence[np.ndarray]]:
     """What a runner returns for each of several inputs; `progress` is told the part that is done, where it is known."""
-    return run.together(feeds, progress) if isinstance(run, _Module) else [run(feed) for feed in feeds]
+    at_once = getattr(run, "together", None)
+    return at_once(feeds, progress) if at_once is not None else [run(feed) for feed in feeds]
 
 
 def runner(graph: Graph, model: Any) -> Runner:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ import numpy as np
 
 from . import counting, coupling, frontends, sparsity
 from .calibration import Data
-from .errors import VerificationError
+from .coupling import Coupling
+from .errors import BackendError, VerificationError
 from .graph import Graph, Weight
+from .ops.base import Array
 from .passes.permute import Permute, Reordered
 from .proof import Proof, Reference
 from .report import SparseReport, SparseRow
@@ -38,7 +40,7 @@ class SparseResult:
 
     @cached_property
     def model(self) -> Any:
-        """The model, of the caller's kind. An ONNX model that was not proven is made now: it holds all weights."""
+        """The model, of the caller's kind. An ONNX model that no proof needed is made now: it holds all weights."""
         return model_of(frontends.emit(self.graph) if self.emitted is None else self.emitted)
 
     def save(self, path: str | Path) -> None:
@@ -87,13 +89,13 @@ def sparsify(
     start = graph if order is None else order.graph
     with clock("making weights sparse"):
         made = sparsity.make_sparse(start, layers, wanted, maker, clock.say)
-    with clock("writing the model"):
-        written_late = graph.frontend == "onnx" and not verify  # weights stay in their file until then
-        emitted = None if written_late else frontends.emit(made.graph, (lambda _: "") if verify else None)
-    proof = None
+    emitted, proof = None, None
     if verify:
         with clock("verifying"):
-            emitted, proof = _prove(graph, made, order, emitted, seed)
+            emitted, proof = _prove(graph, made, order, seed, clock.say)
+    elif graph.frontend != "onnx":  # of which weights stay in their file until it is saved
+        with clock("writing the model"):
+            emitted = frontends.emit(made.graph)
     notes = _data_notes(maker, method, data, made, verify)
     report = _report(graph, made, left, method, emitted, proof, clock.seconds, notes)
     report = replace(report, reordered=[] if order is None else order.gains)
@@ -105,35 +107,81 @@ def sparsify(
     return SparseResult(made.masks, report, made.graph, emitted)
 
 
-def _prove(graph: Graph, made: Outcome, order: Reordered | None, emitted: Any, seed: int) -> tuple[Any, Proof]:
+def _prove(graph: Graph, made: Outcome, order: Reordered | None, seed: int, say: Progress) -> tuple[Any, Proof]:
     """The model, and its comparison with the original whose weights are masked where it runs, in their old order.
 
     Where values that stay changed as well, no mask makes them of the original's: then the original gets those values,
-    and entries that are to be zero are looked for beside.
+    and entries that are to be zero are looked for beside. Models whose weights lie in files are run part by part, and
+    then there is no model in memory.
     """
-    masks = made.masks if order is None else order.original(made.masks)
     if made.updated:
+        _expect_zeros(made)
         graph = _with_new_values(graph, made, order)
     coupled = order.coupling if order is not None and not made.updated else coupling.couple(graph)
-    reference = Reference(coupled, np.ones(coupled.count, bool), seed=seed, masks=masks)
-    emitted, proof = tried(reference, made.graph, emitted)
+    emitted, proof = _by_parts(coupled, made, order, seed, say) or _whole(coupled, made, order, seed)
     return emitted, replace(proof, against=_UPDATED) if made.updated else proof
 
 
+def _whole(coupled: Coupling, made: Outcome, order: Reordered | None, seed: int) -> tuple[Any, Proof]:
+    masks = made.masks if order is None else order.original(made.masks)
+    emitted = frontends.emit(made.graph, lambda _: "")
+    return tried(Reference(coupled, np.ones(coupled.count, bool), seed=seed, masks=masks), made.graph, emitted)
+
+
+def _by_parts(
+    coupled: Coupling, made: Outcome, order: Reordered | None, seed: int, say: Progress
+) -> tuple[None, Proof] | None:
+    """The proof of an ONNX model with external data; nothing for other models, and where a part does not run alone."""
+    graph = coupled.graph
+    if graph.frontend != "onnx" or not any(v.weight.lazy for v in graph.weights().values() if v.weight is not None):
+        return None
+    twin = graph.copy()
+    values = twin.weights()
+    for name in made.masks:
+        weight = values[name].weight
+        assert weight is not None
+        values[name].weight = _masked(weight, name, made, order)
+    try:
+        reference = Reference(coupled, np.ones(coupled.count, bool), seed=seed, masked=twin, progress=say)
+        return None, reference.compare(made.graph)
+    except BackendError:
+        return None
+
+
+def _masked(weight: Weight, name: str, made: Outcome, order: Reordered | None) -> Weight:
+    """A weight of the original with its zeros; one that lies in a file is masked when it is read."""
+
+    def cut(array: Array) -> Array:
+        return np.where(_placed(made.masks[name], name, order), array, np.zeros((), array.dtype))
+
+    return weight.sliced(cut, weight.shape) if weight.plain else weight.masked([_placed(made.masks[name], name, order)])
+
+
+def _placed(array: Array, name: str, order: Reordered | None) -> Array:
+    """An array laid out as a weight of the sparse graph, as it lies in the original."""
+    return array if order is None else order.original({name: array})[name]
+
+
+def _expect_zeros(made: Outcome) -> None:
+    weights = made.graph.weights()
+    for name in made.masks:
+        weight = weights[name].weight
+        assert weight is not None
+        if np.count_nonzero(weight.array()[~made.masks[name]]):
+            raise VerificationError(f"entries of '{name}' that its mask sets to zero are none")
+
+
 def _with_new_values(graph: Graph, made: Outcome, order: Reordered | None) -> Graph:
-    """The original with the values of the sparse graph, as they lie there. Those to be zero must be."""
+    """The original with the values of the sparse graph, as they lie there."""
     twin, source = graph.copy(), made.graph.weights()
     values = twin.weights()
     for name in made.masks:
         weight, before = source[name].weight, values[name].weight
         assert weight is not None and before is not None
-        if np.count_nonzero(weight.array()[~made.masks[name]]):
-            raise VerificationError(f"entries of '{name}' that its mask sets to zero are none")
         if order is None:
             values[name].weight = weight
         elif before.plain:
-            array = order.original({name: weight.array()})[name]
-            values[name].weight = Weight.of(array, trainable=before.trainable, tied=before.tied)
+            values[name].weight = weight.sliced(partial(_placed, name=name, order=order), before.shape)
     return twin
 
 

@@ -24,6 +24,7 @@ ORDER = [
     {"sparsity"},
     {"plans", "budgets", "depth"},
     {"selection"},
+    {"piecewise"},
     {"calibration"},
     {"running"},
     {"runtimes"},
