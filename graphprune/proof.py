@@ -38,6 +38,8 @@ WIDE = 1e-6
 
 #: A difference is forgiven if it is at most this many times what rounding the inputs does to the reference itself.
 ROUNDING = 10.0
+#: A module among several that differs by more than this many times as much is not worth a look in float64.
+HOPELESS = 100.0
 _ROUNDINGS = {"float64": 1e-15, "float32": 1e-6, "float16": 4e-3, "bfloat16": 3e-2}
 
 #: Elements of an input that is made up for the proof.
@@ -95,6 +97,7 @@ class Reference:
         self._feeds = [self._within(random_inputs(graph, seed + i)) for i in range(inputs)]
         self._start: Callable[[Any], Runner] = partial(runner, graph) if masked is None else Piecewise
         self._note = ""
+        self._wide: dict[int, list[Array]] = {}
         try:
             self._run = self._start(self._model)
             self._expected = self._original(self._feeds, self._tell("the masked original"))
@@ -109,16 +112,20 @@ class Reference:
 
     def compare(self, pruned: Any) -> Proof:
         """Run a foreign model (`ModelProto`, path or `nn.Module`) on the same inputs; raises what running it raises."""
+        return self._compare(pruned, [])
+
+    def _compare(self, pruned: Any, first: Sequence[list[Array]]) -> Proof:
+        """`first` is what the model returned for the first inputs, where it ran on them already."""
         tolerance = _tolerance(self._graph)
         candidate = self._start(pruned)
-        feeds = [self._cut_inputs(feed) for feed in self._feeds]
-        found = [[*outputs] for outputs in together(candidate, feeds, self._tell("the pruned model"))]
+        feeds = [self._cut_inputs(feed) for feed in self._feeds[len(first) :]]
+        found = [*first, *([*made] for made in together(candidate, feeds, self._tell("the pruned model")))]
         worst, detail = _largest_difference(self._expected, found)
         if tolerance < worst <= STEPS and rounds(self._graph):
             tolerance = STEPS
             detail = f"the model rounds to integers of few bits, so that differences up to {STEPS:.2g} are allowed"
         if tolerance < worst < float("inf"):
-            worst, tolerance, detail = self._second_look(pruned, worst, tolerance, detail)
+            worst, tolerance, detail = self._second_look(pruned, found, worst, tolerance, detail)
         passed = worst <= tolerance
         if self._note:
             detail = f"{detail or ('' if passed else f'results differ by {worst:.2g}')}; {self._note}".removeprefix(
@@ -126,12 +133,17 @@ class Reference:
             )
         return Proof(passed, worst, tolerance, len(self._feeds), self._exact, self._renormalizing, detail)
 
-    def _second_look(self, pruned: Any, worst: float, tolerance: float, detail: str) -> tuple[float, float, str]:
+    def _second_look(
+        self, pruned: Any, found: Sequence[list[Array]], worst: float, tolerance: float, detail: str
+    ) -> tuple[float, float, str]:
         """Whether a difference is rounding: both run in float64, where the framework can, decide by themselves.
 
-        Else the difference is compared with what rounding the inputs does to the reference.
+        Only on inputs where they differ, where most first, up to one where they differ in float64 as well. Else the
+        difference is compared with what rounding the inputs does to the reference.
         """
-        wide = self._wide_difference(pruned)
+        gaps = [self._gap_at(at, made) for at, made in enumerate(found)]
+        doubtful = [at for at in range(len(gaps)) if gaps[at] > tolerance]
+        wide = self._wide_difference(pruned, sorted(doubtful, key=lambda at: -gaps[at]), tolerance)
         if wide is not None and not WIDE < wide <= tolerance:
             same = f"in float64 they differ by {wide:.2g}"
             return wide, WIDE, f"results differ by {worst:.2g} in the model's own float type; {same}"
@@ -142,22 +154,44 @@ class Reference:
             detail = f"the model is ill-conditioned: {shift}"
         return worst, tolerance, detail
 
-    def _wide_difference(self, pruned: Any) -> float | None:
-        """The largest difference in float64; None where that cannot be run."""
-        original, candidate = (wide_runner(self._graph, model) for model in (self._model, pruned))
-        if original is None or candidate is None:
+    def _gap_at(self, at: int, found: list[Array]) -> float:
+        """How much results for one input differ."""
+        return _largest_difference([self._expected[at]], [found], self._expected)[0]
+
+    def _wide_difference(self, pruned: Any, which: Sequence[int], tolerance: float) -> float | None:
+        """The largest difference in float64 for some inputs, up to the first beyond the tolerance; None where that
+        cannot be run.
+        """
+        candidate = wide_runner(self._graph, pruned)
+        if candidate is None:
             return None
+        worst = 0.0
         try:
-            expected = [self._cut_outputs(original(feed)) for feed in self._feeds]
-            found = [list(candidate(self._cut_inputs(feed))) for feed in self._feeds]
+            for at in which:
+                expected, found = self._wide_expected(at), list(candidate(self._cut_inputs(self._feeds[at])))
+                worst = max(worst, _largest_difference([expected], [found], self._expected)[0])
+                if worst > tolerance:
+                    break
         except Exception:  # an operator without a kernel for it, or types that are written down
             return None
-        return _largest_difference(expected, found)[0]
+        return worst
+
+    def _wide_expected(self, at: int) -> list[Array]:
+        if at not in self._wide:
+            original = wide_runner(self._graph, self._model)
+            assert original is not None
+            self._wide[at] = self._cut_outputs(original(self._feeds[at]))
+        return self._wide[at]
 
     def _tell(self, what: str) -> Callable[[float], None] | None:
         """Says how far a run of a model is."""
         told = self._progress
         return None if told is None else lambda part: told(f"verifying: {what}, {part:.0%}")
+
+    @cached_property
+    def _rounding(self) -> float:
+        """What rounding the first input does to the reference."""
+        return self._gap_at(0, self._original([_shaken(self._feeds[0])])[0])
 
     @cached_property
     def _shaken(self) -> list[list[Array]]:
@@ -197,10 +231,27 @@ class Reference:
     def problem(self, pruned: Any) -> str:
         """What is wrong with a foreign model; empty if nothing is."""
         try:
-            proof = self.compare(pruned)
+            first, wrong = self._first_look(pruned)
+            if wrong:
+                return wrong
+            proof = self._compare(pruned, first)
         except Exception as error:
             return str(error).partition("\n")[0] or type(error).__name__
         return "" if proof.passed else proof.detail or f"results differ by {proof.max_error:.2g}"
+
+    def _first_look(self, pruned: Any) -> tuple[list[list[Array]], str]:
+        """What a module returns for the first input, and what is wrong with it where that is no rounding: many modules
+        may be tried, and most need no more than this.
+        """
+        if self._graph.frontend != "torch" or rounds(self._graph):
+            return [], ""
+        found, tolerance = list(self._start(pruned)(self._cut_inputs(self._feeds[0]))), _tolerance(self._graph)
+        error, detail = _largest_difference(self._expected[:1], [found], self._expected)
+        if tolerance < error < float("inf"):
+            if error <= HOPELESS * self._rounding:
+                error = self._wide_difference(pruned, [0], tolerance) or 0.0
+            detail = f"results differ by {error:.2g}"
+        return [found], detail if error > tolerance else ""
 
 
 def _instrumented(coupling: Coupling, keep: Array, without: Sequence[depth.Block], masks: Mapping[str, Array]) -> Any:
@@ -260,9 +311,12 @@ def _is_zero_matrix(weight: Weight) -> bool:
     return weight.plain and weight.trainable and len(weight.shape) > 1 and not weight.array().any()
 
 
-def _largest_difference(expected: list[list[Array]], found: list[list[Array]]) -> tuple[float, str]:
-    """Largest difference over all runs and outputs, each in units of how much that output varies; infinite where shapes
-    differ. An output that hardly depends on the input proves little: the returned sentence says so.
+def _largest_difference(
+    expected: list[list[Array]], found: list[list[Array]], runs: list[list[Array]] | None = None
+) -> tuple[float, str]:
+    """Largest difference over all runs and outputs, each in units of how much that output varies (over `runs`, where
+    those given are not all); infinite where shapes differ. An output that hardly depends on the input proves little:
+    the returned sentence says so.
     """
     worst, detail = 0.0, ""
     for outputs, candidates in zip(expected, found, strict=True):
@@ -270,7 +324,7 @@ def _largest_difference(expected: list[list[Array]], found: list[list[Array]]) -
             return float("inf"), f"{len(candidates)} outputs instead of {len(outputs)}"
     for i in range(len(expected[0])):
         wants, haves = [run[i] for run in expected], [run[i] for run in found]
-        unit, steady = _unit(wants)
+        unit, steady = _unit(wants if runs is None else [run[i] for run in runs])
         if steady:
             detail = f"output {i} hardly depends on the input, so this proves little"
         for want, have in zip(wants, haves, strict=True):

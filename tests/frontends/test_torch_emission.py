@@ -190,6 +190,34 @@ class BakedHeads(Heads):
         return self.out(nf.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(2, 4, 12))
 
 
+class Scaled(nn.Module):
+    """A layer with two numbers that equal a size, of which one follows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+        self.width, self.divisor = 6, 6
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.layer(x)).reshape(3, self.width) / self.divisor
+
+
+def test_attributes_of_alike_layers_are_tried_together() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(*(Scaled() for _ in range(4)), nn.Linear(6, 2)).eval()
+    graph = capture(module, torch.randn(3, 6)).copy()
+    for layer in range(4):
+        keep(graph, f"{layer}.layer.weight", 0, [0, 2, 5])
+        keep(graph, f"{layer}.layer.bias", 0, [0, 2, 5])
+        keep(graph, f"{layer + 1}.layer.weight" if layer < 3 else "4.weight", 1, [0, 2, 5])
+    for node in graph.nodes:
+        if node.kind == "reshape":
+            node.change(shape=(3, 3))
+    emitted = emit(graph)
+    assert emitted.form == "module", emitted.reason
+    assert [(s.width, s.divisor) for s in list(emitted.module.children())[:4]] == [(3, 6)] * 4
+
+
 def test_sizes_in_the_code_give_a_graph_module() -> None:
     graph = pruned_heads(BakedHeads())
     emitted = emit(graph)

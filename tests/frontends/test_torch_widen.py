@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
@@ -13,7 +15,9 @@ from torch import nn
 from graphprune import budgets, frontends, proof
 from graphprune.coupling import couple
 from graphprune.frontends.torch.execute import run
+from graphprune.masking import treatment
 from graphprune.passes.remove_channels import remove_channels
+from graphprune.running import wide_runner
 from tests.helpers import graph_of, random_plan
 
 
@@ -95,3 +99,63 @@ def test_a_real_difference_of_the_same_size_is_not_forgiven() -> None:
     found = _proof(lambda module: module.b.mul_(1.004))
     assert not found.passed
     assert found.max_error > 1e-3
+
+
+def test_wrong_modules_are_told_by_one_input_and_the_reference_runs_in_float64_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The caller's own class is tried with many settings: most trials must be cheap."""
+    graph = graph_of(cancelling(), torch.randn(2, 6, generator=torch.Generator().manual_seed(1)))
+    coupling = couple(graph)
+    keep = random_plan(coupling, budgets.channels(0.5)).kept(coupling)
+    right = frontends.emit(remove_channels(coupling, keep)).module
+    reference, runs = proof.Reference(coupling, keep), Counter[str]()
+    names = {id(reference._model): "reference", id(right): "right"}
+
+    def counted(graph: Any, model: Any) -> Any:
+        runs[names.get(id(model), "wrong")] += 0
+        plain = wide_runner(graph, model)
+
+        def run_wide(feed: Any) -> Any:
+            runs[names.get(id(model), "wrong")] += 1
+            assert plain is not None
+            return plain(feed)
+
+        return run_wide
+
+    monkeypatch.setattr(proof, "wide_runner", counted)
+    for factor in (1.01, 1.02, 1.03):
+        wrong = copy.deepcopy(right)
+        with torch.no_grad():
+            wrong.b.mul_(factor)
+        assert "results differ by" in reference.problem(wrong)
+    assert runs == {"reference": 1, "wrong": 3}
+    with monkeypatch.context() as patch:
+        patch.setattr(proof, "HOPELESS", 0.0)
+        assert "results differ by" in reference.problem(wrong)
+        assert runs == {"reference": 1, "wrong": 3}
+    assert not reference.problem(right)
+    assert runs["reference"] <= 3 and runs["right"] <= 4
+
+
+def test_values_of_a_model_in_memory_are_held_for_one_input_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three inputs at once would need three times the memory; a checkpoint's weights are read once for all instead."""
+    coupling = couple(graph_of(cancelling(), torch.randn(2, 6)))
+    reference = frontends.of(coupling.graph).instrument(
+        coupling.graph, treatment(coupling, np.ones(coupling.count, bool))
+    )
+    held: list[int] = []
+    walk = reference._walk
+
+    def counted(given: Any, progress: Any) -> Any:
+        held.append(len(given))
+        return walk(given, progress)
+
+    monkeypatch.setattr(reference, "_walk", counted)
+    told: list[float] = []
+    inputs = [((torch.randn(2, 6),), {}) for _ in range(3)]
+    found = reference.together(inputs, told.append)
+    assert held == [1, 1, 1]
+    assert told == sorted(told) and told[0] == 0 and 2 / 3 < told[-1] < 1
+    for (args, _), result in zip(inputs, found, strict=True):
+        torch.testing.assert_close(result, reference(*args))

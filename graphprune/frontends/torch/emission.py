@@ -27,6 +27,9 @@ _TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1}
 #: size (rounding).
 _OF_VARIATION, _OF_SIZE = 10.0, 0.1
 
+#: Attributes, or sets of alike ones, for which other values are tried.
+_MOST_TRIED = 16
+
 #: Says what is wrong with a module; nothing if it will do.
 Trial = Callable[[nn.Module], str]
 
@@ -184,7 +187,7 @@ def difference(got: list[np.ndarray], expected: list[np.ndarray], varied: list[f
 
 
 def _adapt(found: list[Setting], module: nn.Module, trial: Trial) -> str | None:
-    """Try size attributes at their new values: all, then those with several candidates one by one."""
+    """Try size attributes at their new values: all, then other values for alike ones together, then one by one."""
     if not found:
         return None
     chosen = {s: s.candidates[0] for s in found}
@@ -192,14 +195,24 @@ def _adapt(found: list[Setting], module: nn.Module, trial: Trial) -> str | None:
         apply_setting(setting, value)
     if not trial(module):
         return _describe(chosen)
-    for setting in found[:16]:
-        for value in (setting.before, *setting.candidates[1:]):
-            apply_setting(setting, value)
+    alike = _alike(found)
+    for same in [*alike, *([one] for several in alike if len(several) > 1 for one in several)][:_MOST_TRIED]:
+        for value in (same[0].before, *same[0].candidates[1:]):
+            for setting in same:
+                apply_setting(setting, value)
             if not trial(module):
-                chosen[setting] = value
-                return _describe(chosen)
-        apply_setting(setting, chosen[setting])
+                return _describe(chosen | dict.fromkeys(same, value))
+        for setting in same:
+            apply_setting(setting, chosen[setting])
     return None
+
+
+def _alike(found: list[Setting]) -> list[list[Setting]]:
+    """Attributes of one name and value in modules of one class: the layers of a network."""
+    groups: dict[str, list[Setting]] = {}
+    for s in found:
+        groups.setdefault(f"{type(s.owner)} {s.name} {s.before} {s.candidates}", []).append(s)
+    return list(groups.values())
 
 
 def _describe(chosen: dict[Setting, Any]) -> str:

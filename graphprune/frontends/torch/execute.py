@@ -110,8 +110,9 @@ def instrument(graph: Graph, treatment: Treatment) -> nn.Module:
 class Reference(nn.Module):
     """Calls the graph's operators one after the other, on the weights that the graph holds.
 
-    Several inputs go through each operator together: a weight that lies in a file is read and masked once for all of
-    them. Values are dropped after their last reader. Given some `nodes`, those only (see `through`).
+    Where weights lie in files, several inputs go through each operator together: a weight is read and masked once for
+    all of them. Else one goes after the other, which needs less memory. Values are dropped after their last reader.
+    Given some `nodes`, those only (see `through`).
     """
 
     def __init__(self, graph: Graph, treatment: Treatment, nodes: Sequence[Node] | None = None) -> None:
@@ -149,6 +150,15 @@ class Reference(nn.Module):
 
     def together(self, given: Sequence[tuple[Any, Any]], progress: Progress | None = None) -> list[Any]:
         """Run on several of the module's own arguments."""
+        lazy = any(v.weight is not None and v.weight.lazy for v in self._graph.weights().values())
+        parts = [given] if lazy else [[one] for one in given]
+        found = []
+        for at, part in enumerate(parts):
+            told = None if progress is None else partial(_tell_part, progress, at, len(parts))
+            found += self._walk(part, told)
+        return found
+
+    def _walk(self, given: Sequence[tuple[Any, Any]], progress: Progress | None) -> list[Any]:
         runs = [self._start(args, kwargs) for args, kwargs in given]
         for at, ((node, calls), done) in enumerate(zip(self._calls, self._done, strict=True)):
             if progress is not None:
@@ -218,6 +228,10 @@ class Reference(nn.Module):
         for mask in others:
             masked.masked_fill_(~mask.to(tensor.device), 0)
         return masked
+
+
+def _tell_part(progress: Progress, at: int, parts: int, done: float) -> None:
+    progress((at + done) / parts)
 
 
 def _last_read(graph: Graph, kept: set[Value]) -> list[list[Value]]:
