@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from . import frontends
 from .counting import Counter
 from .coupling import Coupling, Group
 from .errors import InputError, TargetError
+from .families import common_parts, families
 from .graph import uncollected
+from .ladders import Ladder, ranked
 from .ops.base import Array
 from .plans import Plan, plan_groups
 from .selection import check_globs, matches
@@ -76,7 +78,8 @@ def macs(ratio: float) -> Target:
 class Options:
     """`include`/`exclude`: globs on weight or node names; `overrides`: glob to ratio, first match wins.
 
-    With `uniform`, groups that are alike up to numbers in their names (the layers of a transformer) keep equal counts.
+    With `uniform`, groups that are alike up to numbers in their names (the layers of a transformer), or that the same
+    settings of a configuration rule, keep the same part of what they have.
     """
 
     include: Sequence[str] = ()
@@ -85,25 +88,6 @@ class Options:
     align: int | None = None
     floor: float = FLOOR
     uniform: bool = False
-
-
-@dataclass(eq=False)
-class _Ladder:
-    """The counts that a group, or several alike, may keep per row, ascending, and the rows in order of importance."""
-
-    groups: Sequence[Group]
-    counts: list[int]
-    ranked: Array
-    values: Array
-    level: int = 0
-    fixed: bool = False
-
-    def kept(self) -> Array:
-        return self.ranked[:, : self.counts[self.level]]
-
-    def step_value(self, level: int) -> float:
-        """Mean importance of what is gained by going up to `level`."""
-        return float(self.values[:, self.counts[level - 1] : self.counts[level]].mean())
 
 
 @uncollected()
@@ -141,7 +125,7 @@ def make_plan(coupling: Coupling, scores: Array, target: Target, options: Option
     )
 
 
-def _chosen(coupling: Coupling, ladders: Sequence[_Ladder], counter: Counter, target: Target, scores: Array) -> Array:
+def _chosen(coupling: Coupling, ladders: Sequence[Ladder], counter: Counter, target: Target, scores: Array) -> Array:
     """The kept components; what must come back to keep axes alive is taken off the budget and the rest met again."""
     if target.kind == "channels":
         keep = _mask(coupling, ladders)
@@ -178,38 +162,30 @@ def _selected(coupling: Coupling, options: Options) -> list[bool]:
 
 
 def _families(coupling: Coupling, open_groups: Sequence[bool], options: Options) -> list[list[Group]]:
-    """The groups one by one, or those together that must keep equal counts."""
+    """The groups one by one, or those together that must keep the same part."""
     if not options.uniform:
         return [[group] for group in coupling]
-    found: dict[object, list[Group]] = {}
-    for group in coupling:
-        pattern = re.sub(r"\d+", "#", group.name)
-        ratio = _override(coupling, group, options)
-        key = pattern, group.components.shape, group.width, open_groups[group.index], ratio
-        found.setdefault(key, []).append(group)
-    return list(found.values())
+    kinds = [(open_groups[group.index], _override(coupling, group, options)) for group in coupling]
+    return families(list(coupling), kinds, lambda: frontends.rulers(coupling.graph))
 
 
 def _ladder(
     coupling: Coupling, groups: Sequence[Group], scores: Array, target: Target, options: Options, free: bool
-) -> _Ladder:
-    group, components = groups[0], np.concatenate([g.components for g in groups])
-    rows, size = group.components.shape
-    order = np.argsort(-scores[components], axis=1, kind="stable")
-    ranked = np.take_along_axis(components, order, axis=1)
-    values = scores[ranked]
+) -> Ladder:
+    units = common_parts(groups)
+    rows = ranked(groups, scores, units)
     default = 1 if target.kind == "channels" else GLOBAL_ALIGN
     align = default if options.align is None else options.align
-    quantum = align // math.gcd(align, rows * group.width)
-    override = _override(coupling, group, options)
+    steps = (len(g.components) * g.width * (g.components.shape[1] // units) for g in groups)
+    quantum = math.lcm(*(align // math.gcd(align, step) for step in steps))
+    override = _override(coupling, groups[0], options)
     if not free:
-        return _Ladder(groups, [size], ranked, values, fixed=True)
+        return Ladder(groups, [units], rows, fixed=True)
     if override is not None or target.kind == "channels":
         ratio = target.ratio if override is None else override
-        return _Ladder(groups, [_round_up(_share(ratio, size), quantum, size)], ranked, values, fixed=True)
-    low = _round_up(max(1, math.ceil(options.floor * size)), quantum, size)
-    counts = list(dict.fromkeys([*range(low, size, quantum), size]))
-    return _Ladder(groups, counts, ranked, values)
+        return Ladder(groups, [_round_up(_share(ratio, units), quantum, units)], rows, fixed=True)
+    low = _round_up(max(1, math.ceil(options.floor * units)), quantum, units)
+    return Ladder(groups, list(dict.fromkeys([*range(low, units, quantum), units])), rows)
 
 
 def _override(coupling: Coupling, group: Group, options: Options) -> float | None:
@@ -232,16 +208,15 @@ def _round_up(count: int, quantum: int, size: int) -> int:
     return min(size, -(-count // quantum) * quantum)
 
 
-def _mask(coupling: Coupling, ladders: Sequence[_Ladder]) -> Array:
+def _mask(coupling: Coupling, ladders: Sequence[Ladder]) -> Array:
     keep = np.ones(coupling.count, bool)
     for ladder in ladders:
-        keep[ladder.ranked] = False
-        keep[ladder.kept()] = True
+        ladder.mark(keep)
     return keep
 
 
 def _meet(
-    coupling: Coupling, ladders: Sequence[_Ladder], measure: Callable[[Array], int], target: Target, spare: float
+    coupling: Coupling, ladders: Sequence[Ladder], measure: Callable[[Array], int], target: Target, spare: float
 ) -> None:
     """Raise the levels of the ladders, most important step first, while the cost is within the target less `spare`."""
     for ladder in ladders:
@@ -272,10 +247,10 @@ def _meet(
             return
 
 
-def _swap(coupling: Coupling, ladders: Sequence[_Ladder], measure: Callable[[Array], int], limit: float) -> bool:
+def _swap(coupling: Coupling, ladders: Sequence[Ladder], measure: Callable[[Array], int], limit: float) -> bool:
     """Raise one group by a level and lower another where that uses more of the limit; the best of all pairs."""
 
-    def cost(changes: Sequence[tuple[_Ladder, int]]) -> int:
+    def cost(changes: Sequence[tuple[Ladder, int]]) -> int:
         for ladder, by in changes:
             ladder.level += by
         found = measure(_mask(coupling, ladders))
@@ -294,7 +269,7 @@ def _swap(coupling: Coupling, ladders: Sequence[_Ladder], measure: Callable[[Arr
     return False
 
 
-def _step_values(ladder: _Ladder) -> list[tuple[int, float]]:
+def _step_values(ladder: Ladder) -> list[tuple[int, float]]:
     """Levels with values that never rise, so that a ranking takes them in order."""
     found, least = [], math.inf
     for level in range(1, len(ladder.counts)):
@@ -303,7 +278,7 @@ def _step_values(ladder: _Ladder) -> list[tuple[int, float]]:
     return found
 
 
-def _climb(coupling: Coupling, ladders: Sequence[_Ladder], steps: Sequence[tuple[float, int, int]]) -> Array:
+def _climb(coupling: Coupling, ladders: Sequence[Ladder], steps: Sequence[tuple[float, int, int]]) -> Array:
     for ladder in ladders:
         ladder.level = 0
     for _, i, level in steps:
@@ -312,7 +287,7 @@ def _climb(coupling: Coupling, ladders: Sequence[_Ladder], steps: Sequence[tuple
 
 
 def _fill(
-    ladders: Sequence[_Ladder],
+    ladders: Sequence[Ladder],
     keep: Array,
     steps: Sequence[tuple[float, int, int]],
     measure: Callable[[Array], int],
@@ -324,7 +299,7 @@ def _fill(
         if i in closed:
             continue
         ladder = ladders[i]
-        new = ladder.ranked[:, ladder.counts[level - 1] : ladder.counts[level]]
+        new = ladder.gained(level)
         keep[new] = True
         if measure(keep) <= limit:
             ladder.level = level
@@ -374,7 +349,7 @@ def _revive(coupling: Coupling, keep: Array, scores: Array, component: int) -> N
         keep[component if component in row else gone[np.argmax(scores[gone])]] = True
 
 
-def _reason(ladder: _Ladder, target: Target) -> str:
-    if len(ladder.counts) == 1 and ladder.counts[0] == ladder.ranked.shape[1]:
+def _reason(ladder: Ladder, target: Target) -> str:
+    if ladder.counts == [common_parts(ladder.groups)]:
         return "left alone"
     return "fixed share" if ladder.fixed else f"global ranking, {target}"

@@ -23,7 +23,7 @@ ORDER = [
     {"passes"},
     {"sparsity"},
     {"plans", "budgets", "depth"},
-    {"selection"},
+    {"selection", "families", "ladders"},
     {"piecewise"},
     {"calibration"},
     {"running"},

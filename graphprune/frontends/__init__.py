@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -55,6 +55,13 @@ def capture(module: Any, example_inputs: Any) -> Graph:
 def _with_training(graph: Graph) -> Graph:
     graph.training = frontend("torch").capture_training(graph)
     return graph
+
+
+def rulers(graph: Graph) -> Mapping[str, Hashable]:
+    """What rules the size of a weight's axis ("name[axis]"), where there is a configuration; equal for axes that can
+    only change together.
+    """
+    return of(graph).rulers(graph) if graph.frontend == "checkpoint" else {}
 
 
 def emit(graph: Graph, trial: Callable[[Any], str] | None = None) -> Any:

@@ -14,15 +14,14 @@ from safetensors.torch import load_file
 import graphprune as gp
 from benchmarks.suites import transformers_models
 from graphprune.frontends.checkpoint.conversion import Converted, spelling
-from graphprune.frontends.checkpoint.layout import packed_again
+from graphprune.frontends.checkpoint.layout import packed_again, stored_weights
+from graphprune.frontends.checkpoint.origin import checkpoint_of
 from graphprune.frontends.checkpoint.shards import Stored, read_shards
 from graphprune.frontends.checkpoint.skeleton import class_of, read_config, skeleton
 from graphprune.frontends.checkpoint.streaming import write_shards
 from graphprune.frontends.torch import flatten_outputs, random_inputs
 from graphprune.frontends.torch.arrays import to_torch
 from graphprune.graph import Weight
-
-EXPERT = "model.layers.0.mlp.experts.{}.w1.weight"
 
 
 def moved(folder: Path) -> tuple[Any, dict[str, Stored | Converted], list[Any]]:
@@ -78,11 +77,14 @@ def test_experts_are_scored_sliced_and_written_one_at_a_time(tmp_path: Path, mon
     graph = gp.load(tmp_path / "whole")
     assert not seen
     pruned = gp.apply(graph, gp.plan(graph, "channels=0.5", uniform=True))
-    gp.save(pruned, tmp_path / "small")
+    origin = checkpoint_of(pruned)
+    assert origin.module is not None
+    weights = dict(stored_weights(pruned, origin, {}))
+    write_shards(packed_again(weights, origin.module, origin.transforms), tmp_path, 1 << 30)
     assert len(seen) == len(read_shards(tmp_path / "whole")) and most == [2]
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "nomic_bert"])
+@pytest.mark.parametrize("name", ["mixtral", "nomic_bert"])
 def test_a_packed_folder_becomes_one_again(name: str, tmp_path: Path) -> None:
     """Spelled and packed as it was, with fewer experts; the same numbers as our own model's."""
     made = transformers_models.save(name, tmp_path / "whole")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from .emission import emit
 from .loading import from_config, load
 from .pretrained import pretrained
+from .ruling import rulers
 from .running import change_inputs, instrument, named_inputs, random_inputs, run, run_all, spans
 from .writing import save
 
@@ -20,6 +21,7 @@ __all__ = [
     "named_inputs",
     "pretrained",
     "random_inputs",
+    "rulers",
     "run",
     "run_all",
     "save",

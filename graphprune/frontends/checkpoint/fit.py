@@ -56,7 +56,7 @@ def fit(graph: Graph) -> Fitted:
     layers = numbered(origin, graph)
     search = _Search(origin, graph, layers)
     config = search.run()
-    changes = {p: (v, _get(config.to_dict(), p)) for p, v in _integers(origin.config.to_dict(), lists=False)}
+    changes = {p: (v, _get(config.to_dict(), p)) for p, v in integers(origin.config.to_dict(), lists=False)}
     changes = {p: (old, new) for p, (old, new) in changes.items() if old != new and p not in search.special}
     return Fitted(config, changes, layers.names)
 
@@ -141,7 +141,7 @@ class _Search:
 
     def _sizes(self) -> Iterator[tuple[Path, Any]]:
         """Integers that may be sizes: ids of special tokens are none."""
-        return ((p, v) for p, v in _integers(self.data) if not any(p[: len(own)] == own for own in self.special))
+        return ((p, v) for p, v in integers(self.data) if not any(p[: len(own)] == own for own in self.special))
 
     def _options(self, value: int) -> list[int]:
         return sorted(self.became.get(value, set()) - {value}) if value > 1 else []
@@ -177,7 +177,7 @@ class _Search:
     def _config(self, chosen: Mapping[Path, int]) -> Any:
         data = copy.deepcopy(self.data)
         for path, value in chosen.items():
-            _set(data, path, value)
+            change(data, path, value)
         kept = kept_ids(self.graph)
         if kept is not None:
             renumber(data, kept)
@@ -266,15 +266,15 @@ def _became(graph: Graph, layers: Layers) -> dict[int, set[int]]:
     return found
 
 
-def _integers(data: Any, path: Path = (), *, lists: bool = True) -> Iterator[tuple[Path, Any]]:
+def integers(data: Any, path: Path = (), *, lists: bool = True) -> Iterator[tuple[Path, Any]]:
     """Every integer in nested data with its path; lists of numbers as one item where `lists` is False."""
     if isinstance(data, dict):
         for key, item in data.items():
-            yield from _integers(item, (*path, key), lists=lists)
+            yield from integers(item, (*path, key), lists=lists)
     elif isinstance(data, (list, tuple)):
         if lists:
             for at, item in enumerate(data):
-                yield from _integers(item, (*path, at))
+                yield from integers(item, (*path, at))
         else:
             yield path, data
     elif isinstance(data, int) and not isinstance(data, bool):
@@ -287,7 +287,8 @@ def _get(data: Any, path: Path) -> Any:
     return data
 
 
-def _set(data: Any, path: Path, value: int) -> None:
+def change(data: Any, path: Path, value: int) -> None:
+    """Put another number into a configuration's data; raises InputError where it is in a tuple."""
     *front, last = path
     for key in front:
         data = data[key]

@@ -68,7 +68,7 @@ def skeleton(config: Any, cls: Any, dtype: torch.dtype | None = None) -> nn.Modu
     """
     try:
         with quiet():
-            model = _on_meta(config, cls, dtype)
+            model = on_meta(config, cls, dtype)
             _fill_buffers(model)
     except Exception as error:
         raise InputError(f"{cls.__name__} cannot be built from its configuration: {first_line(error)}") from error
@@ -76,7 +76,8 @@ def skeleton(config: Any, cls: Any, dtype: torch.dtype | None = None) -> nn.Modu
     return model.eval()
 
 
-def _on_meta(config: Any, cls: Any, dtype: torch.dtype | None) -> nn.Module:
+def on_meta(config: Any, cls: Any, dtype: torch.dtype | None) -> nn.Module:
+    """The model of a configuration with sizes alone; raises whatever its class does."""
     with ExitStack() as stack:
         stack.enter_context(torch.device("meta"))
         stack.enter_context(_safe_creation())
