@@ -69,12 +69,12 @@ def folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def tokens() -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
+def tokens(seed: int = 0) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
     """Calibration samples of full length, and batches of texts of any length."""
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder())
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     first, second = docstrings()
     given = tokenizer(first, truncation=True, max_length=LENGTH)["input_ids"]
     full = np.array([ids for ids in given if len(ids) == LENGTH], np.int64)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
+import numpy as np
+
 from ..calibration import Flow, Samples
 from ..graph import Graph, Node, Value
 from ..ops.base import Array
@@ -21,6 +23,9 @@ from .patterns import Pattern
 from .products import Meeting, meeting
 
 Say = Callable[[str], None]
+
+#: Elements of data that a statistic takes in at once, or some more.
+_ELEMENTS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,8 @@ class Calibrated(ABC):
         if isinstance(statistic, str):
             self.told.update((layer.value.name, Told(f"by magnitude: {statistic}")) for layer in layers)
             return
-        for data in flow.values(found.value):
-            statistic.add(found.rows(data, len(self.samples.batches)))
+        for rows in self._rows(flow, found):
+            statistic.add(rows)
         self._statistics.update((layer.value.name, statistic) for layer in layers)
 
     def _measure_shared(
@@ -138,8 +143,19 @@ class Calibrated(ABC):
         for level in order:
             flow.advance()
             for name, one in level:
-                for data in flow.values(one.value):
-                    self._statistics[name].add(one.rows(data, len(self.samples.batches)))
+                for rows in self._rows(flow, one):
+                    self._statistics[name].add(rows)
+
+    def _rows(self, flow: Flow, found: Meeting) -> Iterator[Array]:
+        """What is met in all batches, some thousand rows at a time: large products keep processors busy."""
+        held: list[Array] = []
+        for data in flow.values(found.value):
+            held.append(found.rows(data, len(self.samples.batches)))
+            if sum(rows.size for rows in held) >= _ELEMENTS:
+                yield np.concatenate(held, axis=1)
+                held = []
+        if held:
+            yield np.concatenate(held, axis=1)
 
     def _met(self, layer: Layer, depth: Mapping[Value, int]) -> list[Meeting]:
         """What the layer meets, as far as that can be seen; what is not seen is told."""

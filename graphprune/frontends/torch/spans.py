@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from ...graph import Graph, Node, Value
 from ..spans import Cut, Span, SpanRunner, cut
 from ..treatment import Treatment
-from .arrays import to_numpy, to_torch
+from .arrays import shared, to_numpy
 from .execute import Reference
 from .origin import origin_of
 from .tracing import split_inputs
@@ -62,7 +62,8 @@ def _open(graph: Graph, part: Cut) -> SpanRunner:
 
 
 def _tensor(item: Any, device: torch.device | None) -> Any:
-    return to_torch(item).to(device or "cpu") if isinstance(item, np.ndarray) else item
+    """Nothing in a captured graph writes to what it reads, so that no copy is needed."""
+    return shared(item).to(device or "cpu") if isinstance(item, np.ndarray) else item
 
 
 def _array(item: Any) -> Any:
