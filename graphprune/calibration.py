@@ -205,7 +205,7 @@ class Flow:
         self._graph = graph
         self._spans = spans_of(graph, taps)
         pairs = zip(taps, self._spans, strict=True)
-        self._names = {v: n for group, span in pairs for v, n in zip(group, span.taps, strict=True)}
+        self._names = {v.name: n for group, span in pairs for v, n in zip(group, span.taps, strict=True)}
         self._store = Scratch()
         self._count = len(samples.batches)
         self._at = -1
@@ -226,9 +226,9 @@ class Flow:
                 self._store[number, name] = item
 
     def values(self, value: Value) -> Iterator[Array]:
-        """A value of the current span, of each batch in turn."""
+        """A value of the current span (or the same one of a copy of the graph), of each batch in turn."""
         for number in range(self._count):
-            yield self._store[number, self._names[value]]
+            yield self._store[number, self._names[value.name]]
 
     def _forget(self, names: Iterable[str]) -> None:
         for name in names:

@@ -1,7 +1,8 @@
 """Methods that look at data: layers in the order in which data reach them, each judged by what it meets.
 
-A layer's data are taken when all layers before it are sparse already, so that it makes up for what those lost. Between
-two layers only what lies between them is run, once for all samples.
+A layer's data are taken when all layers before it are sparse already, so that it makes up for what those lost. A method
+that changes what stays is also shown what the layer met in the model as it was. Between two layers only what lies
+between them is run, once for all samples.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Told:
 class Statistic(Protocol):
     """What is remembered of data: as much for many batches as for one."""
 
-    def add(self, rows: Array) -> None:
-        """Take in `[matrices, rows, columns]`."""
+    def add(self, rows: Array, before: Array | None = None) -> None:
+        """Take in `[matrices, rows, columns]`; and what stood there in the model as it was, where that is known."""
 
 
 class Calibrated(ABC):
@@ -98,27 +99,31 @@ class Calibrated(ABC):
         self, graph: Graph, levels: Sequence[Sequence[Layer]], met: Mapping[str, Meeting], say: Say
     ) -> Iterator[Layer]:
         taps = [list(dict.fromkeys(met[layer.value.name].value for layer in level)) for level in levels]
-        flow = Flow(graph, self.samples, taps) if levels else None
+        if not levels:
+            return
+        flows = [Flow(graph, self.samples, taps)]
+        if self.updates:
+            flows.append(_of_copy(graph, self.samples, taps))
         for number, level in enumerate(levels):
-            assert flow is not None
             say(f"running the calibration data ({number + 1} of {len(levels)})")
-            flow.advance()
+            for flow in flows:
+                flow.advance()
             alike: dict[object, list[Layer]] = defaultdict(list)
             for layer in level:
                 alike[met[layer.value.name].key].append(layer)
             for group in alike.values():
-                self._measure(flow, met[group[0].value.name], group)
+                self._measure(flows, met[group[0].value.name], group)
                 yield from group
                 for layer in group:
                     self._statistics.pop(layer.value.name, None)
 
-    def _measure(self, flow: Flow, found: Meeting, layers: Sequence[Layer]) -> None:
+    def _measure(self, flows: Sequence[Flow], found: Meeting, layers: Sequence[Layer]) -> None:
         statistic = self.statistic(found)
         if isinstance(statistic, str):
             self.told.update((layer.value.name, Told(f"by magnitude: {statistic}")) for layer in layers)
             return
-        for rows in self._rows(flow, found):
-            statistic.add(rows)
+        for rows in zip(*(self._rows(flow, found) for flow in flows), strict=True):
+            statistic.add(*rows)
         self._statistics.update((layer.value.name, statistic) for layer in layers)
 
     def _measure_shared(
@@ -166,6 +171,13 @@ class Calibrated(ABC):
             why = why or f"what it is multiplied with is a constant or lies in a body, before {layer.node.op}"
             self.told[layer.value.name] = Told(f"by magnitude: {why}")
         return seen
+
+
+def _of_copy(graph: Graph, samples: Samples, taps: Sequence[Sequence[Value]]) -> Flow:
+    """The data on their way through the graph as it is now, whatever becomes of its weights."""
+    twin = graph.copy()
+    known = {value.name: value for value in twin.values()}
+    return Flow(twin, samples, [[known[value.name] for value in group] for group in taps])
 
 
 def _twins(graph: Graph, layers: Sequence[Layer]) -> dict[str, Layer]:

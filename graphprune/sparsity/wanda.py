@@ -9,6 +9,7 @@ import numpy as np
 from ..ops.base import Array
 from .calibrated import Calibrated, Statistic, Told
 from .layers import Layer
+from .methods import zeroed
 from .patterns import Pattern
 from .products import Meeting, from_matrices, to_matrices
 
@@ -19,7 +20,7 @@ class Norms:
     def __init__(self) -> None:
         self._sums: Array = np.zeros(())
 
-    def add(self, rows: Array) -> None:
+    def add(self, rows: Array, before: Array | None = None) -> None:
         """See `Statistic`."""
         self._sums = self._sums + np.einsum("krc,krc->kc", rows, rows, dtype=np.float64)
 
@@ -55,4 +56,4 @@ def masked(layer: Layer, array: Array, pattern: Pattern, squares: Array, note: s
         empty = ~squares.any(1, keepdims=True)  # matrices that no data reached
         matrices = matrices * np.sqrt(np.where(empty, 1.0, squares)).astype(matrices.dtype)[:, None, :]
     mask = pattern.keep(from_matrices(layer, matrices), layer)
-    return mask, np.where(mask, array, np.zeros((), array.dtype)), Told(note)
+    return mask, zeroed(array, mask), Told(note)

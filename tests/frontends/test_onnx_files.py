@@ -16,7 +16,7 @@ from onnx import ModelProto, helper
 
 from graphprune.errors import GraphPruneError, InputError
 from graphprune.frontends import onnx as frontend
-from graphprune.frontends.onnx import saving
+from graphprune.frontends.onnx import checking, saving
 from graphprune.graph import Weight
 from tests.frontends.onnx_tools import checked, feeds, linear, run, weight
 
@@ -199,6 +199,37 @@ def test_a_result_that_fails_the_checker_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(GraphPruneError, match="the written model fails the ONNX checker"):
         frontend.save(graph, tmp_path / "out.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_checker_sees_large_weights_by_their_sizes(tmp_path: Path) -> None:
+    """Their elements are left out; what is wrong with their sizes is found all the same."""
+    whole = linear()
+    light = checking.without_data(whole)
+    assert {i.name for i in light.graph.input} - {i.name for i in whole.graph.input} == {"w"}
+    assert {t.name for t in light.graph.initializer} == {t.name for t in whole.graph.initializer} - {"w"}
+    graph = frontend.from_model(whole)
+    graph.weights()["w"].weight = Weight.of(weight(40, 32))
+    with pytest.raises(GraphPruneError, match="the written model fails the ONNX checker"):
+        frontend.save(graph, tmp_path / "out.onnx")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, m: setattr(t, "raw_data", t.raw_data[:-4]), "holds 2044 bytes but its shape"),
+        (lambda t, m: m.graph.initializer.append(t), "not a valid ONNX model: .*w"),
+        (lambda t, m: t.float_data.append(1.0), "not a valid ONNX model: .*w"),
+        (lambda t, m: setattr(t, "name", ""), "not a valid ONNX model: "),
+        (lambda t, m: setattr(m, "ir_version", 3), "not a valid ONNX model: .*w"),
+    ],
+    ids=["short", "twice", "two fields", "nameless", "no input in IR 3"],
+)
+def test_bad_large_weights(tmp_path: Path, change: Any, message: str) -> None:
+    made = linear()
+    change(next(t for t in made.graph.initializer if t.name == "w"), made)
+    (tmp_path / "bad.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(InputError, match=message):
+        frontend.load(tmp_path / "bad.onnx")
 
 
 def test_models_that_never_passed_full_inference_are_held_to_the_plain_checker(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 import graphprune as gp
 from graphprune import sparsity
 from graphprune.errors import InputError
+from graphprune.sparsity.methods import zeroed
 from graphprune.sparsity.patterns import best_along, quantile
 
 IMAGE = torch.randn(2, 8, 9, 9)
@@ -144,3 +146,16 @@ def test_a_global_threshold_is_the_quantile_of_all_weights() -> None:
 def test_a_bad_pattern_is_said_to_be_one(text: str, match: str) -> None:
     with pytest.raises(InputError, match=match):
         sparsity.parse(text)
+
+
+@pytest.mark.parametrize("name", ["float16", "float32", "float64", "bfloat16", "int8", "complex128"])
+def test_masked_entries_are_zero_and_others_stay_to_the_bit(name: str) -> None:
+    random, dtype = np.random.default_rng(0), np.dtype(getattr(ml_dtypes, name, name))
+    array = (random.standard_normal((6, 8)) * 9).astype(dtype)
+    if dtype.kind != "i":
+        array[0, 0], array[1, 1] = np.nan, -0.0
+    for given in (array, array.T, array[::2, ::-1]):
+        mask = random.random(given.shape) > 0.5
+        found, expected = zeroed(given, mask), np.where(mask, given, np.zeros((), dtype))
+        assert found.dtype == dtype
+        assert found.tobytes() == np.ascontiguousarray(expected).tobytes()

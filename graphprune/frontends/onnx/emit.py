@@ -33,7 +33,10 @@ def emit(graph: Graph) -> ModelProto:
 def fill(model: ModelProto, weights: dict[str, Weight]) -> None:
     """Put the data of these weights into the model's initializers, which are headers so far."""
     for tensor in model.graph.initializer:
-        put_elements(tensor, weights[tensor.name].array())
+        array = weights[tensor.name].array()
+        if array.shape != tuple(tensor.dims):
+            raise GraphPruneError(f"the weight '{tensor.name}' is to have the shape {list(tensor.dims)}: {array.shape}")
+        put_elements(tensor, array)
 
 
 @uncollected()

@@ -11,13 +11,11 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
 
 from ...errors import InputError
-from .contrib import DEFAULT_DOMAIN_EXTRAS
+from .checking import PROTO_LIMIT, first_line, tolerated, without_data
 from .order import put_in_order
 from .protos import subgraphs, without_weights
 from .tensors import external_file, is_external
 
-#: protobuf cannot serialise more than this.
-PROTO_LIMIT = 1_900_000_000
 #: Bytes of a weight that is left out where only names and types are looked at.
 _LARGE = 1024
 OLDEST_OPSET = 9
@@ -58,7 +56,8 @@ def _read(path: Path) -> tuple[ModelProto, bool]:
         raise InputError(f"the model file '{path}' cannot be read: {error.strerror}") from error
     model = _parse(data, path)
     check_structure(model, f"'{path}'", path.parent)
-    moved = not _passes(str(path), f"'{path}'") and _sorted(model, f"'{path}'")
+    seen = str(path) if external_tensors(model) else without_data(model)  # a file, for its data files are checked, too
+    moved = not _passes(seen, f"'{path}'") and _sorted(model, f"'{path}'")
     return model, moved
 
 
@@ -131,8 +130,9 @@ def _tensors(graph: onnx.GraphProto) -> list[TensorProto]:
 
 def check_model(model: ModelProto, name: str) -> ModelProto:
     """Run the onnx checker on a model in memory; return it, or a copy whose nodes are in order. Raises InputError."""
-    carried = model.ByteSize() < PROTO_LIMIT and not external_tensors(model)
-    if _passes(model if carried else _light(model), name):
+    seen = without_data(model)
+    carried = seen.ByteSize() < PROTO_LIMIT and not external_tensors(model)
+    if _passes(seen if carried else _light(model), name):
         return model
     if not _sorted(_light(model), name):
         return model
@@ -183,20 +183,3 @@ def _light(model: ModelProto) -> ModelProto:
 
 def _emptied(tensor: TensorProto) -> TensorProto:
     return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0])
-
-
-def tolerated(error: Exception) -> bool:
-    """Whether the checker only dislikes an operator that onnxruntime runs all the same.
-
-    Those are its own operators in the default domain, and GroupNormalization as opset 18 had it.
-    """
-    if "Op registered for GroupNormalization is deprecated" in str(error):
-        return True
-    missing = re.search(r"No Op registered for (\w+)", str(error))
-    return missing is not None and missing.group(1) in DEFAULT_DOMAIN_EXTRAS
-
-
-def first_line(error: Exception) -> str:
-    """The first telling line of a checker's message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__

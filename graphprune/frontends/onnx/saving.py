@@ -15,9 +15,9 @@ from onnx import ModelProto, TensorProto
 
 from ...errors import GraphPruneError, InputError
 from ...graph import Graph, Weight
-from .emit import build, emit, fill
+from .checking import PROTO_LIMIT, first_line, full_failure, with_small_data
+from .emit import build, fill
 from .origin import Origin
-from .reading import PROTO_LIMIT, first_line, tolerated
 from .tensors import onnx_dtype, to_tensor
 
 #: Tensors below this size stay inside the model: shape inference reads them.
@@ -48,8 +48,11 @@ def save(graph: Graph, path: str | Path) -> None:
     except OSError as error:
         raise InputError(f"the output '{path}' cannot be written: {error.strerror}") from error
     try:
+        if data is None:
+            _check(with_small_data(model, weights), graph.origin)
         _write(model, weights, folder, data)
-        check_file(folder / _PARTIAL, graph.origin)
+        if data is not None:
+            _check(str(folder / _PARTIAL), graph.origin)
         _move(folder, target, data)
     except OSError as error:
         raise InputError(f"the output '{path}' cannot be written: {error.strerror or error}") from error
@@ -106,31 +109,20 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def check_file(path: Path, origin: Origin) -> None:
-    """Run the onnx checker with full shape inference on a file that was just written.
+def _check(model: ModelProto | str, origin: Origin) -> None:
+    """Raise GraphPruneError where the checker with full shape inference refuses what is written.
 
     A model that failed full inference before anything was changed is held to the plain checker only.
     """
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-        return
-    except Exception as error:
-        failure = error
-    if tolerated(failure):
-        return
-    if not _was_inferable(origin):
-        try:
-            onnx.checker.check_model(str(path))
-            return
-        except Exception as error:
-            failure = error
-    raise GraphPruneError(f"the written model fails the ONNX checker: {first_line(failure)}") from failure
+    failure = full_failure(model, lambda: _was_inferable(origin))
+    if failure is not None:
+        raise GraphPruneError(f"the written model fails the ONNX checker: {first_line(failure)}") from failure
 
 
 def _was_inferable(origin: Origin) -> bool:
     """Whether the model as it was read passes the checker with full shape inference."""
     try:
-        onnx.checker.check_model(emit(origin.first), full_check=True) if origin.first is not None else None
+        onnx.checker.check_model(with_small_data(*build(origin.first)), full_check=True) if origin.first else None
     except Exception:  # then it cannot be asked of the output either
         return False
     return True
