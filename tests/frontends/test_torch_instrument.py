@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as nf
 from torch import nn
 
-from graphprune.frontends.torch import capture, instrument, run
+from graphprune.frontends.torch import capture, instrument, run, run_all
+from graphprune.frontends.torch.execute import Reference
 from graphprune.frontends.treatment import Compaction, Index, Treatment
+from graphprune.graph import Weight
 
 
 def mask(*kept: int, size: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -91,3 +94,29 @@ def test_results_keep_their_structure() -> None:
     x = torch.randn(2)
     result = instrument(capture(Net(), {"x": x}), Treatment())(x=x)
     assert list(result) == ["double", "x"] and torch.equal(result["double"], x * 2)
+
+
+def test_a_weight_that_lies_in_a_file_is_turned_around_once_for_all_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And masked once: what it becomes may be as large as all experts of a layer."""
+
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.weight.transpose(0, 1)
+
+    net, feeds = Turned().eval(), [torch.randn(2, 4) for _ in range(3)]
+    graph = capture(net, feeds[0])
+    turn = next(n for n in graph.nodes if n.kind == "transpose")
+    value = graph.weights()["weight"]
+    array = net.weight.detach().numpy()
+    value.weight = Weight(array.shape, array.dtype, lambda: array, lazy=True)
+    runs, before = [], Reference._run
+    monkeypatch.setattr(Reference, "_run", lambda self, node, *given: runs.append(node) or before(self, node, *given))
+    reference = instrument(graph, Treatment({turn.outputs[0].name: [mask(0, 2, size=3, shape=(1, 3))]}))
+    for feed, (found,) in zip(feeds, run_all(reference, feeds), strict=True):
+        expected = (net(feed) * torch.tensor([1, 0, 1])).detach().numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert runs.count(turn) == 1

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from ...graph import Graph, Node, Value
 from ..treatment import Compaction, Index, Treatment
+from .aliasing import mutates
 from .arrays import shared, to_numpy, to_torch
 from .examples import fresh_like
 from .graph_module import takes
@@ -129,6 +130,7 @@ class Reference(nn.Module):
         wanted = graph.nodes if nodes is None else nodes
         self._calls: list[tuple[Node, Calls]] = [(n, call_of(n, self._constant)) for n in wanted]
         self._done = _last_read(graph, {*graph.outputs, *self._bypass.values()})
+        self._turned = _turned(graph.nodes)
         weights = graph.weights().values() if nodes is None else dict.fromkeys(v for n in nodes for v in n.reads())
         # Weights that lie in a file are read each time they are used: there may be more than memory holds. A few
         # operators run many times: what they need is read once.
@@ -165,6 +167,9 @@ class Reference(nn.Module):
                 progress(at / len(self._calls))
             held = {v: self._weight(v) for v in node.inputs if v is not None and v.weight is not None}
             for env in runs:
+                if node in self._turned and env is not runs[0]:
+                    env.update({v: runs[0][v] for v in node.outputs if v in runs[0]})
+                    continue
                 inputs = [None if v is None else held[v] if v in held else env[v] for v in node.inputs]
                 self._keep(env, node, self._run(node, calls, inputs))
                 for value in done:
@@ -232,6 +237,13 @@ class Reference(nn.Module):
 
 def _tell_part(progress: Progress, at: int, parts: int, done: float) -> None:
     progress((at + done) / parts)
+
+
+def _turned(nodes: Sequence[Node]) -> set[Node]:
+    """Nodes that turn a weight around for an operator: what they make is large, and the same for all inputs."""
+    written = {v for n in nodes if mutates(getattr(n.source, "target", None)) for v in n.inputs}
+    turns = (n for n in nodes if n.kind == "transpose" and n.inputs[0] is not None and n.inputs[0].weight is not None)
+    return {n for n in turns if not written.intersection(n.outputs)}
 
 
 def _last_read(graph: Graph, kept: set[Value]) -> list[list[Value]]:
