@@ -339,6 +339,9 @@ def _groups(coupling: Coupling, cells: list[Array]) -> list[Group]:
     members = members[np.lexsort((born.position[members], born.axis[members]))]
     cuts = np.flatnonzero(np.diff(born.axis[members])) + 1
     found += [part[None, :] for part in np.split(members, cuts) if part.size]
+    for rows in found:
+        if rows.size == 1 and born.width[rows].item() > 1:
+            coupling.hold(rows.reshape(-1), Reason(OPERATOR, "all its indices hang together, and cannot go one by one"))
     found = sorted((rows for rows in found if rows.size > 1), key=lambda rows: int(born.axis[rows].min()))
     return [_group(coupling, born, i, rows) for i, rows in enumerate(found)]
 

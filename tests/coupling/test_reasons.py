@@ -72,6 +72,19 @@ def test_an_operator_that_fixes_an_axis_says_how() -> None:
     )
 
 
+def test_an_axis_in_one_piece_says_so() -> None:
+    """Each channel is added to its neighbour: none can go without all others."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = m.a(x)
+        return m.b(y + y.roll(1, -1))
+
+    found = frozen(Net(call, a=nn.Linear(5, 4), b=nn.Linear(4, 3)), torch.randn(2, 5))
+    assert {("a.weight", 0), ("a.bias", 0), ("b.weight", 1)} < set(found)
+    assert (found["a.weight", 0].cause, found["a.weight", 0].indices) == (OPERATOR, 4)
+    assert "all its indices hang together" in found["b.weight", 1].reason
+
+
 def test_a_part_that_is_fixed_is_found_behind_a_concat() -> None:
     """Half of what the second layer reads is the input itself."""
 
