@@ -109,7 +109,7 @@ class Weight:
         """
 
         def read() -> np.ndarray:
-            return np.ascontiguousarray(cut(self.array()))
+            return np.asarray(cut(self.array()), order="C")  # `ascontiguousarray` would give a scalar an axis
 
         if not self.lazy:
             return Weight.of(read(), trainable=self.trainable, tied=self.tied)
