@@ -240,7 +240,7 @@ class Result:
     model: Any
     plan: Plan
     report: Report
-    graph: Graph
+    graph: Graph = field(repr=False)
     coupling: Coupling = field(repr=False)
     emitted: Any = field(repr=False)
 

@@ -67,7 +67,8 @@ def _arrays_of(path: str | Path) -> dict[str, Array]:
     except FileNotFoundError:
         raise InputError(f"there is no file '{path}'") from None
     except (OSError, ValueError, BadZipFile, EOFError) as error:
-        hint = ": it holds pickled objects, which are never loaded" if "allow_pickle" in str(error) else f": {error}"
+        pickled = "allow_pickle" in str(error)  # numpy says so of every file that it does not know, too
+        hint = ": it is none, or holds pickled objects, which are never loaded" if pickled else f": {error}"
         raise InputError(f"'{path}' cannot be read as calibration data (.npz){hint}") from error
 
 

@@ -35,7 +35,7 @@ class SparseResult:
 
     masks: Masks
     report: SparseReport
-    graph: Graph
+    graph: Graph = field(repr=False)
     emitted: Any = field(repr=False)
 
     @cached_property

@@ -68,7 +68,7 @@ class CastPrecision(Pass):
         islands = self.islands(graph, ranges)
         remarks = [Remark(node.name, f"left in float32: {why}") for node, why in islands.items()]
         if ranges is None and self.to == "float16":
-            remarks.append(Remark("", "what overflows on data was not measured, for none were given (data=FILE.npz)"))
+            remarks.append(Remark("", "what overflows on data was not measured, for none were given (--data FILE.npz)"))
         return self._cast(graph, islands, ranges), remarks
 
     def cast(self, graph: Graph, ranges: Ranges | None = None) -> Graph:

@@ -11,6 +11,7 @@ import numpy as np
 
 from graphprune import frontends
 from graphprune.calibration import Flow, Samples
+from graphprune.errors import InputError
 from graphprune.frontends.summing import Summing
 from graphprune.graph import Graph, Node, Value
 from graphprune.ops.base import Array
@@ -36,7 +37,11 @@ class Ranges:
 
 
 def measure(graph: Graph, samples: Samples, say: Callable[[str], None] = lambda _: None) -> Ranges:
-    """Run a graph in float32 on samples, part by part, so that few of its values are held at once."""
+    """Run a graph in float32 on samples, part by part, so that few of its values are held at once.
+
+    Raises InputError for samples that are not finite: they say nothing of ranges.
+    """
+    _expect_finite(samples)
     values, consumers = _measurable(graph), graph.consumers()
     groups = _groups(values, samples)
     flow = Flow(graph, samples, groups)
@@ -54,6 +59,13 @@ def measure(graph: Graph, samples: Samples, say: Callable[[str], None] = lambda 
                     name = node.outputs[0].name
                     sums[name] = max(sums[name], largest_sum(sizes, how))
     return Ranges(dict(peaks), dict(sums))
+
+
+def _expect_finite(samples: Samples) -> None:
+    for batch in samples.batches:
+        for name, array in batch.items():
+            if array.dtype == WIDE and not np.isfinite(array).all():
+                raise InputError(f"the calibration data for '{name}' hold numbers that are not finite")
 
 
 def _measurable(graph: Graph) -> list[Value]:

@@ -89,6 +89,10 @@ Method = Annotated[
         show_default=False,
     ),
 ]
+Seconds = Annotated[
+    float | None,
+    typer.Option("--seconds", min=0, help="How long --permute may search.", metavar="N", show_default=False),
+]
 MasksOut = Annotated[
     Path | None, typer.Option("--masks-out", help="Write the masks (.safetensors), for training.", metavar="FILE")
 ]

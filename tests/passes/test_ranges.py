@@ -160,6 +160,12 @@ def test_what_nothing_needs_is_not_measured() -> None:
     assert set(measure(graph, calibration.read(graph, {"x": samples(4, 4)})).values) == {"x", "y"}
 
 
+def test_data_that_are_not_finite_say_nothing() -> None:
+    graph = wide_in_the_middle()
+    with pytest.raises(InputError, match="the calibration data for 'x' hold numbers that are not finite"):
+        measure(graph, calibration.read(graph, {"x": np.full((2, 16), np.nan, np.float32)}))
+
+
 def test_ends_that_the_type_cannot_hold(tmp_path: Path) -> None:
     graph = wide_in_the_middle()
     path = data_file(tmp_path, samples(size=1e5))
