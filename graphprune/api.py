@@ -21,6 +21,7 @@ from .graph import Graph
 from .measuring import benchmark
 from .passes.base import Pass
 from .passes.cast_precision import CastPrecision
+from .passes.permute import Permute
 from .passes.pipeline import PassTiming, parse_pipeline, run_pipeline
 from .passes.remove_blocks import RemoveBlocks
 from .passes.remove_channels import RemoveChannels, remove_channels
@@ -65,7 +66,7 @@ __all__ = [
 
 
 #: Passes that look at data.
-_LOOKING = (Sparsify, CastPrecision)
+_LOOKING = (Sparsify, Permute, CastPrecision)
 
 
 def load(model: str | Path, input_shapes: Any = None) -> Graph:
@@ -185,7 +186,7 @@ def _given(passes: list[Pass], data: str | Path | None) -> list[Pass]:
     if data is None:
         return passes
     if not any(isinstance(step, _LOOKING) for step in passes):
-        raise InputError("none of the passes looks at data: sparsify and cast-precision do")
+        raise InputError("none of the passes looks at data: sparsify, permute and cast-precision do")
     return [replace(s, data=str(data)) if isinstance(s, _LOOKING) and not s.data else s for s in passes]
 
 

@@ -84,7 +84,7 @@ def sparsify(
     if permute:
         with clock("reordering channels"):
             step = Permute(pattern, tuple(include), tuple(exclude), seconds, seed)
-            order = step.reordered(graph, clock.say)
+            order = step.reordered(graph, clock.say, maker.samples if isinstance(maker, Calibrated) else None)
         layers, left = sparsity.choose(order.graph, wanted, include, exclude)
     start = graph if order is None else order.graph
     with clock("making weights sparse"):
@@ -98,7 +98,8 @@ def sparsify(
             emitted = frontends.emit(made.graph)
     notes = _data_notes(maker, method, data, made, verify)
     report = _report(graph, made, left, method, emitted, proof, clock.seconds, notes)
-    report = replace(report, reordered=[] if order is None else order.gains)
+    judged = "magnitude times the norm of its data" if isinstance(maker, Calibrated) else "magnitude"
+    report = replace(report, reordered=[] if order is None else order.gains, reordered_by=judged)
     if proof is not None and not proof.passed:
         raise VerificationError(
             f"the sparse '{graph.name}' differs from {proof.against} by {proof.max_error:.2g} "

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphprune import sparsity
+from graphprune import calibration, sparsity
+from graphprune.calibration import Samples
 from graphprune.coupling import Coupling, couple
 from graphprune.errors import InputError
 from graphprune.graph import Graph
@@ -47,7 +48,8 @@ def reorder(coupling: Coupling, moved: Array) -> Graph:
 class Permute(Pass):
     """Let coupled channels trade places, so that those which N:M would drop together are kept apart: more of the
     magnitude survives `sparsify` with the same pattern. What the model computes stays, but for the order of sums.
-    `seconds` bounds the search.
+    `seconds` bounds the search. With calibration data (`data`, an .npz file) entries count as much as their magnitude
+    times the norm of what they are multiplied with.
     """
 
     name: ClassVar[str] = "permute"
@@ -57,13 +59,16 @@ class Permute(Pass):
     exclude: tuple[str, ...] = ()
     seconds: float = SECONDS
     seed: int = 0
+    data: str = ""
 
     def run(self, graph: Graph) -> Graph:
         """Reorder."""
-        return self.reordered(graph).graph
+        return self.reordered(graph, samples=calibration.read(graph, self.data) if self.data else None).graph
 
-    def reordered(self, graph: Graph, progress: Callable[[str], None] = lambda _: None) -> Reordered:
-        """The graph in its new order, and what each set of channels gained."""
+    def reordered(
+        self, graph: Graph, progress: Callable[[str], None] = lambda _: None, samples: Samples | None = None
+    ) -> Reordered:
+        """The graph in its new order, and what each set of channels gained; judged by `samples`, where there are."""
         pattern = sparsity.parse(self.pattern)
         if not isinstance(pattern, sparsity.NM):
             raise InputError(f"the order of channels matters to N:M patterns, not to '{self.pattern}'")
@@ -73,6 +78,9 @@ class Permute(Pass):
         if not trades:
             return Reordered(graph, coupling, np.arange(coupling.count), [])
         method = sparsity.METHODS["magnitude"]()
+        if samples is not None:
+            own = {layer.value: layer for trade in trades for layer, _ in trade.layers}
+            method = sparsity.weighed(graph, list(own.values()), samples, progress)
         moved, gains = choose_order(
             coupling, trades, pattern, method, seconds=self.seconds, seed=self.seed, progress=progress
         )

@@ -241,7 +241,8 @@ class SparseReport:
     """What making a model sparse did; `macs` are those of the whole model.
 
     `reordered` are the sets of channels that traded places, with the share of the magnitude of the weights that
-    contract them that the pattern keeps before and after, and that the best entries anywhere would keep (`free`).
+    contract them that the pattern keeps before and after, and that the best entries anywhere would keep (`free`);
+    `reordered_by` says what is meant by magnitude there.
     """
 
     model: str
@@ -251,6 +252,7 @@ class SparseReport:
     macs: int
     rows: list[SparseRow]
     reordered: list[Gain] = field(default_factory=list)
+    reordered_by: str = "magnitude"
     proof: Proof | None = None
     output_form: str = ""
     output_reason: str = ""

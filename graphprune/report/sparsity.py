@@ -70,8 +70,8 @@ def _reordered_line(report: SparseReport) -> str:
     share = f", {won / lost:.1%} of what the pattern loses against as many entries anywhere" if lost > 0 else ""
     mean = won / len(report.reordered)
     return (
-        f"Reordered: {len(report.reordered)} sets of channels, which keeps {mean:.2%} more of the magnitude of the"
-        f" weights that contract them{share}."
+        f"Reordered: {len(report.reordered)} sets of channels, which keeps {mean:.2%} more of the weights that"
+        f" contract them, by {report.reordered_by}{share}."
     )
 
 

@@ -12,6 +12,7 @@ from .making import Made, Outcome, choose, make_sparse
 from .masks import Masks
 from .methods import METHODS, Method, Scored
 from .patterns import FORMS, NM, Pattern, parse
+from .weighed import weighed
 
 __all__ = [
     "FORMS",
@@ -38,4 +39,5 @@ __all__ = [
     "parse",
     "restore_compact",
     "save_compact",
+    "weighed",
 ]

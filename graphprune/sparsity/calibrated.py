@@ -82,7 +82,7 @@ class Calibrated(ABC):
     def walk(self, graph: Graph, layers: Sequence[Layer], say: Say) -> Iterator[Layer]:
         """The layers, each when its statistic is there; whoever asks for the next one has made it sparse in `graph`."""
         own = _twins(graph, layers)
-        depth = _depths(graph, list(own.values()))
+        depth = layer_depths(graph, list(own.values()))
         met = {name: self._met(layer, depth) for name, layer in own.items()}
         shared = {name: found for name, found in met.items() if len({m.key for m in found}) > 1}
         self._measure_shared(graph, shared, depth, say)
@@ -186,7 +186,7 @@ def _twins(graph: Graph, layers: Sequence[Layer]) -> dict[str, Layer]:
     return {layer.value.name: replace(found[layer.value.name]) for layer in layers}
 
 
-def _depths(graph: Graph, layers: Sequence[Layer]) -> dict[Value, int]:
+def layer_depths(graph: Graph, layers: Sequence[Layer]) -> dict[Value, int]:
     """How many of the layers lie, at most, one after the other before each computed value."""
     readers = {read.node for layer in layers for read in layer.reads}
     found = dict.fromkeys(graph.inputs, 0)

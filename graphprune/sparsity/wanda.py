@@ -29,6 +29,11 @@ class Norms:
         """Their squares."""
         return self._sums
 
+    @property
+    def finite(self) -> bool:
+        """Whether the data were."""
+        return bool(np.isfinite(self._sums).all())
+
 
 class Wanda(Calibrated):
     """`|weight| * norm of its data` (Sun et al. 2023, "A Simple and Effective Pruning Approach for Large Language
@@ -49,11 +54,15 @@ class Wanda(Calibrated):
 
 def masked(layer: Layer, array: Array, pattern: Pattern, squares: Array, note: str) -> tuple[Array, Array, Told]:
     """A mask by Wanda's scores, from the squared norms of columns; by magnitude where data hold no finite numbers."""
-    matrices = to_matrices(layer, np.abs(array.astype(np.result_type(array.dtype, np.float32), copy=False)))
     if not np.isfinite(squares).all():
-        note = "by magnitude: its data are not finite"
-    else:
-        empty = ~squares.any(1, keepdims=True)  # matrices that no data reached
-        matrices = matrices * np.sqrt(np.where(empty, 1.0, squares)).astype(matrices.dtype)[:, None, :]
-    mask = pattern.keep(from_matrices(layer, matrices), layer)
+        note, squares = "by magnitude: its data are not finite", np.ones_like(squares)
+    mask = pattern.keep(weigh(layer, array, squares), layer)
     return mask, zeroed(array, mask), Told(note)
+
+
+def weigh(layer: Layer, array: Array, squares: Array) -> Array:
+    """Wanda's scores, laid out as the weight; `squares` are squared norms of columns: `[matrices (or 1), columns]`."""
+    matrices = to_matrices(layer, np.abs(array.astype(np.result_type(array.dtype, np.float32), copy=False)))
+    empty = ~squares.any(1, keepdims=True)  # matrices that no data reached
+    norms = np.sqrt(np.where(empty, 1.0, squares)).astype(matrices.dtype)
+    return from_matrices(layer, matrices * norms[:, None, :])

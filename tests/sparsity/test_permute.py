@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import graphprune as gp
-from graphprune import sparsity
+from graphprune import calibration, sparsity
 from graphprune.coupling import couple
 from graphprune.errors import InputError
-from graphprune.passes.permute import Permute, reorder
+from graphprune.passes.permute import Permute, Reordered, reorder
 from graphprune.sparsity.permuting import find_trades
 from graphprune.sparsity.search import kept_magnitude, search
 from tests.helpers import zero_in_fours
@@ -111,6 +111,45 @@ def test_permuted_models_keep_more_and_are_proven(route: str) -> None:
         weight = result.graph.weights()[name].weight.array()
         assert zero_in_fours(mask, 1) == {2}
         assert not weight[~mask].any()
+
+
+def _uneven() -> tuple[nn.Module, torch.Tensor]:
+    """Two layers; what the second meets differs in size by far, and where it is large its weights are small."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 16)).eval()
+    sizes = torch.logspace(-2, 2, 64)[torch.randperm(64)]
+    with torch.no_grad():
+        net[0].weight.mul_(sizes[:, None])
+        net[0].bias.mul_(sizes)
+        net[2].weight.div_(sizes.sqrt())
+    return net, torch.randn(200, 8)
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_with_data_the_order_keeps_what_the_method_counts(method: str, tmp_path: Path) -> None:
+    net, x = _uneven()
+    graph, example = gp.capture(net, x[:4]), x[:4]
+    samples = calibration.read(graph, {"input": x.numpy()})
+    by_data = Permute(seconds=1).reordered(graph, samples=samples)
+    by_size = Permute(seconds=1).reordered(graph)
+    norms = net[1](net[0](x)).detach().square().sum(0).sqrt().numpy()
+
+    def counted(order: Reordered) -> float:
+        scores = np.abs(order.graph.weights()["2.weight"].weight.array())
+        unit = order.original({"2.weight": np.tile(np.arange(64), (16, 1))})["2.weight"][0]  # where each lies now
+        assert sorted(unit.tolist()) == list(range(64))
+        return float(np.sort((scores * norms[np.argsort(unit)]).reshape(16, -1, 4), -1)[..., 2:].sum())
+
+    assert by_data.gains[0].after > by_data.gains[0].before
+    assert counted(by_data) > counted(by_size)
+    result = gp.sparsify(net, example, method=method, data={"input": x.numpy()}, permute=True, seconds=1)
+    assert result.report.proof is not None and result.report.proof.passed
+    assert result.report.reordered_by == "magnitude times the norm of its data"
+    assert result.report.reordered[0].after == pytest.approx(by_data.gains[0].after, rel=0.02)
+    np.savez(tmp_path / "data.npz", input=x.numpy())
+    after, rows = gp.optimize(graph, "permute{seconds=1},sparsify{method=wanda}", True, tmp_path / "data.npz")
+    assert [row.changed for row in rows] == [True, True]
+    assert zero_in_fours(after.weights()["2.weight"].weight.array(), 1) == {2}
 
 
 def test_only_n_m_asks_for_an_order() -> None:
