@@ -52,6 +52,8 @@ class Weight:
     """
 
     plain = True
+    #: Whether several elements share a byte, so that none of them can be masked.
+    packed = False
 
     def __init__(
         self,

@@ -79,8 +79,7 @@ class Permute(Pass):
             return Reordered(graph, coupling, np.arange(coupling.count), [])
         method = sparsity.METHODS["magnitude"]()
         if samples is not None:
-            own = {layer.value: layer for trade in trades for layer, _ in trade.layers}
-            method = sparsity.weighed(graph, list(own.values()), samples, progress)
+            method = sparsity.weighed(graph, layers, samples, progress)
         moved, gains = choose_order(
             coupling, trades, pattern, method, seconds=self.seconds, seed=self.seed, progress=progress
         )

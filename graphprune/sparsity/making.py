@@ -19,6 +19,9 @@ from .masks import Masks
 from .methods import Method, Scored, settled, zeroed
 from .patterns import Pattern, Unstructured
 
+_UNWANTED = "the user left it out"
+_PACKED = "its integers are packed, several in a byte"
+
 
 @dataclass(frozen=True)
 class Made:
@@ -58,13 +61,15 @@ def choose(
     chosen = []
     for layer in layers:
         wanted = (not include or matches(layer.names, include)) and not matches(layer.names, exclude)
-        reason = "the user left it out" if not wanted else pattern.unfit(layer)
+        packed = layer.value.weight is not None and layer.value.weight.packed
+        reason = _UNWANTED if not wanted else _PACKED if packed else pattern.unfit(layer)
         if reason:
             left.append(Left(layer.value, reason, layer.node))
         else:
             chosen.append(layer)
     if not chosen:
-        first = f": '{left[0].value.shown}': {left[0].reason}" if left else ""
+        own = [row for row in left if row.reason != _UNWANTED] or left
+        first = f": '{own[0].value.shown}': {own[0].reason}" if own else ""
         raise InputError(f"no weight of '{graph.name}' can take the pattern {pattern.text}{first}")
     return chosen, left
 

@@ -46,6 +46,31 @@ def test_a_folder_becomes_a_sparse_folder_and_a_compact_file(folder: Path, tmp_p
     assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("method", ["magnitude", "wanda"])
+def test_a_folder_in_bfloat16_stays_bfloat16(method: str, folder: Path, tmp_path: Path) -> None:
+    import transformers
+
+    whole = transformers.AutoModelForCausalLM.from_pretrained(folder).bfloat16()
+    whole.save_pretrained(tmp_path / "bf16")
+    words = ["sparsify", str(tmp_path / "bf16"), "-o", str(tmp_path / "sparse"), "--method", method]
+    if method != "magnitude":
+        np.savez(tmp_path / "data.npz", input_ids=np.random.default_rng(0).integers(0, 50, (8, 16)))
+        words += ["--data", str(tmp_path / "data.npz")]
+    assert run([*words, "--report", str(tmp_path / "told.json"), "--compact", str(tmp_path / "w.safetensors")]) == 0
+    assert json.loads((tmp_path / "told.json").read_text())["proof"]["passed"] is True
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "sparse", dtype="auto")
+    before = dict(whole.named_parameters())
+    for name, weight in model.named_parameters():
+        assert weight.dtype == torch.bfloat16, name
+        if "proj.weight" in name:
+            array = weight.detach().float().numpy()
+            assert min(zero_in_fours(array, 1)) >= 2, name
+            assert np.array_equal(array[array != 0], before[name].detach().float().numpy()[array != 0])
+    compact = gp.load_compact(tmp_path / "w.safetensors")
+    state = model.state_dict()
+    assert all(np.array_equal(compact[n].astype(np.float32), state[n].float().numpy()) for n in state)
+
+
 def test_a_folder_is_made_sparse_weight_by_weight(folder: Path) -> None:
     result = gp.sparsify(folder, verify=False)
     weights = result.graph.weights()

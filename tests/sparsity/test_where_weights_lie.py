@@ -8,11 +8,13 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper, parser
 
 import graphprune as gp
 from graphprune import sparsity
 from graphprune.errors import InputError
+from graphprune.runtimes import get
 from tests.helpers import zero_in_fours
 
 HEAD = '<ir_version: 9, opset_import: ["": 18, "com.microsoft": 1]>'
@@ -70,6 +72,21 @@ CASES: dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, int]]] = {
         " y = If(c) <then_branch = one () => (a) { a = MatMul(x, w) },"
         " else_branch = other () => (b) { b = MatMul(x, v) }> }",
         {"w": (8, 5), "v": (8, 5)},
+        {"w": 0, "v": 0},
+    ),
+    "loop": (
+        "(float[2,8] x) => (float[2,8] y) {"
+        " n = Constant<value_int=3>() t = Constant<value = bool {1}>()"
+        " y = Loop(n, t, x) <body = one (int64 i, bool c, float[2,8] h) => (bool d, float[2,8] o)"
+        " { d = Identity(c) m = MatMul(h, w) o = Relu(m) }> }",
+        {"w": (8, 8)},
+        {"w": 0},
+    ),
+    "scan": (
+        "(float[2,8] z, float[3,2,8] x) => (float[3,2,8] y) {"
+        " e, y = Scan<num_scan_inputs=1, body = one (float[2,8] h, float[2,8] q) => (float[2,8] o, float[2,8] p)"
+        " { m = MatMul(q, w) k = MatMul(h, v) a = Add(m, k) o = Tanh(a) p = Identity(o) }>(z, x) }",
+        {"w": (8, 8), "v": (8, 8)},
         {"w": 0, "v": 0},
     ),
     "read twice": (
@@ -145,3 +162,75 @@ def test_integers_behind_scales_are_sparse_as_stored() -> None:
     assert zero_in_fours(stored != arrays["z"], 0) == {2}
     with pytest.raises(InputError, match="quantised"):
         gp.save_compact(result, "never.safetensors")
+
+
+def test_weights_that_a_body_owns() -> None:
+    numbers = ", ".join(f"{number:.3f}" for number in np.random.default_rng(1).standard_normal(64))
+    text = (
+        "(float[2,8] x, bool c) => (float[2,8] y) { y = If(c) <"
+        f" then_branch = one () => (a) <float[8,8] own = {{{numbers}}}> {{ a = MatMul(x, own) }},"
+        " else_branch = other () => (b) { b = MatMul(x, v) }> }"
+    )
+    result = gp.sparsify(made(text, {"v": (8, 8)}))
+    assert set(result.masks) == {"own", "v"}
+    assert result.report.proof is not None and result.report.proof.passed
+    for name in result.masks:
+        assert zero_in_fours(result.graph.weights()[name].weight.array(), 0) == {2}
+    for flag, name in ((True, "own"), (False, "v")):
+        x = np.eye(8, dtype=np.float32)[:2]
+        (found,) = get("onnxruntime").compile(result.model).run({"x": x, "c": np.array(flag)})
+        assert np.array_equal(found, result.graph.weights()[name].weight.array()[:2])
+
+
+@pytest.mark.parametrize("zero_points", [False, True])
+def test_integers_of_few_bits_are_left_and_named(zero_points: bool) -> None:
+    """Several of them share a byte, in blocks with a scale: no mask can be laid there, and the rest is made sparse."""
+    random = np.random.default_rng(0)
+    operands = "h, q, s, z" if zero_points else "h, q, s"
+    text = (
+        "(float[2,8] x) => (float[2,8] y) { h = MatMul(x, w)"
+        f" y = com.microsoft.MatMulNBits<K=32, N=8, bits=4, block_size=16>({operands}) }}"
+    )
+    model = made(text, {"w": (8, 32)})
+    parts = {"q": random.integers(0, 256, (8, 2, 8), np.uint8), "s": random.uniform(0.1, 1, 16).astype(np.float32)}
+    parts |= {"z": random.integers(0, 256, 8, np.uint8)} if zero_points else {}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in parts.items())
+    result = gp.sparsify(model)
+    assert set(result.masks) == {"w"}
+    assert result.report.proof is not None and result.report.proof.passed
+    assert {row.name: row.reason for row in result.report.rows if row.reason} == {
+        "q": "its integers are packed, several in a byte"
+    }
+    after = initializers(result.model)
+    assert all(np.array_equal(after[name], array) for name, array in parts.items())
+    with pytest.raises(InputError, match="can take the pattern 2:4: 'q': its integers are packed"):
+        gp.sparsify(model, include=["q"])
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("given", ["nothing", "permute", "data"])
+def test_lstm_of_torch(layers: int, given: str) -> None:
+    """All four gates of each layer and direction; the caller's class keeps its own parameters."""
+    torch.manual_seed(0)
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = torch.nn.LSTM(8, 16, layers, batch_first=True, bidirectional=layers > 1)
+            self.head = torch.nn.Linear(16 * min(layers, 2), 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.rnn(x)[0])
+
+    net, x = Net().eval(), torch.randn(2, 5, 8)
+    data = {"x": np.random.default_rng(0).standard_normal((10, 5, 8), np.float32)} if given == "data" else None
+    result = gp.sparsify(net, x, data=data, permute=given == "permute", seconds=0.2)
+    assert result.report.proof is not None and result.report.proof.passed
+    assert result.report.output_form == "own class"
+    matrices = {name: p for name, p in result.model.named_parameters() if p.dim() > 1}
+    assert set(result.masks) == set(matrices)
+    for name, parameter in matrices.items():
+        assert zero_in_fours(result.masks[name], 1) == {2}
+        assert min(zero_in_fours(parameter.detach().numpy(), 1)) >= 2, name
+    seen = {row.name: row.note for row in result.report.rows if "weight_hh" in row.name}
+    assert all(("by magnitude" in note) == (given == "data") for note in seen.values())

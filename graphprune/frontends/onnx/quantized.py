@@ -273,11 +273,16 @@ class Encoded(Weight):
             return part
         return replace(part, weight=Weight.of(np.ascontiguousarray(left), trainable=False, tied=False))
 
+    @property
+    def packed(self) -> bool:  # type: ignore[override]
+        """See `Weight`."""
+        return self.parts[0] is not None and isinstance(self.parts[0].layout, Nibbles)
+
     def masked(self, masks: Iterable[Array]) -> Weight:
         """Integers are masked at their zero point."""
         first = self.parts[0]
         assert first is not None
-        if isinstance(first.layout, Nibbles):
+        if self.packed:
             raise GraphPruneError(f"the weight '{first.name}' is packed and cannot be masked")
         if not first.weight.plain:
             return self._with(self.shape, [replace(first, weight=first.weight.masked(masks)), *self.parts[1:]])
