@@ -61,6 +61,10 @@ class Permute(Pass):
     seed: int = 0
     data: str = ""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < np.inf:
+            raise InputError(f"a search for a better order needs some seconds, not {self.seconds:g}")
+
     def run(self, graph: Graph) -> Graph:
         """Reorder."""
         return self.reordered(graph, samples=calibration.read(graph, self.data) if self.data else None).graph

@@ -91,7 +91,7 @@ Method = Annotated[
 ]
 Seconds = Annotated[
     float | None,
-    typer.Option("--seconds", min=0, help="How long --permute may search.", metavar="N", show_default=False),
+    typer.Option("--seconds", help="How long --permute may search (60).", metavar="N", show_default=False),
 ]
 MasksOut = Annotated[
     Path | None, typer.Option("--masks-out", help="Write the masks (.safetensors), for training.", metavar="FILE")

@@ -152,6 +152,12 @@ def test_with_data_the_order_keeps_what_the_method_counts(method: str, tmp_path:
     assert zero_in_fours(after.weights()["2.weight"].weight.array(), 1) == {2}
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_a_search_needs_time(seconds: float) -> None:
+    with pytest.raises(InputError, match="needs some seconds, not"):
+        Permute(seconds=seconds)
+
+
 def test_only_n_m_asks_for_an_order() -> None:
     with pytest.raises(InputError, match="N:M patterns, not to 'row:0.5'"):
         Permute("row:0.5").run(gp.capture(mixed(), IMAGE))
