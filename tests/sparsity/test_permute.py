@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -50,15 +51,19 @@ def mixed() -> Mixed:
     return net
 
 
-def test_search_recovers_a_third_of_what_2_4_loses() -> None:
-    """Of what 2:4 loses against the best half anywhere; NVIDIA's published search: 35.5 % at this size, in a minute."""
-    random = np.random.default_rng(3)
-    matrix = np.abs(random.standard_normal((128, 64)))
-    order = search(matrix, 2, 4, seconds=0.9)
+@pytest.mark.parametrize("kind", ["normal", "uniform"])
+def test_search_recovers_a_third_of_what_2_4_loses(kind: str) -> None:
+    """Of what 2:4 loses against the best half anywhere; NVIDIA's published search: 35.5 % at this size, in a minute.
+
+    The clock counts readings, so that a busy machine makes the search slower and not worse.
+    """
+    random, ticks = np.random.default_rng(3), itertools.count()
+    matrix = np.abs(random.standard_normal((128, 64))) if kind == "normal" else random.random((128, 64))
+    order = search(matrix, 2, 4, seconds=4000, clock=lambda: float(next(ticks)))
     assert sorted(order.tolist()) == list(range(64))
     free = np.sort(matrix, axis=None)[matrix.size // 2 :].sum()
     before, after = (kept_magnitude(m, 2, 4) for m in (matrix, matrix[:, order]))
-    assert (after - before) / (free - before) > 0.33
+    assert (after - before) / (free - before) > 0.34
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (4, 8), (1, 2)])

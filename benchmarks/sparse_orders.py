@@ -1,0 +1,144 @@
+"""How much of what 2:4 loses an order of channels wins back: on random matrices and whole models.
+
+Cases of `python -m benchmarks.sparse_speed`. Share: of the magnitude that 2:4 loses against the best half of each
+weight without a pattern, over all weights that can be 2:4.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import common, zoo
+
+SECONDS = 60.0
+MATRICES = ("normal", "uniform")
+#: Trained ones, but for ResNet-50, whose weights are random.
+MODELS = ("digits", "resnet20", "resnet56", "encoder", "resnet50")
+CASES = tuple(f"order-{name}" for name in (*MATRICES, *MODELS))
+
+
+def matrices(kind: str) -> None:
+    """Five random matrices of 128x64, 0.95 s of processor time each."""
+    from graphprune.sparsity.search import kept_magnitude, search
+
+    shares = []
+    for seed in range(5):
+        random = np.random.default_rng(seed)
+        matrix = np.abs(random.standard_normal((128, 64))) if kind == "normal" else random.random((128, 64))
+        order = search(matrix, 2, 4, seconds=0.95, seed=seed, clock=time.process_time)
+        free = np.sort(matrix, axis=None)[matrix.size // 2 :].sum()
+        before, after = (kept_magnitude(m, 2, 4) for m in (matrix, matrix[:, order]))
+        shares.append((after - before) / (free - before))
+    common.tell(recovered=float(np.mean(shares)), least=min(shares), most=max(shares), search_s=0.95)
+
+
+def cifar(path: Path) -> Any:
+    """A ResNet for CIFAR (He et al. 2016, section 4.2, shortcuts without parameters) from its weights."""
+    import torch
+    from safetensors.torch import load_file
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self, before: int, width: int) -> None:
+            super().__init__()
+            self.more, self.stride = (width - before) // 2, 1 if width == before else 2
+            self.conv1 = nn.Conv2d(before, width, 3, self.stride, 1, bias=False)
+            self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+            self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+            if self.stride > 1:
+                x = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.more, self.more))
+            return torch.relu(x + y)
+
+    class ResNet(nn.Module):
+        def __init__(self, blocks: int) -> None:
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+            for stage, (before, width) in enumerate(((16, 16), (16, 32), (32, 64)), 1):
+                layers = [Block(before if not i else width, width) for i in range(blocks)]
+                self.add_module(f"layer{stage}", nn.Sequential(*layers))
+            self.linear = nn.Linear(64, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.layer3(self.layer2(self.layer1(torch.relu(self.bn1(self.conv1(x))))))
+            return self.linear(x.mean((2, 3)))
+
+    weights = load_file(path)
+    net = ResNet(sum(name.startswith("layer1.") and name.endswith(".conv1.weight") for name in weights))
+    net.load_state_dict(weights, strict=False)
+    assert set(net.state_dict()) - set(weights) <= {n for n in net.state_dict() if n.endswith("num_batches_tracked")}
+    return net.eval()
+
+
+def _model(name: str, options: Any) -> tuple[Any, Any]:
+    """A model and its example input."""
+    import torch
+
+    if name == "digits":
+        return common.ROOT / "models" / "digits_resnet.onnx", None
+    if name == "resnet50":
+        return zoo.exported(name, options.cache), None
+    if name == "encoder":
+        from benchmarks.sparse_quality import LENGTH, encoder
+
+        ids = torch.ones(2, LENGTH, dtype=torch.int64)
+        return encoder(), {"input_ids": ids, "attention_mask": ids}
+    if options.data is None:
+        raise FileNotFoundError("its weights lie in the folder that --data names (cifar10-jpeg/)")
+    return cifar(options.data / "cifar10-jpeg" / f"{name}.safetensors"), torch.randn(2, 3, 32, 32)
+
+
+def model(name: str, options: Any) -> None:
+    """One model, with the proof that its outputs stay."""
+    import graphprune as gp
+
+    given, example = _model(name, options)
+    graph = gp.load(given) if example is None else gp.capture(given, example)
+    plain, free = (gp.sparsify(graph, pattern=p, verify=False) for p in ("2:4", "unstructured:0.5"))
+    busy = time.process_time()
+    ordered = gp.sparsify(graph, pattern="2:4", permute=True, seconds=SECONDS, verify=True)
+    busy = time.process_time() - busy
+    before, after, best = (_kept(result, list(plain.masks)) for result in (plain, ordered, free))
+    proof = ordered.report.proof
+    common.tell(
+        recovered=(after - before) / (best - before),
+        lost=1 - before / best,
+        search_s=round(ordered.report.seconds["reordering channels"], 1),
+        cpu_s=round(busy, 1),
+        max_error=None if proof is None else proof.max_error,
+    )
+
+
+def _kept(result: Any, names: list[str]) -> float:
+    """Magnitude that is left in some weights."""
+    weights = result.graph.weights()
+    return sum(float(np.abs(weights[name].weight.array()).sum(dtype=np.float64)) for name in names)
+
+
+def run(case: str, options: Any) -> None:
+    """One case."""
+    name = case.removeprefix("order-")
+    if name in MATRICES:
+        matrices(name)
+    else:
+        zoo.torchvision()
+        model(name, options)
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """A row for each case."""
+    rows = []
+    for case, r in results.items():
+        shares = [
+            None if r.get(key) is None else f"{100 * r[key]:.1f} %" for key in ("recovered", "least", "most", "lost")
+        ]
+        error = None if r.get("max_error") is None else f"{r['max_error']:.1e}"
+        rows.append([case.removeprefix("order-"), *shares, r.get("search_s"), r.get("cpu_s"), error, r.get("error")])
+    head = ["what", "recovered", "least", "most", "2:4 loses", "search s", "CPU s with the proof", "max error", "error"]
+    return common.table(head, rows)
