@@ -19,13 +19,13 @@ from ..ops.base import Array
 _TOGETHER = 128
 _DEALS = 2
 #: The first deal is finished, and an annealing when it is cold, unless it takes so many times as long as it should.
-_PATIENCE, _LONGEST = 2.0, 1.25
+_PATIENCE, _LONGEST = 2.0, 1.5
 #: Rows that gains are estimated from.
 _ROWS = 4096
 #: Temperatures at the start and at the end of an annealing, in units of the largest gain of the first exchange.
 _HOT, _COLD = 0.08, 0.04
-#: Share of an annealing in which it is warm; then only gains are taken. It must have time for so many rounds.
-_WARM, _FEW = 0.9, 200
+#: Share of an annealing in which it is warm; then only gains are taken, with time for so many rounds.
+_WARM, _COOLING = 0.9, 12
 _SMALLEST_GAIN = 1e-6
 
 Clock = Callable[[], float]
@@ -73,7 +73,7 @@ def search(
                 return order
             if len(own) > 1:
                 left = max(1 - spent, 0.0) * seconds if deal else share
-                _improve(matrix, order, own, _Annealing(n, m, random, min(share, left), clock))
+                _improve(matrix, order, own, _Annealing(n, m, random, min(share, left), clock, alone=part == groups))
     return order
 
 
@@ -91,17 +91,19 @@ def _improve(matrix: Array, order: Array, groups: Array, annealing: _Annealing) 
 class _Annealing:
     """An annealing of so many seconds over a few hundred columns."""
 
-    def __init__(self, n: int, m: int, random: np.random.Generator, seconds: float, clock: Clock) -> None:
+    def __init__(
+        self, n: int, m: int, random: np.random.Generator, seconds: float, clock: Clock, *, alone: bool
+    ) -> None:
         self.n, self.m, self.random = n, m, random
-        self._seconds, self._clock = seconds, clock
+        self._seconds, self._clock, self._alone = seconds, clock, alone
 
     def run(self, columns: Array) -> Array:
         """The best order that was met of columns (`[columns, rows]`, float32)."""
         start = self._clock()
         self._begin(columns)
         begun = self._clock() - start  # a round refreshes half as much
-        warm = _WARM if 2 * self._seconds > _FEW * begun else 0.0
-        if warm:
+        warm = min(_WARM, 1 - _COOLING * begun / (2 * self._seconds))
+        if warm > 0:
             self._noise = self.random.gumbel(size=max(1 << 18, 2 * self._closed.size)).astype(np.float32)
         best, kept = self._order.copy(), self._kept()
         most = max(1, len(columns) // self.m // 4)  # exchanges at a time, when warm
@@ -110,7 +112,7 @@ class _Annealing:
             heat = scale * _HOT * (_COLD / _HOT) ** (spent / warm) if spent < warm else 0.0
             pairs = self._pairs(heat, most if heat else len(columns))
             if not pairs:
-                if heat:  # other noise may find some
+                if heat and self._alone:  # other noise may find some; elsewhere another deal is the better use of time
                     continue
                 break
             for i, j in pairs:
@@ -172,7 +174,7 @@ class _Annealing:
         inside = own >= least
         a = ranked[:, : self.n].sum(1)[:, None] - np.where(inside, own, least)
         b = np.where(inside, ranked[:, self.n, None], least).reshape(len(places), -1)
-        step = max(1, (1 << 24) // self._columns.size)
+        step = max(1, (1 << 18) // self._columns.size)  # what fits into a cache
         for first in range(0, len(b), step):
             larger = np.maximum(b[first : first + step, None, :], self._columns[None])
             sums = larger.reshape(-1, larger.shape[-1]).dot(self._ones)  # a product is the fastest sum
