@@ -213,7 +213,9 @@ def main() -> None:
     if options.case:
         common.child(options, lambda case: run(case, options))
         return
-    cases = common.chosen([*zoo.names(), *(f"memory-{n}" for n in LAYERS), *sparse_orders.CASES], options.models)
+    cases = common.chosen(
+        [*zoo.names(), *(f"memory-{n}" for n in LAYERS), *sparse_orders.cases(options.data)], options.models
+    )
     results = common.run_cases(options, cases)
     head = ["model", "masks alone s", "graphprune s", "polygraphy s", "graphprune command s", "polygraphy command s"]
     head += ["faster", "as commands", "faster by CPU time", "as commands, CPU", "graphprune: 2:4 of, other changes"]
@@ -232,8 +234,8 @@ def main() -> None:
         common.table(["model", "weights", "largest layer", "grown", "with --compact", "with the proof", "error"], rows),
         "Orders of channels: what they win back of the magnitude that 2:4 loses against the best half of each weight "
         "(NVIDIA's published search on a random 128x64 matrix: 35.5 % in 60.7 s on a CPU). Random: mean of five such,"
-        f" seconds of processor time; models: searches of {sparse_orders.SECONDS:.0f} s, ResNet-50 with random weights,"
-        " ResNet-20 and -56 trained on CIFAR-10, the others trained as well. Max error: of outputs, relative.",
+        f" seconds of processor time. Models: searches of {sparse_orders.SMALL_SECONDS:.0f} s; ResNet-50, whose weights"
+        f" are random, {sparse_orders.SECONDS:.0f} s; the others are trained. Max error: of outputs, relative.",
         sparse_orders.table({n: r for n, r in results.items() if n.startswith("order-")}),
     ]
     common.publish(options, "Speed and memory of making weights sparse", parts)
