@@ -21,7 +21,8 @@ def _batch_statistic(node: Node) -> Statistic | None:
 def batch_norm(node: Node, labeller: Labeller) -> None:
     """Scale, bias, mean and variance belong to the channels (axis 1). At inference it is affine: exact.
 
-    With statistics of the batch it renormalises over the other axes (weight standardisation runs it on a weight).
+    With statistics of the batch it renormalises over the other axes (weight standardisation runs it on a weight);
+    further outputs are such statistics, one a channel.
     """
     x, out = node.inputs[0], node.outputs[0]
     assert x is not None
@@ -34,6 +35,8 @@ def batch_norm(node: Node, labeller: Labeller) -> None:
     for axis in statistic.axes if statistic is not None else ():
         labeller.statistic(labeller.axis(x, axis))
     labeller.put_blocks(out, labeller.blocks(x))
+    for vector in node.outputs[1:]:
+        labeller.put(vector, {0: labels})
 
 
 def _layer_statistic(node: Node) -> Statistic:

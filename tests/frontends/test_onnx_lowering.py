@@ -54,6 +54,7 @@ CASES = [
             o,
             "batch_norm",
             epsilon=pytest.approx(1e-5),
+            training=False,
         )
         for o in (9, 14, 15)
     ),

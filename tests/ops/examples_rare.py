@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .examples_onnx import model, node, normal
+from .examples_onnx import model, node, normal, positive
 from .registry import example
 
 
@@ -141,3 +141,33 @@ def places_written_by_index() -> Any:
     places = np.array([[0, 2], [1, 4]], np.int64)
     weights = {"w": normal(3, 5), "u": normal(3, 2), "a": normal(5, 6), "b": normal(6, 2), "places": places}
     return model(nodes, weights, [2, 3], [2, 2], opset=16)
+
+
+@example(
+    """
+    5 renormalizing: a[0] w[2]
+    6 exact: w[1] scale[0] shift[0] mean[0] var[0] b[1]
+    """
+)
+def weight_standardization_as_exported() -> Any:
+    """A batch norm in training mode over a weight, its statistics unread; paddings computed from single numbers."""
+    nodes = [
+        node("Ceil", "half", "one"),
+        node("Mul", "one one", "more"),
+        node("Unsqueeze", "more zero", "part"),
+        node("Concat", "part part", "floats", axis=0),
+        node("Cast", "floats", "own", to=7),
+        node("Concat", "none own none own", "pads", axis=0),
+        node("Conv", "x a", "h"),
+        node("Pad", "h pads", "p"),
+        node("BatchNormalization", "w scale shift mean var", "s m v", training_mode=1),
+        node("Reshape", "s kernel", "k"),
+        node("Conv", "p k", "c"),
+        node("Conv", "c b", "y"),
+    ]
+    weights = {
+        "half": np.array(0.5, np.float32), "zero": [0], "none": [0, 0], "kernel": [6, 5, 1, 1],
+        "a": normal(5, 3, 1, 1), "w": normal(1, 6, 5), "b": normal(2, 6, 1, 1),
+        "scale": positive(6), "shift": normal(6), "mean": normal(6), "var": positive(6),
+    }  # fmt: skip
+    return model(nodes, weights, [2, 3, 4, 4], [2, 2, 6, 6])

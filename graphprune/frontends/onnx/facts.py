@@ -173,7 +173,7 @@ class Propagation:
         found = evaluate(node, known, self.model.opset_import)
         floats = found is not None and any(is_data(s.value.dtype) for s in found)
         if floats and not derived and not all(i is None or i.literal for i in inputs):
-            return None
+            return found if _single_numbers(node, inputs, found or []) else None
         return found
 
     def _inferred(self, node: NodeProto, binding: int) -> dict[str, TypeProto]:
@@ -209,10 +209,7 @@ class Propagation:
             )
         except Exception:  # inference is advice: what it cannot tell stays unknown and frozen
             return {}
-        data_shape = static_shape(found.get(node.output[0]))
-        if node.op_type == "Dropout" and data_shape is not None:  # up to opset 9 nothing is said of the mask's shape
-            found |= {n: tensor_type(element_type(found[n]), data_shape) for n in node.output[1:] if n in found}
-        return found
+        return found | _further_outputs(node, found)
 
     def _fallback(self, node: NodeProto) -> dict[str, TypeProto]:
         """What the model declares, or what inference over the whole model finds (for control flow)."""
@@ -234,9 +231,25 @@ class Propagation:
         return {v.name: v.type for v in [*found.value_info, *found.output]}
 
 
+def _single_numbers(node: NodeProto, inputs: list[Fact | None], found: list[Small]) -> bool:
+    """Whether constants of one number each make such again: an exporter's arithmetic for paddings, not learned axes."""
+    if node.op_type == "DequantizeLinear" or not all(_numbers(s.value.dtype, s.value.shape) for s in found):
+        return False
+    return all(i is None or (i.constant and _numbers(dtype_of(i), i.shape)) for i in inputs)
+
+
 def _numbers(dtype: np.dtype[np.generic], shape: Shape | None) -> bool:
     """Integers and truth values, or a single real number."""
     return not is_data(dtype) or (shape is not None and prod(shape) <= 1)
+
+
+def _further_outputs(node: NodeProto, found: Mapping[str, TypeProto]) -> dict[str, TypeProto]:
+    """What old opsets do not say: Dropout's mask is like its data, BatchNormalization's statistics one a channel."""
+    shape = static_shape(found.get(node.output[0]))
+    if shape is None or node.op_type not in ("Dropout", "BatchNormalization"):
+        return {}
+    sizes = shape if node.op_type == "Dropout" else shape[1:2]
+    return {n: tensor_type(element_type(found[n]), sizes) for n in node.output[1:] if n in found}
 
 
 def _whole_ones(types: dict[str, TypeProto]) -> dict[str, TypeProto]:

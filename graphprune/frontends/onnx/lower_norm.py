@@ -7,11 +7,11 @@ from .registry import FILL, Lowered, View, lowers
 
 
 @lowers("BatchNormalization")
-def batch_norm(view: View) -> Lowered | None:
-    """Inference mode only."""
-    if view.attr("training_mode", 0) or view.produced > 1:
-        return None
-    return Lowered("batch_norm", (0, 1, 2, 3, 4), {"epsilon": float(view.attr("epsilon", 1e-5))})
+def batch_norm(view: View) -> Lowered:
+    """With statistics of the batch where `training_mode` says so, or before opset 14 the number of outputs."""
+    training = bool(view.attr("training_mode", 0) or view.produced > 1)
+    attrs = {"epsilon": float(view.attr("epsilon", 1e-5)), "training": training}
+    return Lowered("batch_norm", (0, 1, 2, 3, 4), attrs, outputs=view.produced)
 
 
 @lowers("InstanceNormalization")
