@@ -52,6 +52,8 @@ class Calibrated(ABC):
     name: ClassVar[str]
     #: Whether what stays gets new values.
     updates: ClassVar[bool] = False
+    #: Whether layers are judged by what the sparse layers before them leave, or by the model as it was.
+    follows: ClassVar[bool] = True
 
     def __init__(self, samples: Samples) -> None:
         self.told: dict[str, Told] = {}
@@ -101,7 +103,7 @@ class Calibrated(ABC):
         taps = [list(dict.fromkeys(met[layer.value.name].value for layer in level)) for level in levels]
         if not levels:
             return
-        flows = [Flow(graph, self.samples, taps)]
+        flows = [Flow(graph, self.samples, taps) if self.follows else _of_copy(graph, self.samples, taps)]
         if self.updates:
             flows.append(_of_copy(graph, self.samples, taps))
         for number, level in enumerate(levels):

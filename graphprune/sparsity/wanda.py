@@ -38,9 +38,13 @@ class Norms:
 class Wanda(Calibrated):
     """`|weight| * norm of its data` (Sun et al. 2023, "A Simple and Effective Pruning Approach for Large Language
     Models"), for convolutions at each kernel position; compared as the pattern compares.
+
+    By data of the model as it was: nothing makes up for what earlier layers lose, and their errors are no guide (cosine
+    on a sentence encoder 0.721; by what sparse layers leave 0.711).
     """
 
     name: ClassVar[str] = "wanda"
+    follows: ClassVar[bool] = False
 
     def statistic(self, meeting: Meeting) -> Statistic:
         """See `Calibrated`."""
