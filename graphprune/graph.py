@@ -7,18 +7,17 @@ what a frontend needs to write a node back hides in `Node.source` and `Graph.ori
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from .errors import GraphPruneError
+from .weights import Weight
 
-#: Reads the indices from a start to a stop of a tensor's first axis.
-RowReader = Callable[[int, int], np.ndarray]
+__all__ = ["Graph", "Node", "Value", "Weight", "uncollected"]
 
 
 @contextmanager
@@ -35,120 +34,6 @@ def uncollected() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
-
-
-class Weight:
-    """A constant tensor, read when first asked for.
-
-    `trainable` is True for what the model counts as a parameter (a torch `Parameter`, a floating-point ONNX
-    initializer) and False for buffers, masks and index tables. `tied` says that all uses of the tensor must stay
-    one tensor; where it is False, uses that end up with different slices are given copies. `lazy` says that the
-    elements lie in a file: each `array()` maps them anew, so that what is derived from them is derived when needed.
-    `units` says for an axis how many neighbouring indices are stored together, so that they can only go together.
-    `read_rows` reads the indices from a start to a stop of the first axis without the others, where a file allows that.
-
-    A frontend may store the elements in several tensors (integers with scales and zero points): then it gives a
-    subclass that is no longer `plain`. To all rules and criteria it is the tensor that it stands for.
-    """
-
-    plain = True
-    #: Whether several elements share a byte, so that none of them can be masked.
-    packed = False
-
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-        read: Callable[[], np.ndarray],
-        *,
-        trainable: bool = True,
-        tied: bool = True,
-        lazy: bool = False,
-        read_rows: RowReader | None = None,
-    ) -> None:
-        self.shape = tuple(int(n) for n in shape)
-        self.dtype = np.dtype(dtype)
-        self.trainable = trainable
-        self.tied = tied
-        self.lazy = lazy
-        self.units: dict[int, int] = {}
-        self.read_rows = read_rows
-        self._read = read
-
-    @classmethod
-    def of(cls, array: np.ndarray, *, trainable: bool = True, tied: bool = True) -> Weight:
-        """Wrap an array that is in memory already."""
-        return cls(array.shape, array.dtype, lambda: array, trainable=trainable, tied=tied)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return prod(self.shape)
-
-    def array(self) -> np.ndarray:
-        """The elements, of `shape` and `dtype` (bfloat16 as `ml_dtypes.bfloat16`); treat it as read-only."""
-        return self._read()
-
-    def by_rows(self, count: int) -> Iterator[np.ndarray]:
-        """The elements, `count` indices of the first axis at a time; the others are not read where that can be."""
-        read, starts = self.read_rows, range(0, self.shape[0], count)
-        if read is not None:
-            yield from (read(start, min(start + count, self.shape[0])) for start in starts)
-        else:
-            array = self.array()
-            yield from (array[start : start + count] for start in starts)
-
-    @property
-    def stored_bytes(self) -> int:
-        """What the elements take in a file."""
-        return self.size * self.dtype.itemsize
-
-    def sliced(self, cut: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...], *, alone: bool = False) -> Weight:
-        """What `cut` leaves, whose sizes are `shape`.
-
-        `cut` takes any array laid out over this weight's axes, of size 1 where it does not vary. `alone` says that it
-        only picks indices of each axis, so that one index of the first axis may be cut without the others.
-        """
-
-        def read() -> np.ndarray:
-            return np.asarray(cut(self.array()), order="C")  # `ascontiguousarray` would give a scalar an axis
-
-        if not self.lazy:
-            return Weight.of(read(), trainable=self.trainable, tied=self.tied)
-        rows = self._cut_rows(cut, self.read_rows) if alone and self.read_rows is not None else None
-        whole = read if rows is None else joined(rows, shape, self.dtype)
-        return Weight(shape, self.dtype, whole, trainable=self.trainable, tied=self.tied, lazy=True, read_rows=rows)
-
-    def _cut_rows(self, cut: Callable[[np.ndarray], np.ndarray], read_rows: RowReader) -> RowReader:
-        stays = cut(np.arange(self.shape[0]).reshape(-1, *[1] * (len(self.shape) - 1))).reshape(-1).tolist()
-
-        def read(start: int, stop: int) -> np.ndarray:
-            return np.concatenate([cut(read_rows(row, row + 1)) for row in stays[start:stop]])
-
-        return read
-
-    def masked(self, masks: Iterable[np.ndarray]) -> Weight:
-        """The weight with zeros where any mask (broadcastable) is False."""
-        laid = list(masks)
-
-        def cut(array: np.ndarray) -> np.ndarray:
-            for mask in laid:
-                array = np.where(mask, array, np.zeros((), array.dtype)).astype(array.dtype, copy=False)
-            return array
-
-        return self.sliced(cut, self.shape)
-
-
-def joined(read_rows: RowReader, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Callable[[], np.ndarray]:
-    """The reader of a whole tensor from that of its rows: no more than one of them is there twice."""
-
-    def read() -> np.ndarray:
-        array = np.empty(shape, dtype)
-        for row in range(shape[0]):
-            array[row : row + 1] = read_rows(row, row + 1)
-        return array
-
-    return read
 
 
 @dataclass(eq=False)

@@ -33,6 +33,7 @@ ORDER = [
     {"frontends"},
     {"ops"},
     {"graph", "scratch", "options"},
+    {"weights"},
     {"errors"},
 ]
 RANK = {layer: rank for rank, layers in enumerate(ORDER) for layer in layers}

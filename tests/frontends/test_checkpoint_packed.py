@@ -58,10 +58,10 @@ def test_each_tensor_is_what_transformers_loads_and_is_written_as_it_was(
 def test_experts_are_scored_sliced_and_written_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than two stored tensors (an expert's two halves) are held at once, and no stack of experts at all."""
     transformers_models.save("mixtral", tmp_path / "whole")
-    held, most, seen, before = set(), [0], set(), Stored.read
+    held, most, seen, before = set(), [0], set(), Stored._mapped
 
-    def read(entry: Stored) -> np.ndarray:
-        array = np.array(before(entry))
+    def read(entry: Stored, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+        array = np.array(before(entry, offset, shape))
         held.add(id(array))
         seen.add(entry)
         weakref.finalize(array, held.discard, id(array))
@@ -71,7 +71,7 @@ def test_experts_are_scored_sliced_and_written_one_at_a_time(tmp_path: Path, mon
     def whole(entry: Converted) -> np.ndarray:
         raise AssertionError("experts were stacked in memory")
 
-    monkeypatch.setattr(Stored, "read", read)
+    monkeypatch.setattr(Stored, "_mapped", read)
     monkeypatch.setattr(Converted, "read", whole)
     monkeypatch.setattr("graphprune.criteria._PART", 1024)  # all weights count as large
     graph = gp.load(tmp_path / "whole")

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as nf
 from torch import nn
 
-from graphprune.frontends.torch import capture, instrument, run, run_all
-from graphprune.frontends.torch.execute import Reference
+from graphprune.frontends.torch import capture, execute, instrument, run, run_all
 from graphprune.frontends.treatment import Compaction, Index, Treatment
 from graphprune.graph import Weight
 
@@ -113,8 +112,8 @@ def test_a_weight_that_lies_in_a_file_is_turned_around_once_for_all_inputs(monke
     value = graph.weights()["weight"]
     array = net.weight.detach().numpy()
     value.weight = Weight(array.shape, array.dtype, lambda: array, lazy=True)
-    runs, before = [], Reference._run
-    monkeypatch.setattr(Reference, "_run", lambda self, node, *given: runs.append(node) or before(self, node, *given))
+    runs, before = [], execute._called
+    monkeypatch.setattr(execute, "_called", lambda node, *given: runs.append(node) or before(node, *given))
     reference = instrument(graph, Treatment({turn.outputs[0].name: [mask(0, 2, size=3, shape=(1, 3))]}))
     for feed, (found,) in zip(feeds, run_all(reference, feeds), strict=True):
         expected = (net(feed) * torch.tensor([1, 0, 1])).detach().numpy()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...graph import RowReader, joined
+from ...weights import RowReader, joined
 from ..torch.arrays import numpy_dtype, shared, to_numpy, torch_dtype
 from .shards import Stored
 

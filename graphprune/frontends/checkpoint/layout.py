@@ -10,12 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...graph import Graph, RowReader, Value, Weight
+from ...graph import Graph, Value, Weight
+from ...weights import RowReader
 from ..torch.arrays import numpy_dtype, shared, to_numpy, torch_dtype
 from .conversion import Converted, Step, respelled
 from .origin import CheckpointOrigin
 from .shards import Stored
 from .streaming import Batch
+
+#: Bytes that are made and written together.
+_PIECE = 1 << 26
 
 
 def stored_weights(graph: Graph, origin: CheckpointOrigin, names: Mapping[str, str]) -> Iterator[tuple[str, Weight]]:
@@ -40,8 +44,7 @@ def _weight(source: Value | Stored | Converted | torch.Tensor) -> Weight:
         return source.weight
     if isinstance(source, torch.Tensor):
         return Weight.of(to_numpy(source))
-    rows = source.read_rows if isinstance(source, Converted) else None
-    return Weight(source.shape, source.dtype, source.read, lazy=True, read_rows=rows)
+    return Weight(source.shape, source.dtype, source.read, lazy=True, read_rows=source.read_rows)
 
 
 def as_they_are(weights: Mapping[str, Weight]) -> list[Batch]:
@@ -50,7 +53,8 @@ def as_they_are(weights: Mapping[str, Weight]) -> list[Batch]:
 
 
 def _pieces(name: str, weight: Weight) -> Iterator[tuple[str, np.ndarray]]:
-    yield from ((name, rows) for rows in (weight.by_rows(1) if weight.read_rows else [weight.array()]))
+    parts = weight.by_rows(weight.rows_in(_PIECE)) if weight.read_rows else [weight.array()]
+    yield from ((name, part) for part in parts)
 
 
 def packed_again(weights: Mapping[str, Weight], model: nn.Module, transforms: Iterable[Any]) -> list[Batch]:

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from ...errors import InputError
-from ...graph import Graph, RowReader, Weight
+from ...graph import Graph, Weight
+from ...weights import RowReader
 from ..torch.arrays import torch_dtype
 from ..torch.files import Shapes
 from ..torch.origin import Origin, fill, origin_of
@@ -179,7 +180,7 @@ def _attach(graph: Graph, named: dict[str, Stored | Converted]) -> None:
 
 def _readers(entry: Stored | Converted, dtype: np.dtype[Any]) -> tuple[Callable[[], np.ndarray], RowReader | None]:
     """What reads a stored tensor, and rows of it, in the type that the model computes in."""
-    rows = entry.read_rows if isinstance(entry, Converted) else None
+    rows = entry.read_rows
     if entry.dtype == dtype:
         return entry.read, rows
     return (lambda: entry.read().astype(dtype)), None if rows is None else _cast(rows, dtype)

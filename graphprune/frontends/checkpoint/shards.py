@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ...errors import InputError
+from ...weights import RowReader
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -50,11 +51,23 @@ class Stored:
 
     def read(self) -> np.ndarray:
         """The elements, mapped from the file: pages come in as they are looked at and go with the array."""
-        if prod(self.shape) == 0:
-            return np.zeros(self.shape, self.dtype)
-        size = prod(self.shape) * self.dtype.itemsize
-        raw = np.memmap(self.file, np.uint8, mode="r", offset=self.offset, shape=(size,))
-        return np.asarray(raw).view(self.dtype).reshape(self.shape)
+        return self._mapped(self.offset, self.shape)
+
+    @property
+    def read_rows(self) -> RowReader | None:
+        """Maps some indices of the first axis without the others; None for vectors, which are small."""
+        return self._between if len(self.shape) > 1 else None
+
+    def _between(self, start: int, stop: int) -> np.ndarray:
+        row = prod(self.shape[1:]) * self.dtype.itemsize
+        return self._mapped(self.offset + start * row, (stop - start, *self.shape[1:]))
+
+    def _mapped(self, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+        if prod(shape) == 0:
+            return np.zeros(shape, self.dtype)
+        size = prod(shape) * self.dtype.itemsize
+        raw = np.memmap(self.file, np.uint8, mode="r", offset=offset, shape=(size,))
+        return np.asarray(raw).view(self.dtype).reshape(shape)
 
 
 def read_shards(folder: Path) -> dict[str, Stored]:

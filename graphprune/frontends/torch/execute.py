@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from .arrays import shared, to_numpy, to_torch
 from .examples import fresh_like
 from .graph_module import takes
 from .origin import Origin, Source, fill, origin_of
+from .parts import Parts, in_parts, run_in_parts
 from .registry import schema_of
 from .tracing import mode_of, split_inputs
 from .widen import widening
@@ -112,8 +113,8 @@ class Reference(nn.Module):
     """Calls the graph's operators one after the other, on the weights that the graph holds.
 
     Where weights lie in files, several inputs go through each operator together: a weight is read and masked once for
-    all of them. Else one goes after the other, which needs less memory. Values are dropped after their last reader.
-    Given some `nodes`, those only (see `through`).
+    all of them, and piece by piece where it is large (see `parts.py`). Else one goes after the other, which needs less
+    memory. Values are dropped after their last reader. Given some `nodes`, those only (see `through`).
     """
 
     def __init__(self, graph: Graph, treatment: Treatment, nodes: Sequence[Node] | None = None) -> None:
@@ -142,9 +143,12 @@ class Reference(nn.Module):
 
     def _load(self, value: Value) -> torch.Tensor:
         assert value.weight is not None
-        like = self._origin.tensors.tensors.get(value.name)
         data = (shared if value.weight.lazy else to_torch)(value.weight.array())
-        return data if like is None else data.to(like.device)
+        return data.to(self._device(value) or data.device)
+
+    def _device(self, value: Value) -> torch.device | None:
+        like = self._origin.tensors.tensors.get(value.name)
+        return None if like is None else like.device
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run on the module's own arguments."""
@@ -165,22 +169,27 @@ class Reference(nn.Module):
         for at, ((node, calls), done) in enumerate(zip(self._calls, self._done, strict=True)):
             if progress is not None:
                 progress(at / len(self._calls))
-            held = {v: self._weight(v) for v in node.inputs if v is not None and v.weight is not None}
+            self._step(node, calls, runs)
             for env in runs:
-                if node in self._turned and env is not runs[0]:
-                    env.update({v: runs[0][v] for v in node.outputs if v in runs[0]})
-                    continue
-                inputs = [None if v is None else held[v] if v in held else env[v] for v in node.inputs]
-                self._keep(env, node, self._run(node, calls, inputs))
                 for value in done:
                     env.pop(value, None)
         return [self._results(env) for env in runs]
+
+    def _step(self, node: Node, calls: Calls, runs: Sequence[dict[Value, Any]]) -> None:
+        """One operator in all runs; what it reads is let go before the next."""
+        held = {v: self._weight(v) for v in node.inputs if v is not None and v.weight is not None}
+        own = runs[:1] if node in self._turned else runs
+        given = [[None if v is None else held[v] if v in held else env[v] for v in node.inputs] for env in own]
+        for env, results in zip(own, self._run(node, calls, given), strict=True):
+            self._keep(env, node, results)
+        for env in runs[len(own) :]:
+            env.update({v: runs[0][v] for v in node.outputs})
 
     def through(self, env: dict[Value, Any]) -> dict[Value, Any]:
         """Run the operators on values that are there already; theirs join them."""
         for node, calls in self._calls:
             read = [None if v is None else env[v] if v.weight is None else self._weight(v) for v in node.inputs]
-            self._keep(env, node, self._run(node, calls, read))
+            self._keep(env, node, next(self._run(node, calls, [read])))
         return env
 
     def _start(self, args: Any, kwargs: Any) -> dict[Value, Any]:
@@ -196,43 +205,69 @@ class Reference(nn.Module):
                 env[value] = env[self._bypass[value.name]]
 
     def _results(self, env: dict[Value, Any]) -> Any:
-        found = [env[v] if v.weight is None else self._weight(v) for v in self._graph.outputs]
+        found = [_whole(env[v] if v.weight is None else self._weight(v)) for v in self._graph.outputs]
         return self._origin.exported.graph._codegen.process_outputs(fill(self._origin.result, found))
 
-    def _weight(self, value: Value) -> torch.Tensor:
+    def _weight(self, value: Value) -> torch.Tensor | Parts:
         held = self._weights.get(value)
-        return self._masked(value, self._load(value)) if held is None else held
+        if held is not None:
+            return held
+        assert value.weight is not None
+        parts = in_parts(value.weight, self._device(value))
+        return self._masked(value, self._load(value) if parts is None else parts)
 
-    def _run(self, node: Node, calls: Calls, inputs: list[Any]) -> Sequence[Any]:
+    def _run(self, node: Node, calls: Calls, given: Sequence[list[Any]]) -> Iterator[Sequence[Any]]:
+        """What an operator makes of the inputs of each run."""
         compaction = self._treatment.compactions.get(node.name)
         if compaction is not None:
             calls = _resized(node, calls, compaction)
             for position, indices in compaction.inputs.items():
                 for index in indices:
-                    inputs[position] = compact(inputs[position], index)
-        result: Any = None
-        for at, (target, args, kwargs) in enumerate(calls):
-            given = [result, *inputs[1:]] if at else inputs
-            result = target(*fill(_follow(node, args, given), given), **fill(kwargs, given))
-        several = node.source.several if isinstance(node.source, Source) else len(node.outputs) > 1
-        results = list(result) if several else [result]
-        for axis, indices in takes(node):
-            results = [torch.index_select(r, axis, torch.as_tensor(indices, device=r.device)) for r in results]
-        if compaction is not None:
-            for position, kept in compaction.positions.items():
-                results[position] = torch.as_tensor(kept, device=results[position].device)[results[position]]
-            for position, entries in compaction.outputs.items():
-                results[position] = scatter(results[position], entries, node.outputs[position].sizes)
-        return results
+                    for inputs in given:
+                        inputs[position] = compact(inputs[position], index)
+        call = partial(_called, node, calls)
+        parted = any(isinstance(item, Parts) for item in given[0])
+        for results in run_in_parts(node, given, call) if parted else map(call, given):
+            yield _finished(node, [*results], compaction)
 
     def _masked(self, value: Value, tensor: Any) -> Any:
-        first, *others = self._masks.get(value.name) or (None,)
-        if first is None:
+        masks = self._masks.get(value.name)
+        if not masks:
             return tensor
-        masked = torch.where(first.to(tensor.device), tensor, tensor.new_zeros(()))
-        for mask in others:
-            masked.masked_fill_(~mask.to(tensor.device), 0)
-        return masked
+        return tensor.masked(masks, _masked) if isinstance(tensor, Parts) else _masked(masks, tensor)
+
+
+def _called(node: Node, calls: Calls, inputs: list[Any]) -> Sequence[Any]:
+    result: Any = None
+    for at, (target, args, kwargs) in enumerate(calls):
+        given = [result, *inputs[1:]] if at else inputs
+        result = target(*fill(_follow(node, args, given), given), **fill(kwargs, given))
+    several = node.source.several if isinstance(node.source, Source) else len(node.outputs) > 1
+    return list(result) if several else [result]
+
+
+def _finished(node: Node, results: list[Any], compaction: Compaction | None) -> list[Any]:
+    """Gathered where a node says so, and scattered back to full size."""
+    for axis, indices in takes(node):
+        results = [compact(r, Index(axis, indices)) for r in results]
+    if compaction is not None:
+        for position, kept in compaction.positions.items():
+            results[position] = torch.as_tensor(kept, device=results[position].device)[results[position]]
+        for position, entries in compaction.outputs.items():
+            results[position] = scatter(_whole(results[position]), entries, node.outputs[position].sizes)
+    return results
+
+
+def _masked(masks: Sequence[torch.Tensor], tensor: torch.Tensor) -> torch.Tensor:
+    first, *others = masks
+    masked = torch.where(first.to(tensor.device), tensor, tensor.new_zeros(()))
+    for mask in others:
+        masked.masked_fill_(~mask.to(tensor.device), 0)
+    return masked
+
+
+def _whole(item: Any) -> Any:
+    return item.whole() if isinstance(item, Parts) else item
 
 
 def _tell_part(progress: Progress, at: int, parts: int, done: float) -> None:
@@ -275,8 +310,11 @@ def _resized(node: Node, calls: Calls, compaction: Compaction) -> Calls:
     return [(target, (*args[:at], compaction.groups, *args[at + 1 :]), kwargs), *rest]
 
 
-def compact(tensor: torch.Tensor, index: Index) -> torch.Tensor:
+def compact(tensor: Any, index: Index) -> Any:
     """Gather along an axis, by the same indices everywhere or by indices that vary over other axes."""
+    if isinstance(tensor, Parts):
+        indices = torch.as_tensor(index.indices)
+        return tensor.taken(index.axis, indices) if indices.ndim == 1 else compact(tensor.whole(), index)
     indices = torch.as_tensor(index.indices, device=tensor.device)
     if indices.ndim == 1:
         return tensor.index_select(index.axis, indices)
