@@ -106,8 +106,7 @@ class Weight:
         few = self.rows_in(_TOGETHER)
 
         def read(start: int, stop: int) -> np.ndarray:
-            parts = [_picked(read_rows, run) for run in _runs(rows[start:stop], few)]
-            array = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            array = _gathered(read_rows, rows[start:stop], few)
             for axis, stay in enumerate(others, 1):
                 array = array if len(stay) == array.shape[axis] else np.take(array, stay, axis=axis)
             return array
@@ -152,16 +151,20 @@ def _rows_in(limit: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
     return max(1, limit // max(1, prod(shape[1:]) * dtype.itemsize))
 
 
-def _runs(rows: np.ndarray, few: int) -> list[np.ndarray]:
-    """Rows that are read together: all, where they lie within a few, else neighbours."""
-    if len(rows) < 2 or rows.max() - rows.min() < few:
-        return [rows]
-    return np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+def _gathered(read_rows: RowReader, rows: np.ndarray, few: int) -> np.ndarray:
+    """Some rows, in their order; those within a few are read with what lies between them."""
+    order = np.argsort(rows, kind="stable")
+    ascending = rows[order]
+    runs = np.split(ascending, np.flatnonzero(np.diff(ascending // few)) + 1)
+    parts = [_picked(read_rows, run) for run in runs]
+    array = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return array if np.array_equal(ascending, rows) else np.take(array, np.argsort(order), axis=0)
 
 
 def _picked(read_rows: RowReader, rows: np.ndarray) -> np.ndarray:
+    """Ascending rows."""
     if not len(rows):
         return read_rows(0, 0)
-    first, last = int(rows.min()), int(rows.max())
+    first, last = int(rows[0]), int(rows[-1])
     array = read_rows(first, last + 1)
-    return array if (np.diff(rows) == 1).all() else np.take(array, rows - first, axis=0)
+    return array if len(array) == len(rows) else np.take(array, rows - first, axis=0)
