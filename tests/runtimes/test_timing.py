@@ -28,7 +28,7 @@ def test_rounds_stop_at_the_maximum() -> None:
 
 
 def test_the_ratio_is_that_of_the_sleeps() -> None:
-    times = interleave([lambda: sleep(0.002), lambda: sleep(0.006)], Effort(0, 10, 10, 0))
+    times = interleave([lambda: sleep(0.02), lambda: sleep(0.06)], Effort(0, 10, 10, 0))
     ratio, low, high = median_interval(times[:, 1] / times[:, 0])
     assert low <= ratio <= high
     assert 2 < ratio < 4
