@@ -298,7 +298,7 @@ def parse(text: str) -> Pattern:
     """A pattern from its text: `2:4`, `64:2:8`, `unstructured:0.5`, `global:0.5`, `block:4x4:0.5`, `row:0.5`,
     `column:0.5`, `kernel:0.5` (the share that becomes zero) or `4-of-9`. Raises InputError.
     """
-    text = text.strip()
+    text = str(text).strip()  # a number is a mistake to be named, too
     if found := _NM.fullmatch(text):
         return NM(int(found[1]), int(found[2]))
     if found := _VNM.fullmatch(text):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -141,9 +143,10 @@ def test_a_global_threshold_is_the_quantile_of_all_weights() -> None:
         ("row:1.2.3", "between 0 and 1"),
         ("block:0x4:0.5", "at least one row"),
         ("two of four", "patterns are N:M"),
+        (3, "no pattern '3'"),
     ],
 )
-def test_a_bad_pattern_is_said_to_be_one(text: str, match: str) -> None:
+def test_a_bad_pattern_is_said_to_be_one(text: Any, match: str) -> None:
     with pytest.raises(InputError, match=match):
         sparsity.parse(text)
 
