@@ -49,9 +49,12 @@ class FoldConstants(Pass):
         evaluate = _TABLE.get(node.kind)
         if evaluate is None or not self._fits(node) or node.outputs[0] in outputs:
             return None
-        arrays = [v.weight.array() for v in node.inputs if v is not None and v.weight is not None]
-        with np.errstate(all="ignore"):
-            found = evaluate(node, arrays)
+        try:
+            arrays = [v.weight.array() for v in node.inputs if v is not None and v.weight is not None]
+            with np.errstate(all="ignore"):
+                found = evaluate(node, arrays)
+        except (ValueError, TypeError, IndexError, OverflowError):  # operands that no runtime computes with either
+            return None
         output = node.outputs[0]
         if found is None or np.shape(found) != output.shape or np.asarray(found).dtype != output.dtype:
             return None

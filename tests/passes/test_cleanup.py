@@ -168,6 +168,13 @@ def test_onnx_constants_are_folded() -> None:
     assert list(after.weights()) == ["j"]
 
 
+def test_constants_that_numpy_cannot_compute_stay_nodes() -> None:
+    """Found by `make fuzz`: a text that is no number."""
+    nodes = [helper.make_node("Cast", ["t"], ["c"], to=TensorProto.FLOAT), helper.make_node("Add", ["x", "c"], ["y"])]
+    assert len(FoldConstants().run(onnx_graph(nodes, [2, 3], [2, 3], {"t": np.array(["1.5"], object)})).nodes) == 1
+    assert len(FoldConstants().run(onnx_graph(nodes, [2, 3], [2, 3], {"t": np.array(["a"], object)})).nodes) == 2
+
+
 def test_large_constants_and_matrices_are_not_folded() -> None:
     graph = onnx_graph(constant_nodes(), [3, 2], [3, 2], CONSTANTS)
     assert kinds(FoldConstants(limit=8).run(graph))[:2] == ["sqrt", "add"]
