@@ -8,7 +8,7 @@ checked where they are read, and where they are written.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 import onnx
@@ -55,24 +55,24 @@ def without_data(model: ModelProto) -> ModelProto:
     copy = without_weights(model)
     copy.graph.sparse_initializer.extend(model.graph.sparse_initializer)
     copy.graph.initializer.extend(tensor for tensor in tensors if not _heavy(tensor))
-    for tensor in heavy:
-        _as_input(copy, tensor.name, tensor.data_type, tensor.dims)
+    _as_inputs(copy, heavy)
     return copy
 
 
 def with_small_data(model: ModelProto, weights: Mapping[str, Weight]) -> ModelProto:
     """A copy of a model whose initializers are headers so far, inputs in place of the large ones, the others full."""
-    copy, headers = ModelProto(), list(model.graph.initializer)
+    copy, heavy = ModelProto(), []
     copy.CopyFrom(model)
     del copy.graph.initializer[:]
-    for header in headers:
+    for header in model.graph.initializer:
         weight = weights[header.name]
         if model.ir_version >= _FREE_VERSION and is_float(weight.dtype) and _bytes(weight) >= _SMALL:
-            _as_input(copy, header.name, onnx_dtype(weight.dtype), header.dims)
+            heavy.append(TensorProto(name=header.name, data_type=onnx_dtype(weight.dtype), dims=header.dims))
         else:
             tensor = copy.graph.initializer.add()
             tensor.CopyFrom(header)
             put_elements(tensor, weight.array())
+    _as_inputs(copy, heavy)
     return copy
 
 
@@ -80,9 +80,12 @@ def _bytes(weight: Weight) -> int:
     return weight.size * weight.dtype.itemsize
 
 
-def _as_input(model: ModelProto, name: str, kind: int, dims: object) -> None:
-    if all(info.name != name for info in model.graph.input):
-        model.graph.input.append(helper.make_tensor_value_info(name, kind, list(dims)))  # type: ignore[call-overload]
+def _as_inputs(model: ModelProto, tensors: Sequence[TensorProto]) -> None:
+    """Add what is no input yet, as an input of its type and sizes."""
+    known = {info.name for info in model.graph.input}
+    for t in tensors:
+        if t.name not in known:
+            model.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
 
 
 def _heavy(tensor: TensorProto) -> bool:
