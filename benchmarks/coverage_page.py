@@ -125,7 +125,26 @@ def _summary(suite: str, by_route: ByRoute, models: int) -> list[list[Any]]:
             rows += [_counts(suite, way, [found[n] for n in own], len(none), None) for way, own, none in parts]
         else:
             rows.append(_counts(suite, routes.title(route), list(found.values()), len(refused), models))
+    best = _best(by_route)
+    if best:
+        every = {name for items in by_route.values() for name in items}
+        rows.append(_counts(suite, "ONNX by any exporter", list(best.values()), len(every - set(best)), models))
     return rows
+
+
+def _best(by_route: ByRoute) -> dict[str, Record]:
+    """What came of each model's best file, where several exporters made one."""
+    plain = [route for route in _prunings(by_route) if route != "torch" and "+" not in route]
+    found: dict[str, Record] = {}
+    for route in plain if len(plain) > 1 else ():
+        for name, item in by_route[route].items():
+            if not _unusable(item) and (name not in found or _worth(item) > _worth(found[name])):
+                found[name] = item
+    return found
+
+
+def _worth(item: Record) -> tuple[bool, bool]:
+    return not fell_short(item), bool(item.get("verified"))
 
 
 def _unusable(item: Record) -> bool:

@@ -39,6 +39,14 @@ def test_the_page_counts_results_and_says_what_stopped_the_others(
     assert "| RuntimeError: no | ONNX | c |" in page
 
 
+def test_the_best_file_of_a_model_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coverage_page, "FOLDER", tmp_path)
+    others = [GOOD | {"case": "zoo/torchscript-17/a"}, LARGE | {"case": "zoo/torchscript-17/b"}]
+    coverage_page.record("zoo", {item["case"]: item for item in (WRONG, BROKEN, REFUSED, *others)}, ["a", "b", "c"])
+    coverage_page.publish(tmp_path / "coverage.md")
+    assert "| zoo | ONNX by any exporter | 2 of 3 | 2 | 2 | 1 | 1 |" in (tmp_path / "coverage.md").read_text()
+
+
 def test_a_case_that_was_not_run_keeps_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coverage_page, "FOLDER", tmp_path)
     names = ["a", "b"]
