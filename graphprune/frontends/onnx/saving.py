@@ -15,8 +15,9 @@ from onnx import ModelProto, TensorProto
 
 from ...errors import GraphPruneError, InputError
 from ...graph import Graph, Weight
+from . import wire
 from .checking import PROTO_LIMIT, first_line, full_failure, with_small_data
-from .emit import build, fill
+from .emit import build
 from .origin import Origin
 from .tensors import onnx_dtype, to_tensor
 
@@ -82,10 +83,11 @@ def _write(model: ModelProto, weights: dict[str, Weight], folder: Path, data: st
             for tensor in model.graph.initializer:
                 _write_tensor(tensor, weights[tensor.name], file, data)
             _sync(file)
-    else:
-        fill(model, weights)
     with (folder / _PARTIAL).open("wb") as file:
-        file.write(model.SerializeToString())
+        if data is None:
+            wire.write(model, weights, file)
+        else:
+            file.write(model.SerializeToString())
         _sync(file)
 
 

@@ -51,7 +51,7 @@ def is_data(dtype: np.dtype[Any]) -> bool:
     return is_float(dtype) or (dtype.itemsize == 1 and dtype.kind in "iuV")
 
 
-def _plain(tensor: TensorProto) -> bool:
+def plain(tensor: TensorProto) -> bool:
     """Whether the raw bytes are simply the little-endian elements."""
     if tensor.data_type not in TensorProto.DataType.values():
         raise InputError(f"the tensor '{tensor.name}' has the element type {tensor.data_type}, which does not exist")
@@ -60,7 +60,7 @@ def _plain(tensor: TensorProto) -> bool:
 
 def inline_array(tensor: TensorProto) -> np.ndarray:
     """The elements of a tensor that carries its own data."""
-    if tensor.HasField("raw_data") and _plain(tensor):
+    if tensor.HasField("raw_data") and plain(tensor):
         dtype, raw = numpy_dtype(tensor.data_type), tensor.raw_data
         if len(raw) != prod(tensor.dims) * dtype.itemsize:
             raise InputError(
@@ -112,7 +112,7 @@ def _offset(entries: dict[str, str], where: str) -> int:
 
 
 def _byte_count(tensor: TensorProto) -> int:
-    if not _plain(tensor):
+    if not plain(tensor):
         raise InputError(f"the tensor '{tensor.name}' has an element type that cannot be read from an external file")
     return prod(tensor.dims) * numpy_dtype(tensor.data_type).itemsize
 
@@ -141,7 +141,7 @@ def to_tensor(array: np.ndarray, name: str) -> TensorProto:
 def put_elements(tensor: TensorProto, array: np.ndarray) -> None:
     """Give a tensor without data, but of the array's sizes, its elements inline."""
     tensor.data_type = onnx_dtype(array.dtype)
-    if _plain(tensor):
+    if plain(tensor):
         tensor.raw_data = np.ascontiguousarray(array).tobytes()
     else:
         tensor.MergeFrom(numpy_helper.from_array(array.reshape(-1)))
