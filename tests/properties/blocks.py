@@ -79,7 +79,9 @@ def group_norm(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
 
 @block
 def instance_norm(o: Any, x: Any, past: Sequence[Any], a: int, b: int) -> Any:
-    n = o.shape(x)[1]
+    n, *positions = o.shape(x)[1:]
+    if max(positions, default=1) == 1:  # PyTorch refuses a statistic over one position
+        return x
     return o.instance_norm(x, o.weight(n, scale=0.3, offset=1.0), o.weight(n))
 
 
