@@ -72,7 +72,7 @@ def onnx_route(source: Path) -> None:
     import onnx
 
     import graphprune as gp
-    from graphprune.proof import random_inputs
+    from graphprune.feeds import random_inputs
     from graphprune.runtimes import get
 
     graph = timed("capture", lambda: gp.load(source))

@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from . import depth, frontends
 from .coupling import Coupling
-from .errors import InputError, UnsupportedError
+from .errors import UnsupportedError
+from .feeds import random_inputs
 from .graph import Graph, Value, Weight
 from .kept import kept_rows
 from .masking import take_out, treatment
-from .ops import inner
 from .ops.base import Array
 from .piecewise import Piecewise
 from .running import Runner, other_runner, rounds, runner, together, wide_runner
@@ -42,14 +41,8 @@ ROUNDING = 10.0
 HOPELESS = 100.0
 _ROUNDINGS = {"float64": 1e-15, "float32": 1e-6, "float16": 4e-3, "bfloat16": 3e-2}
 
-#: Elements of an input that is made up for the proof.
-_MOST_INPUT = 1 << 30
-
 #: Bytes of a weight that are looked at together.
 _LOOK = 1 << 24
-
-#: Kinds that hand integer ids on unchanged.
-_ID_MOVES = frozenset({"reshape", "transpose", "slice", "expand", "select"})
 
 #: Differences are measured in units of an output's variation over inputs, but at least this part of its spread:
 #: below lies float noise.
@@ -375,41 +368,3 @@ def _gap(want: Array, have: Array) -> float:
 def _tolerance(graph: Graph) -> float:
     names = {v.dtype.name for v in graph.values()} & TOLERANCES.keys()
     return max((TOLERANCES[n] for n in names), default=1e-3)
-
-
-def random_inputs(graph: Graph, seed: int) -> Any:
-    """Inputs at the bound sizes, as the graph's own framework takes them."""
-    if graph.frontend != "onnx":
-        return frontends.of(graph).random_inputs(graph, seed)
-    generator = np.random.default_rng(seed)
-    return {v.name: np.asarray(_random_array(graph, v, generator)) for v in graph.inputs}  # of no axes, too
-
-
-def _random_array(graph: Graph, value: Value, generator: np.random.Generator) -> Array:
-    """Noise and, where there are further axes, an offset per channel: pure noise averages out in deep networks."""
-    if prod(value.sizes) > _MOST_INPUT:
-        raise InputError(
-            f"the input '{value.name}' of shape {list(value.sizes)} is too large to be tried: say --input-shape"
-        )
-    if value.dtype == np.bool_:
-        return generator.random(value.sizes) < 0.5
-    if np.issubdtype(value.dtype, np.integer):
-        return generator.integers(0, index_bound(graph, value), value.sizes).astype(value.dtype)
-    noise = generator.standard_normal(value.sizes)
-    shared = generator.standard_normal((*value.sizes[:2], *[1] * max(0, len(value.sizes) - 2)))
-    return (noise + shared if len(value.sizes) > 2 else noise).astype(value.dtype)
-
-
-def index_bound(graph: Graph, value: Value) -> int:
-    """How large an integer input may be: the smallest table that it, unchanged in value, looks into; 2 if none."""
-    same, bounds = {value}, []
-    for node in (step for outer in graph.flat_nodes for step in inner(outer)):
-        if node.kind == "gather" and len(node.inputs) > 1 and node.inputs[1] in same and node.inputs[0] is not None:
-            bounds.append(node.inputs[0].sizes[node.attrs["axis"]])
-        elif (
-            node.inputs
-            and node.inputs[0] in same
-            and (node.kind in _ID_MOVES or node.attrs.get("fn") in ("cast", "identity"))
-        ):
-            same.update(node.outputs)
-    return min(bounds, default=2)

@@ -29,7 +29,7 @@ ORDER = [
     {"running"},
     {"runtimes"},
     {"criteria", "counting", "kept"},
-    {"coupling"},
+    {"coupling", "feeds"},
     {"frontends"},
     {"ops"},
     {"graph", "scratch", "options"},

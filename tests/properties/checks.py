@@ -26,6 +26,7 @@ from graphprune import budgets, criteria, frontends, proof
 from graphprune.coupling import Coupling, couple
 from graphprune.coupling.couple import Frozen
 from graphprune.errors import InputError
+from graphprune.feeds import random_inputs
 from graphprune.graph import Graph, Node, Value
 from graphprune.kept import Survivors
 from graphprune.ops import inner
@@ -145,7 +146,7 @@ def _assert_same_model(one: Any, other: Any) -> None:
 
 def _runs(graph: Graph, model: Any, seeds: Sequence[int]) -> list[list[Array]]:
     run = runner(graph, model)
-    return [list(run(proof.random_inputs(graph, seed))) for seed in seeds]
+    return [list(run(random_inputs(graph, seed))) for seed in seeds]
 
 
 def _assert_all_kept_is_the_same(coupling: Coupling, model: Any) -> None:
@@ -165,7 +166,7 @@ def _assert_close(graph: Graph, expected: list[list[Array]], found: list[list[Ar
     if worst <= LIMIT:
         return
     run = runner(graph, model)
-    shaken = [list(run(proof._shaken(proof.random_inputs(graph, seed)))) for seed in range(len(expected))]
+    shaken = [list(run(proof._shaken(random_inputs(graph, seed)))) for seed in range(len(expected))]
     rounding, _ = proof._largest_difference(expected, shaken)
     assert worst <= proof.ROUNDING * rounding, f"{what}: outputs differ by {worst:.2g} {detail}"
 
@@ -176,7 +177,7 @@ def _assert_optimizations_do_not_matter(graph: Graph, model: onnx.ModelProto, ca
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feeds = [proof.random_inputs(graph, seed) for seed in range(2)]
+    feeds = [random_inputs(graph, seed) for seed in range(2)]
     _assert_close(graph, _runs(graph, model, [0, 1]), [session.run(None, f) for f in feeds], model, "unoptimized")
     if case.dynamic and not any(node.kind == "if" for node in graph.flat_nodes):  # which goes by the whole batch
         joined = {name: np.concatenate([feeds[0][name], feeds[1][name][:1]]) for name in feeds[0]}

@@ -13,9 +13,9 @@ import pytest
 import graphprune as gp
 from graphprune import frontends, piecewise, sparsifying
 from graphprune.errors import UnsupportedError, VerificationError
+from graphprune.feeds import random_inputs
 from graphprune.graph import Graph, Weight
 from graphprune.piecewise import Piecewise, ends_of_parts
-from graphprune.proof import random_inputs
 from graphprune.runtimes.onnxruntime import OnnxRuntime
 from graphprune.sparsity import Outcome
 from tests.sparsity.test_where_weights_lie import CASES, made
