@@ -25,7 +25,7 @@ _ROWS = 4096
 #: Temperatures at the start and at the end of an annealing, in units of the largest gain of the first exchange.
 _HOT, _COLD = 0.08, 0.04
 #: Share of an annealing in which it is warm; then only gains are taken, with time for so many rounds.
-_WARM, _COOLING = 0.9, 12
+_WARM, _COOLING = 0.98, 12
 _SMALLEST_GAIN = 1e-6
 
 Clock = Callable[[], float]
@@ -105,7 +105,7 @@ class _Annealing:
         warm = min(_WARM, 1 - _COOLING * begun / (2 * self._seconds))
         if warm > 0:
             self._noise = self.random.gumbel(size=max(1 << 18, 2 * self._closed.size)).astype(np.float32)
-        best, kept = self._order.copy(), self._kept()
+        best, kept = self._order.copy(), (now := self._kept())
         most = max(1, len(columns) // self.m // 4)  # exchanges at a time, when warm
         scale = max(float(self._gains().max()), 0.0)
         while (spent := (self._clock() - start) / self._seconds) < _LONGEST:
@@ -118,9 +118,11 @@ class _Annealing:
             for i, j in pairs:
                 self._order[[i, j]] = self._order[[j, i]]
             self._refresh(np.unique([place // self.m for pair in pairs for place in pair]))
-            now = self._kept()
+            before, now = now, self._kept()
             if now > kept:
                 best, kept = self._order.copy(), now
+            if not heat and now <= before:  # what is left to gain is rounding
+                break
         return best
 
     def _begin(self, columns: Array) -> None:

@@ -51,19 +51,18 @@ def mixed() -> Mixed:
     return net
 
 
-@pytest.mark.parametrize("kind", ["normal", "uniform"])
-def test_search_recovers_a_third_of_what_2_4_loses(kind: str) -> None:
-    """Of what 2:4 loses against the best half anywhere; NVIDIA's published search: 35.5 % at this size, in a minute.
+def test_search_beats_the_published_one_on_its_own_matrix() -> None:
+    """NVIDIA/apex, apex/contrib/sparsity/permutation_tests/README.md: 2852.377 before, 2919.759 by 60.7 s of search.
 
     The clock counts readings, so that a busy machine makes the search slower and not worse.
     """
-    random, ticks = np.random.default_rng(3), itertools.count()
-    matrix = np.abs(random.standard_normal((128, 64))) if kind == "normal" else random.random((128, 64))
+    matrix, ticks = np.random.RandomState(1).rand(128, 64), itertools.count()
     order = search(matrix, 2, 4, seconds=4000, clock=lambda: float(next(ticks)))
     assert sorted(order.tolist()) == list(range(64))
-    free = np.sort(matrix, axis=None)[matrix.size // 2 :].sum()
     before, after = (kept_magnitude(m, 2, 4) for m in (matrix, matrix[:, order]))
-    assert (after - before) / (free - before) > 0.34
+    assert before == pytest.approx(2852.377, abs=2e-3)
+    assert after > 2925
+    assert (after - before) / (np.sort(matrix, axis=None)[matrix.size // 2 :].sum() - before) > 0.35
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (4, 8), (1, 2)])
