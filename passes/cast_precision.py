@@ -19,6 +19,9 @@ from .base import Pass, Remark, register
 from .islands import find_islands, touches
 from .ranges import ENDLESS, WIDE, Ranges, measure
 
+#: What fills masks: a number that stands for infinity would become one where the mask is cast.
+_FILLS = frozenset({"add", "mul", "sub", "where"})
+
 _TYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -130,6 +133,8 @@ class _Caster:
     def _cast(self, node: Node, low: bool) -> None:
         wanted = self._dtype if low else WIDE
         node.substitute({value: self._as(value, wanted) for value in node.reads() if value in self._wide})
+        if not low and node.attrs.get("fn") in _FILLS:
+            node.substitute({value: self._finite(value) for value in node.inputs if value is not None})
         if low:
             for value in self._wide.intersection(node.outputs):
                 value.dtype = self._dtype
@@ -147,6 +152,18 @@ class _Caster:
                 self._nodes.append(Node("elementwise", f"{made.name}::cast", [value], [made], {"fn": "cast"}, "Cast"))
             self._made[value, dtype] = made
         return self._made[value, dtype]
+
+    def _finite(self, value: Value) -> Value:
+        """The value itself, or a constant that stands for infinity as the new type can hold it."""
+        weight = value.weight
+        if value.dtype != WIDE or weight is None or not weight.plain or not _endless(weight.array()).any():
+            return value
+        if (value, WIDE) not in self._made:
+            made = Value(self._fresh(f"{value.name}::finite"), value.shape, WIDE, value.dynamic)
+            array = _rounded(weight.array(), self._dtype, WIDE)
+            made.weight = Weight.of(array, trainable=weight.trainable, tied=weight.tied)
+            self._made[value, WIDE] = made
+        return self._made[value, WIDE]
 
     def _fresh(self, base: str) -> str:
         name, count = base, 1
@@ -173,9 +190,14 @@ def _converted(weight: Weight, dtype: np.dtype[Any]) -> Weight:
     return Weight.of(read(), trainable=weight.trainable, tied=weight.tied)
 
 
-def _rounded(array: Array, dtype: np.dtype[Any]) -> Array:
-    """In fewer bits; what stands for infinity becomes the largest finite number."""
+def _endless(array: Array) -> Array:
+    """Which elements stand for infinity."""
+    found: Array = np.isfinite(array) & (np.abs(array) >= ENDLESS)
+    return found
+
+
+def _rounded(array: Array, dtype: np.dtype[Any], held: np.dtype[Any] | None = None) -> Array:
+    """In fewer bits, or `held` in as many; what stands for infinity becomes the largest finite number of `dtype`."""
     largest = np.float32(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
-    endless = np.isfinite(array) & (np.abs(array) >= ENDLESS)
-    found: Array = np.where(endless, np.copysign(largest, array), array).astype(dtype)
+    found: Array = np.where(_endless(array), np.copysign(largest, array), array).astype(held or dtype)
     return found

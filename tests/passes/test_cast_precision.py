@@ -178,6 +178,38 @@ def test_masks_of_the_largest_number_and_positions() -> None:
     assert (run(after, feed)[0][:, [2, 5]] == 0).all()
 
 
+@pytest.mark.parametrize("to", ["float16", "bfloat16"])
+@pytest.mark.parametrize("fill", ["Mul", "Where"])
+def test_a_row_that_is_masked_whole_stays_finite(fill: str, to: str) -> None:
+    """What float32 fills a computed mask with is infinite in fewer bits, and a row of infinities has no softmax."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["scores"], name="scores"),
+        node("Cast", ["mask"], ["m"], to=TensorProto.FLOAT, name="mask_float"),
+        node("Sub", ["one", "m"], ["inverted"], name="invert"),
+        node("Mul", ["inverted", "lowest"], ["bias"], name="fill"),
+        node("Add", ["scores", "bias"], ["masked"], name="masked"),
+        node("Softmax", ["masked"], ["y"], axis=-1, name="softmax"),
+    ]
+    if fill == "Where":  # as torch's masked_fill is exported
+        nodes[3:4] = [
+            node("Cast", ["inverted"], ["no"], to=TensorProto.BOOL, name="no"),
+            node("Where", ["no", "lowest", "inverted"], ["bias"], name="fill"),
+        ]
+    weights = {"w": some(4, 6), "one": np.float32(1), "lowest": np.float32(np.finfo(np.float32).min)}
+    inputs = {"x": (TensorProto.FLOAT, [3, 4]), "mask": (TensorProto.INT64, [3, 6])}
+    graph = graph_of(nodes, inputs, {"y": (TensorProto.FLOAT, [3, 6])}, weights)
+    feed = {"x": np.abs(some(3, 4)), "mask": np.array([[1, 1, 0, 1, 1, 0], [0] * 6, [1] * 6])}
+    step = CastPrecision(to=to)
+    assert reasons(graph, step)["fill"] == "it computes with positions or counts"
+    after = step.run(graph)
+    found = dict(zip(written(after), foreign(after).graph.initializer, strict=True))
+    assert max(float(np.abs(numpy_helper.to_array(t).astype(np.float32)).max()) for t in found.values()) < 3.4e38
+    if to == "float16":  # bfloat16 has no kernels in onnxruntime on a CPU
+        (want,), (have,) = run(graph, feed), run(after, feed)
+        assert np.abs(want - have)[[0, 2]].max() <= 4e-3
+        assert have[1].sum() == pytest.approx(1, abs=4e-3)  # any weights: nothing there is looked at
+
+
 def test_computed_sizes_cost_no_casts() -> None:
     nodes = [
         node("MatMul", ["x", "w"], ["h"], name="product"),
