@@ -10,6 +10,22 @@ from graphprune.errors import GraphPruneError, InputError
 from graphprune.graph import Graph
 
 
+class Names:
+    """The names of a graph's values, for those that a pass makes."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._taken = {value.name for value in graph.values()}
+
+    def fresh(self, base: str) -> str:
+        """A name nobody has: `base`, or with the first number that makes it one."""
+        name, count = base, 1
+        while name in self._taken:
+            count += 1
+            name = f"{base}.{count}"
+        self._taken.add(name)
+        return name
+
+
 @dataclass(frozen=True)
 class Remark:
     """What a pass tells of the node or weight `about` (nothing: of the whole model)."""

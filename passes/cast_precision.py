@@ -15,7 +15,7 @@ from graphprune.graph import Graph, Node, Value, Weight
 from graphprune.ops import lookup
 from graphprune.ops.base import Array
 
-from .base import Pass, Remark, register
+from .base import Names, Pass, Remark, register
 from .islands import find_islands, touches
 from .ranges import ENDLESS, WIDE, Ranges, measure
 
@@ -113,7 +113,7 @@ class _Caster:
     def __init__(self, work: Graph, dtype: np.dtype[Any], low: set[int], keep_io: bool) -> None:
         self._work, self._dtype, self._low, self._keep_io = work, dtype, low, keep_io
         self._wide = {value for value in work.values() if value.dtype == WIDE}
-        self._names = {value.name for value in work.values()}
+        self._names = Names(work)
         self._made: dict[tuple[Value, np.dtype[Any]], Value] = {}
         self._nodes: list[Node] = []
 
@@ -145,7 +145,7 @@ class _Caster:
         if value.dtype == dtype:
             return value
         if (value, dtype) not in self._made:
-            made = Value(self._fresh(f"{value.name}::{dtype.name}"), value.shape, dtype, value.dynamic)
+            made = Value(self._names.fresh(f"{value.name}::{dtype.name}"), value.shape, dtype, value.dynamic)
             if value.weight is not None and value.weight.plain:
                 made.weight = _converted(value.weight, dtype)
             else:
@@ -159,19 +159,11 @@ class _Caster:
         if value.dtype != WIDE or weight is None or not weight.plain or not _endless(weight.array()).any():
             return value
         if (value, WIDE) not in self._made:
-            made = Value(self._fresh(f"{value.name}::finite"), value.shape, WIDE, value.dynamic)
+            made = Value(self._names.fresh(f"{value.name}::finite"), value.shape, WIDE, value.dynamic)
             array = _rounded(weight.array(), self._dtype, WIDE)
             made.weight = Weight.of(array, trainable=weight.trainable, tied=weight.tied)
             self._made[value, WIDE] = made
         return self._made[value, WIDE]
-
-    def _fresh(self, base: str) -> str:
-        name, count = base, 1
-        while name in self._names:
-            count += 1
-            name = f"{base}.{count}"
-        self._names.add(name)
-        return name
 
     def _take_names(self) -> None:
         """A constant that is only read in its new type keeps its name."""

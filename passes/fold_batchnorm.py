@@ -11,7 +11,7 @@ import numpy as np
 from graphprune.graph import Graph, Node, Value, Weight
 from graphprune.ops.base import Array
 
-from .base import Pass, register
+from .base import Names, Pass, register
 
 # onnxruntime's fused operators apply an activation that `attrs` does not tell of.
 _FUSED = frozenset({"FusedConv", "FusedGemm"})
@@ -49,7 +49,7 @@ class _Folder:
         self._producers = graph.producers()
         self._readers = Counter({value: len(nodes) for value, nodes in graph.consumers().items()})
         self._readers.update(graph.outputs)
-        self._names = {value.name for value in graph.values()}
+        self._names = Names(graph)
         self._can_add = graph.frontend in _NEW_NODES
 
     def fold(self, norm: Node) -> list[Node]:
@@ -91,14 +91,14 @@ class _Folder:
     def _replaced(self, value: Value, array: Array) -> Value:
         """A constant of new elements, under the old name where nothing else reads the old one."""
         assert value.weight is not None
-        name = value.name if self._readers[value] == 1 else self._fresh(value.name)
+        name = value.name if self._readers[value] == 1 else self._names.fresh(value.name)
         self._readers[value] -= 1
         return self._constant(name, array, value.weight)
 
     def _new_bias(self, weight: Value, shift: Array) -> Value:
         assert weight.weight is not None
         stem = weight.name.removesuffix("weight").rstrip("._")
-        return self._constant(self._fresh(f"{stem}.bias" if stem else "bias"), shift, weight.weight)
+        return self._constant(self._names.fresh(f"{stem}.bias" if stem else "bias"), shift, weight.weight)
 
     def _constant(self, name: str, array: Array, like: Weight) -> Value:
         array = np.ascontiguousarray(array.astype(like.dtype))
@@ -106,14 +106,6 @@ class _Folder:
         made = Value(name, array.shape, array.dtype, weight=weight)
         self._readers[made] = 1
         return made
-
-    def _fresh(self, base: str) -> str:
-        name, count = base, 1
-        while name in self._names:
-            count += 1
-            name = f"{base}.{count}"
-        self._names.add(name)
-        return name
 
     def _attach(self, node: Node, norm: Node, bias: Value | None) -> list[Node]:
         """Give the node its bias and the norm's output; where it takes no bias, an addition stands for the norm."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -176,3 +178,11 @@ def _entry(name: str) -> tuple[str, _Entry, str]:
     if entry is None:
         raise InputError(f"there is no runtime '{plain}'; the runtimes are {', '.join(_RUNTIMES)}")
     return plain, entry, (parts[2] if parts else "") or ""
+
+
+def cache_folder(given: str, name: str) -> Path | None:
+    """The folder that a backend keeps things in: the one given, the user's own ("") or none ("off")."""
+    if given == "off":
+        return None
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(given) if given else root / "graphprune" / name

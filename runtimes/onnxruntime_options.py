@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from graphprune.errors import InputError
 
+from .base import cache_folder
+
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 PRECISIONS = ("model", "fp16", "bf16")
 SEARCHES = ("exhaustive", "heuristic", "default")
-_OFF = "off"
 _LEVELS = range(6)
 
 Provider = tuple[str, dict[str, str]]
@@ -115,11 +115,7 @@ class TensorRTProviderOptions:
     @property
     def folder(self) -> Path | None:
         """Where engines and timings are kept; None where they are not."""
-        if self.cache == _OFF:
-            return None
-        if self.cache:
-            return Path(self.cache)
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "graphprune", "onnxruntime-tensorrt")
+        return cache_folder(self.cache, "onnxruntime-tensorrt")
 
     def _kept(self, model: str) -> dict[str, str]:
         """onnxruntime's name of an engine says nothing of the weights, so each model gets a folder of its own."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from graphprune.errors import InputError
 
-from .base import InputShapes, TensorSpec
+from .base import InputShapes, TensorSpec, cache_folder
 from .inputs import bind_shapes, named_shapes
 
 PRECISIONS = ("model", "fp16", "bf16")
 MEMORIES = ("auto", "torch", "cuda-python")
 _LEVELS = range(6)
-_OFF = "off"
 
 Shape = tuple[int, ...]
 
@@ -55,12 +53,7 @@ class TensorRTOptions:
     @property
     def folder(self) -> Path | None:
         """Where engines and timings are kept; None where they are not."""
-        if self.cache == _OFF:
-            return None
-        if self.cache:
-            return Path(self.cache)
-        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(root, "graphprune", "tensorrt")
+        return cache_folder(self.cache, "tensorrt")
 
     def built_from(self) -> dict[str, object]:
         """The options that change an engine."""
