@@ -28,17 +28,20 @@ def best(attempt: Attempt[T]) -> T:
     first, stuck, stacks = _with_stacks(attempt)
     if not stuck:
         return first
-    tried = stuck
+    tried, found = stuck, first
     for _ in range(_FLIPS):
-        still = _unstacked(attempt(tried | stacks)[1])
+        other, rest = attempt(tried | stacks)
+        found, still = _freer(found, other), _unstacked(rest)
         helped, met = tried - still, still - tried
         if not met:
             break
         tried |= met  # axes that only come to meet where others were split the other way
-    if not helped:
-        return first
-    second, _ = attempt(helped | stacks)
-    return second if second.free_indices() > first.free_indices() else first
+    # what was freed where all were flipped may be stuck again without those that seemed not to help
+    return _freer(found, attempt(helped | stacks)[0]) if helped else found
+
+
+def _freer(a: T, b: T) -> T:
+    return b if b.free_indices() > a.free_indices() else a
 
 
 def _with_stacks(attempt: Attempt[T]) -> tuple[T, frozenset[str], frozenset[str]]:
@@ -48,7 +51,7 @@ def _with_stacks(attempt: Attempt[T]) -> tuple[T, frozenset[str], frozenset[str]
     useful = stacks - attempt(stacks)[1] if stacks else stacks
     if useful:
         second, rest = attempt(useful)
-        if second.free_indices() > first.free_indices():
+        if _freer(first, second) is second:
             return second, _unstacked(rest), useful
     return first, _unstacked(stuck), frozenset()
 

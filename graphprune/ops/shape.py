@@ -90,7 +90,7 @@ def _reshape_group(node: Node, ins: tuple[int, ...], outs: tuple[int, ...], labe
         rename = dict(zip(ins, outs, strict=True))
         return [Block(tuple(rename[a] for a in b.axes), b.labels, b.origin) for b in blocks]
     if len(ins) == 1:
-        return [Block(outs, blocks[0].labels.reshape(after), node.name)] if len(outs) > 1 else blocks
+        return [carry(blocks[0].labels.reshape(after), outs, node.name)] if len(outs) > 1 else blocks
     if len(outs) > 1 and _turned(blocks, x):
         labeller.resolve(x)
         blocks = [b for b in labeller.blocks(x) if set(b.axes) <= set(ins)]
@@ -211,17 +211,26 @@ def tile(node: Node, labeller: Labeller) -> None:
     labeller.put(out, {a: labeller.fresh(out.sizes[a]) for a in _made(node)})
 
 
-@operator("repeat_interleave", moves=True)
+def _rewrite_repeat_interleave(node: Node, kept: Kept) -> None:
+    x, out, axis = node.inputs[0], node.outputs[0], node.attrs["axis"]
+    assert x is not None
+    if x.sizes[axis] == 1 and kept.size(out, axis) != out.sizes[axis]:
+        node.change(repeats=kept.size(out, axis))
+
+
+@operator("repeat_interleave", rewrite=_rewrite_repeat_interleave, moves=True)
 def repeat_interleave(node: Node, labeller: Labeller) -> None:
-    """Each index becomes several that go together."""
-    x, axis, count = node.inputs[0], node.attrs["axis"], node.attrs["repeats"]
+    """Each index becomes several that go together; where there is just one, its copies get labels of their own."""
+    x, out, axis, count = node.inputs[0], node.outputs[0], node.attrs["axis"], node.attrs["repeats"]
     assert x is not None
     if any(b.joint and axis in b.axes for b in labeller.blocks(x)):
         labeller.resolve(x)
     labeller.put_blocks(
-        node.outputs[0],
+        out,
         [
             Block(b.axes, np.repeat(b.labels, count) if b.axes == (axis,) else b.labels, b.origin)
             for b in labeller.blocks(x)
         ],
     )
+    if x.sizes[axis] == 1 and out.sizes[axis] > 1 and axis not in out.dynamic:
+        labeller.put(out, {axis: labeller.fresh(out.sizes[axis])})

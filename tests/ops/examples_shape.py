@@ -117,6 +117,34 @@ def interleaved() -> Any:
 
 @example(
     """
+    6 exact: b.weight[0] b.bias[0] out.weight[1]
+    """
+)
+def interleaved_one() -> Any:
+    """A single channel repeated for the channels of another branch, as one key-value head for all query heads."""
+    return Net(
+        lambda m, x: m.out(m.a(x).repeat_interleave(6, 1) * m.b(x)), a=conv(3, 1), b=conv(3, 6), out=conv(6, 2)
+    ), image()
+
+
+@example(
+    """
+    3 of 2 exact: a.weight[0] a.bias[0] out.weight[1]
+    """
+)
+def merged_and_split_again() -> Any:
+    """Whole heads behind positions, merged with them and taken apart again: positions have no labels then either."""
+
+    def heads(m: Net, x: torch.Tensor) -> torch.Tensor:
+        x = torch.index_select(m.a(x).unflatten(-1, (3, 2)), 2, torch.tensor([2, 0, 1]))
+        x = x.reshape(-1, 2).unflatten(0, (-1, 3))
+        return m.out((x * torch.arange(1.0, 8.0).reshape(7, 1, 1)).flatten(1))
+
+    return Net(heads, a=nn.Linear(4, 6), out=nn.Linear(6, 2)), torch.randn(1, 7, 4)
+
+
+@example(
+    """
     4 of 3 exact: a.weight[0] a.bias[0] scale[0] out.weight[1]
     """
 )
