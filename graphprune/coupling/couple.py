@@ -84,6 +84,10 @@ class Coupling:
         self.frozen = solution.frozen
         self.renormalizing = solution.renormalizing
         self.count = len(solution.frozen)
+        #: Components whose order matters: they may go, but not trade places.
+        self.ordered = np.zeros(self.count, bool)
+        for labels in walk.said.ordered:
+            self.ordered[self.component[labels]] = True
         self._cause = solution.cause
         nodes = walk.nodes
         self._causes = [Reason("", why, nodes[at] if at < len(nodes) else None) for at, why in causes]

@@ -340,10 +340,16 @@ class Walk:
         if labels is not None:
             self.said.at_least.append((labels.reshape(-1), count))
 
+    def ordered(self, labels: Array | None) -> None:
+        """See `Labeller`."""
+        if labels is not None:
+            self.said.ordered.append(labels.reshape(-1))
+
     def point(self, value: Value, labels: Array | None) -> None:
         """See `Labeller`."""
         if labels is None:
             return
+        self.ordered(labels)
         if value.weight is None:
             self._pointing[value] = labels
             return

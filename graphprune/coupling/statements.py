@@ -21,3 +21,4 @@ class Statements:
     resolved: list[tuple[str, Array]] = field(default_factory=list)
     at_least: list[tuple[Array, int]] = field(default_factory=list)
     apart: list[tuple[Array, int]] = field(default_factory=list)
+    ordered: list[Array] = field(default_factory=list)

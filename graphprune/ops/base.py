@@ -101,8 +101,13 @@ class Labeller(Protocol):
     def at_least(self, labels: Array | None, count: int) -> None:
         """So many of these indices must stay, whichever they are."""
 
+    def ordered(self, labels: Array | None) -> None:
+        """What the operator makes depends on the order of these indices: they may go, but not trade places."""
+
     def point(self, value: Value, labels: Array | None) -> None:
-        """The integers in `value` are positions along an axis with these labels; a constant is counted anew."""
+        """The integers in `value` are positions along an axis with these labels; a constant is counted anew. They are
+        `ordered`: positions may be sorted, and of equal numbers the first one is found.
+        """
 
     def pointing(self, value: Value) -> Array | None:
         """The labels of the axis along which the integers in `value` are positions; None where that is not known.

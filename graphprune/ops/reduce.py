@@ -136,9 +136,12 @@ def axiswise(node: Node, labeller: Labeller) -> None:
 
 @operator("cumsum")
 def cumsum(node: Node, labeller: Labeller) -> None:
-    """Running sums along one axis: a removed index adds nothing to those after it, so that all axes pass."""
+    """Running sums along one axis: a removed index adds nothing to those after it, so that all axes pass; in another
+    order the sums would be others.
+    """
     x, axis = node.inputs[0], node.attrs["axis"]
     assert x is not None
     if any(b.joint and axis in b.axes for b in labeller.blocks(x)):
         labeller.resolve(x)
+    labeller.ordered(labeller.axis(x, axis))
     labeller.put_blocks(node.outputs[0], labeller.blocks(x))

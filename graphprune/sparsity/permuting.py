@@ -40,36 +40,36 @@ class Trade:
 
 def find_trades(coupling: Coupling, layers: Sequence[Layer], pattern: NM) -> list[Trade]:
     """Sets of components whose order matters to N:M groups of some layer, the largest layers first."""
-    alike = _alike(coupling)
+    kinds = alike(coupling)
     found: dict[int, list[tuple[Layer, Array]]] = {}
     for layer in sorted(layers, key=lambda layer: -layer.value.sizes[layer.how.axis] * layer.rows):
         components = _along(coupling, layer)
         if components is None:
             continue
-        for kind in np.unique(alike[components]).tolist():
+        for kind in np.unique(kinds[components]).tolist():
             if kind >= 0:
-                places = _whole_groups(components, alike == kind, pattern.m)
+                places = _whole_groups(components, kinds == kind, pattern.m)
                 if len(places) > pattern.m:
                     found.setdefault(kind, []).append((layer, places))
     return [_trade(coupling, rows, pattern.m) for rows in found.values()]
 
 
-def _alike(coupling: Coupling) -> Array:
+def alike(coupling: Coupling) -> Array:
     """For each component a number that those which may trade places share; -1 where it must stay in its place."""
     random = np.random.default_rng(0)
     sign = coupling.group_of.astype(np.uint64)
+    part = _places(coupling.component)
     seen: dict[int, Array] = {}  # held, so that no other array gets the number of one that is gone
     for labels in _label_arrays(coupling):
         if id(labels) not in seen:
             seen[id(labels)] = labels
-            count = np.bincount(coupling.component[labels.reshape(-1)], minlength=coupling.count)
-            sign += count.astype(np.uint64) * random.integers(1, 1 << 63, dtype=np.uint64)
+            _mark(sign, coupling.component, part, labels.reshape(-1), random)
     for group in coupling.groups:
         for number, row in enumerate(group.components):
-            sign[row] += np.uint64(number) * random.integers(1, 1 << 63, dtype=np.uint64)
+            sign[row] += np.array([number], np.uint64) * random.integers(1, 1 << 63, dtype=np.uint64)
     _, kinds = np.unique(sign, return_inverse=True)
     kinds = kinds.astype(np.int64)
-    kinds[coupling.frozen | (coupling.group_of < 0)] = -1
+    kinds[coupling.frozen | coupling.ordered | _shuffled(coupling) | (coupling.group_of < 0)] = -1
     for value in (*coupling.graph.inputs, *coupling.graph.outputs):  # caches, ids of vocabularies
         for block in coupling.blocks.get(value, ()):
             kinds[coupling.component[block.labels.reshape(-1)]] = -1
@@ -78,6 +78,45 @@ def _alike(coupling: Coupling) -> Array:
             if table.axis in block.axes:
                 kinds[coupling.component[block.labels.reshape(-1)]] = -1
     return kinds
+
+
+def _shuffled(coupling: Coupling) -> Array:
+    """Components several of whose elements have one label where an operator moves elements: in which order they come
+    out cannot be told.
+    """
+    found = np.zeros(coupling.count, bool)
+    for node in coupling.graph.flat_nodes:
+        if not coupling.rule(node).moves or node.inputs[0] is None:
+            continue
+        whole = {id(block.labels) for output in node.outputs for block in coupling.blocks.get(output, ())}
+        for block in coupling.blocks.get(node.inputs[0], ()):
+            if id(block.labels) not in whole:
+                labels, counts = np.unique(block.labels, return_counts=True)
+                found[coupling.component[labels[counts > 1]]] = True
+    return found
+
+
+def _mark(sign: Array, component: Array, part: Array, labels: Array, random: np.random.Generator) -> None:
+    """Add to the sign of each component which of its parts lie in an array of labels, in which order."""
+    own = component[labels]
+    place = _places(own)
+    number = random.integers(1, 1 << 63, 2, dtype=np.uint64)
+    if place.any():  # a trade moves the first element of one to where the first of the other was, and so on
+        mixed = (place.astype(np.uint64) << np.uint64(32)) + part[labels].astype(np.uint64) + np.uint64(1)
+        mixed = (mixed * number[1]) ^ (mixed * number[1] >> np.uint64(29))
+        np.add.at(sign, own, mixed * number[0])
+    else:
+        sign[own] += number[0]
+
+
+def _places(numbers: Array) -> Array:
+    """How often the number at each place occurred before."""
+    order = np.argsort(numbers, kind="stable")
+    ranked = numbers[order]
+    first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]])) if numbers.size else order
+    found = np.empty(numbers.size, np.int64)
+    found[order] = np.arange(numbers.size) - np.repeat(first, np.diff([*first, numbers.size]))
+    return found
 
 
 def _label_arrays(coupling: Coupling) -> Iterator[Array]:

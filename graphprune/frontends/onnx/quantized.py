@@ -114,7 +114,10 @@ class Blocked(Layout):
 
     def _kept(self, cut: Cut, shape: Shape, axis: int) -> Array:
         kept = picks(cut, shape, axis)
-        return np.unique(kept // self.block) if axis == self.axis else kept
+        if axis != self.axis:
+            return kept
+        blocks = kept // self.block
+        return blocks[np.sort(np.unique(blocks, return_index=True)[1])]  # in the order in which they are kept
 
     def _grid(self, shape: Shape) -> Shape:
         return tuple(-(-n // self.block) if a == self.axis else n for a, n in enumerate(shape))
@@ -162,8 +165,8 @@ class PackedRows(Blocked):
     def take(self, array: Array, cut: Cut, shape: Shape) -> Array:
         """See `Layout`."""
         width = self.block * self.bits // 8
-        places = np.arange(array.shape[1])
-        return array[self._kept(cut, shape, 0)][:, np.isin(places // width, self._kept(cut, shape, 1))]
+        places = self._kept(cut, shape, 1)[:, None] * width + np.arange(width)
+        return array[self._kept(cut, shape, 0)][:, places[places < array.shape[1]]]
 
     def store(self, spread: Array, like: Array) -> Array:
         """See `Layout`."""
