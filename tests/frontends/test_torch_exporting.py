@@ -83,3 +83,20 @@ def test_checks_and_conversions_do_not_keep_a_module_from_being_captured(kind: t
 def test_branches_that_other_inputs_do_not_take_and_sizes_that_values_decide_are_refused(kind: type[Layers]) -> None:
     with pytest.raises(InputError, match=f"{kind.__name__} runs, but torch.export cannot capture it"):
         gp.capture(kind(), X)
+
+
+class Compared(Layers):
+    """As `nn.TransformerDecoder` does: looks whether a mask is the causal one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.full((3, 3), -torch.inf).triu(1)
+        causal = bool((mask == torch.full((3, 3), -torch.inf).triu(1)).all())
+        hidden = self.first(x)
+        return self.last(torch.relu(hidden) if causal else hidden)  # type: ignore[no-any-return]
+
+
+def test_a_branch_that_constants_decide_leaves_no_number_behind() -> None:
+    torch.manual_seed(0)
+    module = Compared().eval()
+    assert [node.kind for node in gp.capture(module, X).nodes] == ["matmul", "elementwise", "matmul"]
+    assert gp.prune(module, X, target="channels=0.5").report.proof.passed

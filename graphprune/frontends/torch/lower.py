@@ -116,7 +116,8 @@ class _Walk:
         if target is operator.getitem:
             self._getitem(node)
         elif not isinstance(target, OpOverload):
-            self._values[node] = self._lower_unknown(node, subgraph=True)
+            if not self._folder.compute(node):
+                self._values[node] = self._lower_unknown(node, subgraph=True)
         elif target._opname in _DROPPED:
             return
         elif self._folder.foldable(node, self._aliases.root):
