@@ -373,9 +373,9 @@ def couple(graph: Graph, *, grouped: str = "within", rows: Sequence[str] = ()) -
 
 def _attempt(
     graph: Graph, grouped: str, tables: Sequence[Table], failed: Mapping[Node, str], flipped: frozenset[str]
-) -> tuple[Coupling, frozenset[str]]:
+) -> tuple[Coupling, dict[str, frozenset[int]]]:
     """One walk (again as long as rules turn out to fail) and one solve; also the reshapes whose active factor ended up
-    frozen or as one piece.
+    frozen or as one piece, with its components.
     """
     while True:
         walk = Walk(graph, grouped=grouped, flipped=flipped, tables=tables, failed=failed)
@@ -384,9 +384,9 @@ def _attempt(
             break
         failed = walk.failed
     solution, causes = solve(walk.said, walk.count)
-    stuck = set()
+    stuck: dict[str, frozenset[int]] = {}
     for origin, labels in walk.said.resolved:
         components = solution.component[labels]
         if origin and (solution.frozen[components].all() or (components == components[0]).all()):
-            stuck.add(origin)
-    return Coupling(graph, walk, solution, causes), frozenset(stuck)
+            stuck[origin] = stuck.get(origin, frozenset()) | frozenset(np.unique(components).tolist())
+    return Coupling(graph, walk, solution, causes), stuck

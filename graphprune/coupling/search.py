@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 from ..ops.joining import STACKED
 
 #: Rounds of trying the other factor where the first one ended up frozen.
 _FLIPS = 3
+#: Rounds of trying that for one choice alone of those that hang together.
+_ALONE = 4
 
 
 class Found(Protocol):
@@ -19,13 +22,15 @@ class Found(Protocol):
 
 
 T = TypeVar("T", bound=Found)
-#: Couples with the choices of these origins made the other way; also the origins whose choice ended up frozen.
-Attempt = Callable[[frozenset[str]], tuple[T, frozenset[str]]]
+#: Couples with the choices of these origins made the other way; also the origins whose choice ended up frozen, in the
+#: order of the walk, and the components that it was about.
+Attempt = Callable[[frozenset[str]], tuple[T, Mapping[str, frozenset[int]]]]
 
 
 def best(attempt: Attempt[T]) -> T:
     """The coupling with the choices that free most, in few walks."""
-    first, stuck, stacks = _with_stacks(attempt)
+    first, choices, stacks = _with_stacks(attempt)
+    stuck = _unstacked(choices)
     if not stuck:
         return first
     tried, found = stuck, first
@@ -37,24 +42,64 @@ def best(attempt: Attempt[T]) -> T:
             break
         tried |= met  # axes that only come to meet where others were split the other way
     # what was freed where all were flipped may be stuck again without those that seemed not to help
-    return _freer(found, attempt(helped | stacks)[0]) if helped else found
+    found = _freer(found, attempt(helped | stacks)[0]) if helped else found
+    sets = tangled({origin: parts for origin, parts in choices.items() if origin in stuck})
+    return _one_by_one(attempt, found, [some for some in sets if not helped.issuperset(some)], helped, stacks)
+
+
+def _one_by_one(
+    attempt: Attempt[T], found: T, sets: list[list[str]], helped: frozenset[str], stacks: frozenset[str]
+) -> T:
+    """Of choices that hang together one alone may have been wrong: one of each set at a time, the last ones first."""
+    base = helped.difference(*sets) | stacks
+    alone: dict[str, str] = {}
+    for place in range(min(_ALONE, max(map(len, sets), default=0))):
+        picks = {some[0]: some[-1 - place] for some in sets if place < len(some) and some[0] not in alone}
+        if not picks:
+            break
+        other, rest = attempt(base | frozenset(picks.values()))
+        found = _freer(found, other)
+        alone |= {name: origin for name, origin in picks.items() if origin not in rest}
+    if len(sets) == 1 or not alone:
+        return found
+    others = [helped.intersection(some) for some in sets if some[0] not in alone]
+    return _freer(found, attempt(base.union(alone.values(), *others))[0])
+
+
+def tangled(choices: Mapping[str, frozenset[int]]) -> list[list[str]]:
+    """Sets of two or more choices that share components, directly or by others."""
+    above = {origin: origin for origin in choices}
+
+    def top(origin: str) -> str:
+        while above[origin] != origin:
+            above[origin] = origin = above[above[origin]]
+        return origin
+
+    seen: dict[int, str] = {}
+    for origin, components in choices.items():
+        for component in components:
+            above[top(origin)] = top(seen.setdefault(component, origin))
+    sets = defaultdict(list)
+    for origin in choices:
+        sets[top(origin)].append(origin)
+    return [some for some in sets.values() if len(some) > 1]
 
 
 def _freer(a: T, b: T) -> T:
     return b if b.free_indices() > a.free_indices() else a
 
 
-def _with_stacks(attempt: Attempt[T]) -> tuple[T, frozenset[str], frozenset[str]]:
+def _with_stacks(attempt: Attempt[T]) -> tuple[T, Mapping[str, frozenset[int]], frozenset[str]]:
     """Whole operands of stacks may go, where that frees anything: the coupling, what is stuck in it, those stacks."""
     first, stuck = attempt(frozenset())
-    stacks = stuck - _unstacked(stuck)
-    useful = stacks - attempt(stacks)[1] if stacks else stacks
+    stacks = frozenset(stuck) - _unstacked(stuck)
+    useful = stacks - attempt(stacks)[1].keys() if stacks else stacks
     if useful:
         second, rest = attempt(useful)
         if _freer(first, second) is second:
-            return second, _unstacked(rest), useful
-    return first, _unstacked(stuck), frozenset()
+            return second, rest, useful
+    return first, stuck, frozenset()
 
 
-def _unstacked(origins: frozenset[str]) -> frozenset[str]:
+def _unstacked(origins: Iterable[str]) -> frozenset[str]:
     return frozenset(origin for origin in origins if not origin.endswith(STACKED))

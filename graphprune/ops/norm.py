@@ -139,12 +139,13 @@ def _instance_statistic(node: Node) -> Statistic:
 @operator("instance_norm", statistic=_instance_statistic)
 def instance_norm(node: Node, labeller: Labeller) -> None:
     """Per-channel statistics over the spatial axes. A group norm written as reshape, instance norm, reshape arrives as
-    a joint block (group, rest): every group must keep the same number, or goes whole.
+    a joint block (group, rest): every group must keep the same number, or goes whole. So do channels that a linear
+    layer made with their positions, which then turn out to be stuck like this.
     """
     x, out = node.inputs[0], node.outputs[0]
     assert x is not None
     grouped = next((b for b in labeller.blocks(x) if b.joint and b.axes[0] == 1), None)
-    if grouped is not None and (labeller.grouped == "within" or len(grouped.labels) < 2):
+    if grouped is not None and _equal_counts(node, grouped, labeller):
         _group_by_reshape(node, grouped, labeller)
     else:
         labels = labeller.axis(x, 1, touched=True)
@@ -154,6 +155,13 @@ def instance_norm(node: Node, labeller: Labeller) -> None:
             if vector is not None and vector.sizes[-1] > 1:
                 labeller.equal(labels, labeller.axis(vector, 0))
     labeller.put_blocks(out, labeller.blocks(x))
+
+
+def _equal_counts(node: Node, block: Block, labeller: Labeller) -> bool:
+    if len(block.labels) < 2:
+        return True
+    whole = block.labels.reshape(len(block.labels), -1)[:, 0]
+    return labeller.grouped == "within" and labeller.choose(f"{node.name} by group", [block.labels, whole]) == 0
 
 
 def _group_by_reshape(node: Node, block: Block, labeller: Labeller) -> None:

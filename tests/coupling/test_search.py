@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphprune.coupling.search import best
+from graphprune.coupling.search import best, tangled
 
 
 @dataclass
@@ -21,14 +21,29 @@ def test_what_was_freest_on_the_way_is_not_forgotten() -> None:
     """With both splits made the other way most is free, though one of them is stuck either way; alone, the other one
     frees little.
     """
-    walks = {
-        frozenset[str](): (4, frozenset({"heads", "groups"})),
-        frozenset({"heads", "groups"}): (9, frozenset({"groups"})),
-        frozenset({"heads"}): (6, frozenset({"groups"})),
-    }
+    walks = {"": (4, "heads groups"), "groups heads": (9, "groups"), "heads": (6, "groups"), "groups": (4, "heads")}
+    assert _best(walks).free == 9
 
-    def attempt(flipped: frozenset[str]) -> tuple[Coupled, frozenset[str]]:
-        free, stuck = walks[flipped]
-        return Coupled(free), stuck
 
-    assert best(attempt).free == 9
+def test_of_choices_that_hang_together_one_alone_is_tried() -> None:
+    """A norm's groups may be whole groups only where the split before it stays as it is, and the other way round; with
+    both made the other way nothing is free.
+    """
+    walks = {"": (4, "split groups"), "groups split": (4, "split groups"), "groups": (8, "")}
+    assert _best(walks).free == 8
+
+
+def test_choices_hang_together_by_what_they_are_about() -> None:
+    parts = {"a": frozenset({1, 2}), "b": frozenset({3}), "c": frozenset({2, 4}), "d": frozenset({4})}
+    assert tangled(parts) == [["a", "c", "d"]]
+    assert tangled({}) == []
+
+
+def _best(walks: dict[str, tuple[int, str]]) -> Coupled:
+    """Walks by the choices made the other way: what is free, and which choices are stuck (all about one component)."""
+
+    def attempt(flipped: frozenset[str]) -> tuple[Coupled, dict[str, frozenset[int]]]:
+        free, stuck = walks[" ".join(sorted(flipped))]
+        return Coupled(free), dict.fromkeys(stuck.split(), frozenset({7}))
+
+    return best(attempt)

@@ -292,3 +292,18 @@ def shuffled_groups() -> Any:
         return m.c(y)
 
     return Net(call, a=conv(3, 8), b=conv(8, 16, groups=4), c=conv(16, 4, groups=4)), image()
+
+
+@example(
+    """
+    4 of 9 exact: a.weight[0] a.bias[0] b.weight[1] constant_arange[0]
+    """
+)
+def instance_norm_behind_a_linear_layer() -> Any:
+    """Channels made with their positions are no groups; the weight's own norm, by a flattened axis, stays as it is."""
+
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        h = F.relu(nn.functional.instance_norm(m.a(x).unflatten(1, (4, 3, 3))))
+        return F.conv2d(h, m.b.weight / m.b.weight.flatten(1).mv(torch.arange(1.0, 17.0)).sum())
+
+    return Net(forward, a=nn.Linear(5, 36), b=conv(4, 2, 2)), torch.randn(2, 5)
