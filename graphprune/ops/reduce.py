@@ -116,7 +116,9 @@ def softmax(node: Node, labeller: Labeller) -> None:
 
 @operator("axiswise")
 def axiswise(node: Node, labeller: Labeller) -> None:
-    """The listed axes are mixed in a way no removal can follow (sort, cumulative sums, FFT); the others pass."""
+    """The listed axes are mixed in a way no removal can follow (sort, cumulative sums, FFT); the others pass. Where it
+    is known that axes come or go last only (`trailing`), so do they in a result of another rank.
+    """
     x = node.inputs[0]
     assert x is not None
     labeller.resolve(x)
@@ -126,7 +128,7 @@ def axiswise(node: Node, labeller: Labeller) -> None:
         for block in labeller.blocks(extra) if extra is not None else ():
             labeller.freeze(block.labels, f"{node.op} reads it whole")
     passing = {a: labeller.axis(x, a) for a in range(x.rank) if a not in node.attrs["axes"]}
-    if any(output.rank != x.rank for output in node.outputs):
+    if any(output.rank != x.rank for output in node.outputs) and not node.attrs.get("trailing"):
         for labels in passing.values():
             labeller.freeze(labels, f"{node.op} makes something of another rank")
         passing = {}

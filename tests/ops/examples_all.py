@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     examples_attention,
+    examples_complex,
     examples_composite,
     examples_control,
     examples_conv,
@@ -25,6 +26,7 @@ __all__ = [
     "EXAMPLES",
     "Example",
     "examples_attention",
+    "examples_complex",
     "examples_composite",
     "examples_control",
     "examples_conv",

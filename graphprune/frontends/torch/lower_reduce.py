@@ -65,6 +65,19 @@ def axiswise(call: Call) -> Spec | None:
     return Spec("axiswise", ("self",), {"axes": [call.axis("self", dim)]}) if isinstance(dim, int) else None
 
 
+@lowers("_fft_r2c", "_fft_c2r", "_fft_c2c")
+def fourier(call: Call) -> Spec:
+    """Transforms along several axes."""
+    return Spec("axiswise", ("self",), {"axes": [d % call.rank("self") for d in call["dim"]]})
+
+
+@lowers("view_as_complex", "view_as_real")
+def complex_view(call: Call) -> Spec:
+    """Real and imaginary parts lie along a last axis, which comes or goes."""
+    axes = [call.rank("self") - 1] if call.name == "view_as_complex" else []
+    return Spec("axiswise", ("self",), {"axes": axes, "trailing": True})
+
+
 @lowers("topk")
 def topk(call: Call) -> Spec:
     """The largest (or smallest) entries along one axis and their positions."""
