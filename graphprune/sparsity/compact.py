@@ -161,6 +161,8 @@ def _storable(graph: Graph) -> dict[str, Weight]:
         assert weight is not None
         if not weight.plain:
             raise InputError(f"compact weights are floating-point, but '{value.shown}' is quantised")
+        if name == "__metadata__":
+            raise InputError(f"a weight named '{name}' cannot lie in a safetensors file")
         if weight.dtype in _CODES:
             found[name] = weight
     return found

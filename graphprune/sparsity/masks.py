@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from json import dumps, loads
 from math import prod
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -17,7 +18,9 @@ from .. import frontends
 from ..errors import InputError
 from ..ops.base import Array
 
-_FORMAT = "graphprune-masks/1"
+_FORMAT = "graphprune-masks/2"
+#: What safetensors calls its own part of the header.
+_RESERVED = "__metadata__"
 
 
 class Masks(Mapping[str, Array]):
@@ -44,12 +47,26 @@ class Masks(Mapping[str, Array]):
         return len(self._bits)
 
     def save(self, path: str | Path) -> None:
-        """Write them as a `.safetensors` file: bits (uint8), shapes in the metadata; whole or not at all."""
-        shapes = {name: ",".join(map(str, shape)) for name, shape in self._shapes.items()}
-        data = to_bytes(dict(self._bits), {"format": _FORMAT, "pattern": self.pattern, **shapes})
-        with NamedTemporaryFile(dir=Path(path).parent, delete=False) as file:
-            file.write(data)
-        os.replace(file.name, path)
+        """Write them as a `.safetensors` file: bits (uint8), shapes in the metadata; whole or not at all.
+
+        Raises InputError where the file cannot be written.
+        """
+        if _RESERVED in self._bits:
+            raise InputError(f"a weight named '{_RESERVED}' cannot lie in a safetensors file")
+        data = to_bytes(dict(self._bits), {"format": _FORMAT, "pattern": self.pattern, "shapes": dumps(self._shapes)})
+        target = Path(path)
+        try:
+            with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+                try:
+                    file.write(data)
+                    file.flush()
+                    os.chmod(file.name, 0o644)
+                    os.replace(file.name, target)
+                except BaseException:
+                    os.unlink(file.name)
+                    raise
+        except OSError as error:
+            raise InputError(f"'{path}' cannot be written: {error.strerror or error}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Masks:
@@ -59,11 +76,11 @@ class Masks(Mapping[str, Array]):
                 known = file.metadata() or {}
                 if known.get("format") != _FORMAT:
                     raise InputError(f"'{path}' holds no masks of graphprune")
-                made = cls(known["pattern"])
+                made, shapes = cls(known["pattern"]), loads(known["shapes"])
                 for name in file.keys():  # noqa: SIM118 (no mapping)
                     made._bits[name] = file.get_tensor(name)
-                    made._shapes[name] = tuple(int(n) for n in known[name].split(",") if n)
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+                    made._shapes[name] = tuple(int(n) for n in shapes[name])
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise InputError(f"'{path}' cannot be read as masks: {error}") from error
         return made._checked(path)
 
@@ -75,6 +92,7 @@ class Masks(Mapping[str, Array]):
 
     def apply(self, module: Any) -> None:
         """Set the masked entries of an `nn.Module`'s parameters to zero, in place; call it after an optimiser's step.
+        The module may be wrapped (`torch.compile`, `DistributedDataParallel`).
 
         Raises InputError where the module has no parameter of a mask's name and shape.
         """

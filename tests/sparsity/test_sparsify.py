@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -117,3 +118,35 @@ def test_a_pipeline_makes_sparse_what_it_pruned() -> None:
     assert [row.name for row in rows] == ["remove-channels", "sparsify"]
     weights = graph.weights()
     assert zero_in_fours(weights["blocks.0.conv1.weight"].weight.array(), 1) == {2}
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda m: torch.compile(m, backend="eager"), nn.DataParallel], ids=["compiled", "wrapped"]
+)
+def test_masks_are_held_on_wrapped_modules(wrap: Any) -> None:
+    torch.manual_seed(0)
+    sparse = gp.sparsify(nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)).eval(), torch.randn(2, 16))
+    module = wrap(sparse.model)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1, weight_decay=0.1)
+    sparse.masks.hold(module, optimizer)
+    module(torch.randn(2, 16)).square().sum().backward()
+    optimizer.step()
+    for name, parameter in sparse.model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any()
+        if name in sparse.masks:
+            assert not parameter.detach().numpy()[~sparse.masks[name]].any()
+
+
+def test_masks_of_weights_with_any_names_are_read_back(tmp_path: Path) -> None:
+    masks = gp.Masks("2:4")
+    for name in ("pattern", "format", "shapes"):
+        masks.add(name, np.tile([True, False, True, False], (3, 2)))
+    masks.save(tmp_path / "masks.safetensors")
+    assert (tmp_path / "masks.safetensors").stat().st_mode & 0o777 == 0o644
+    again = gp.Masks.load(tmp_path / "masks.safetensors")
+    assert again.pattern == "2:4"
+    assert all(np.array_equal(again[name], mask) for name, mask in masks.items()) and len(again) == 3
+    with pytest.raises(InputError, match="cannot be written: No such file"):
+        masks.save(tmp_path / "none" / "masks.safetensors")
+    with pytest.raises(InputError, match=r"not to a str"):
+        masks.apply("model.onnx")

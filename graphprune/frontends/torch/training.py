@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,9 @@ from torch import nn
 
 from ...errors import InputError
 from .arrays import numpy_dtype, to_torch
+
+#: What compiled modules, and those that share work out, put before the names of their parameters.
+_COMPILED, _WRAPPED = "_orig_mod.", "module."
 
 
 @torch.no_grad()
@@ -36,7 +39,7 @@ def hold_zero(module: nn.Module, optimizer: torch.optim.Optimizer, masks: Mappin
 
 def _pairs(module: nn.Module, masks: Mapping[str, np.ndarray]) -> list[tuple[nn.Parameter, torch.Tensor]]:
     """Each masked parameter and where its zeros lie."""
-    known = dict(module.named_parameters(remove_duplicate=False))
+    known = _unwrapped(module, masks)
     found = []
     for name in masks:
         mask = masks[name]
@@ -45,6 +48,17 @@ def _pairs(module: nn.Module, masks: Mapping[str, np.ndarray]) -> list[tuple[nn.
             raise InputError(f"the mask of '{name}' has shape {list(mask.shape)}; the module's parameter: {shape}")
         found.append((known[name], torch.from_numpy(~mask).to(known[name].device)))
     return found
+
+
+def _unwrapped(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """A module's parameters by name, without what `torch.compile` and `DataParallel` put before the names."""
+    if not isinstance(module, nn.Module):
+        raise InputError(f"masks are applied to a torch.nn.Module, not to a {type(module).__name__}")
+    known = {name.replace(_COMPILED, ""): p for name, p in module.named_parameters(remove_duplicate=False)}
+    first = next(iter(names), "")
+    if first not in known and f"{_WRAPPED}{first}" in known:
+        return {name.removeprefix(_WRAPPED): p for name, p in known.items()}
+    return known
 
 
 class Stored(Protocol):
