@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -101,10 +101,16 @@ class CastPrecision(Pass):
 
     def _expect_products(self, graph: Graph, islands: Mapping[Node, str]) -> None:
         """A graph whose products silently stay in float32 is the classic mistake."""
-        products = [node for node in graph.nodes if lookup(node.kind).contracts is not None]
+        products = [node for node in graph.nodes if any(lookup(own.kind).contracts for own in _with_bodies(node))]
         if products and all(node in islands for node in products):
             first = f"'{products[0].name}': {islands[products[0]]}"
             raise InputError(f"no product of '{graph.name}' can be cast to {self.to}; the first, {first}")
+
+
+def _with_bodies(node: Node) -> Iterator[Node]:
+    yield node
+    for body in node.bodies:
+        yield from body.flat_nodes
 
 
 class _Caster:

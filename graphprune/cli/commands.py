@@ -186,6 +186,8 @@ def sparsify(
 ) -> None:
     """Set weights to zero in a pattern that hardware skips (2:4), prove the result and write it."""
     shapes = parse_shapes(input_shape or [])
+    if seconds is not None and not permute:
+        raise InputError("--seconds says how long --permute may search; give both")
     check_model(model)
     if data is not None:
         check_file(data)

@@ -99,17 +99,20 @@ def _einsum_cost(node: Node) -> list[Cost]:
 
 
 def _einsum_contracts(node: Node) -> list[Contraction]:
-    """Where two operands share just one letter that the result lacks."""
+    """Where two operands share letters that the result lacks; of several, the last axis is that along which products
+    are neighbours.
+    """
     terms, result = _einsum_terms(node)
-    inner = [c for c in terms[0] if c in terms[-1] and c not in result]
-    if len(terms) != 2 or len(inner) != 1 or any(len(set(term)) < len(term) for term in terms):
+    inner = {c for c in terms[0] if c in terms[-1] and c not in result}
+    if len(terms) != 2 or not inner or any(len(set(term)) < len(term) for term in terms):
         return []
 
     def operand(own: int, other: int) -> Contraction:
         rows = tuple(i for i, c in enumerate(terms[own]) if c in result and c not in terms[other])
         each = tuple((i, terms[other].index(c)) for i, c in enumerate(terms[own]) if c in result and c in terms[other])
-        along = terms[other].index(inner[0])
-        return Contraction(own, terms[own].index(inner[0]), rows, data=other, along=along, each=each)
+        *before, axis = (i for i, c in enumerate(terms[own]) if c in inner)
+        along = terms[other].index(terms[own][axis])
+        return Contraction(own, axis, rows, tuple(before), data=other, along=along, each=each)
 
     return [operand(1, 0), operand(0, 1)]
 

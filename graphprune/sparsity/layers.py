@@ -14,8 +14,7 @@ from ..ops import Contraction, inner, lookup
 from ..ops.base import Array
 from ..ops.fused import In
 
-#: What may lie between a stored weight and the operator that contracts it: every element stays what it was.
-_PASSING = frozenset({"transpose", "elementwise"})
+#: Elementwise functions that may lie between a stored weight and the operator that contracts it.
 _SAME = frozenset({"identity", "cast", "dropout"})
 
 
@@ -132,39 +131,68 @@ def _wide(sizes: tuple[int, ...]) -> int:
     return sum(n > 1 for n in sizes)
 
 
+#: For each axis of a value the axes of the stored weight behind it that it runs over (none where its size is 1).
+_Axes = tuple[tuple[int, ...], ...]
+_Source = tuple[Value, _Axes]
+
+
 def _reads(graph: Graph) -> tuple[dict[Value, list[Read]], dict[Value, Node]]:
     """How each stored weight is contracted, and the first node that does something else with it."""
-    stored: dict[Value, tuple[Value, tuple[int, ...]]] = {}  # the weight behind a value, and its axis for each axis
+    stored: dict[Value, _Source] = {}
     reads: dict[Value, list[Read]] = {}
     other: dict[Value, Node] = {}
     for node in graph.flat_nodes:
         found = {slot: _source(value, stored) for slot, value in enumerate(node.inputs) if value is not None}
         known = {slot: source for slot, source in found.items() if source is not None}
-        if 0 in known and _passes(node):
-            stored[node.outputs[0]] = _through(node, known.pop(0))
+        passed = _through(node, known[0]) if 0 in known else None
+        if passed is not None:
+            stored[node.outputs[0]] = passed
+            known.pop(0)
         for read, slot in _contractions(node):
-            if slot in known:
-                weight, axes = known.pop(slot)
-                reads.setdefault(weight, []).append(replace(read, how=_on(axes, read.how)))
+            how = _on(known[slot][1], read.how) if slot in known else None
+            if how is not None:
+                weight, _ = known.pop(slot)
+                reads.setdefault(weight, []).append(replace(read, how=how))
         for weight, _ in known.values():
             other.setdefault(weight, node)
     return reads, other
 
 
-def _source(value: Value, stored: dict[Value, tuple[Value, tuple[int, ...]]]) -> tuple[Value, tuple[int, ...]] | None:
+def _source(value: Value, stored: dict[Value, _Source]) -> _Source | None:
     if value.weight is not None and value.shape is not None:
-        return value, tuple(range(value.rank))
+        return value, tuple((axis,) for axis in range(value.rank))
     return stored.get(value)
 
 
-def _passes(node: Node) -> bool:
-    alone = sum(value is not None for value in node.inputs) == 1 and len(node.outputs) == 1
-    return alone and (node.kind == "transpose" or (node.kind == "elementwise" and node.attrs.get("fn") in _SAME))
-
-
-def _through(node: Node, source: tuple[Value, tuple[int, ...]]) -> tuple[Value, tuple[int, ...]]:
+def _through(node: Node, source: _Source) -> _Source | None:
+    """The weight behind what a node makes that leaves every element what it was; None for any other node."""
     weight, axes = source
-    return (weight, tuple(axes[a] for a in node.attrs["perm"])) if node.kind == "transpose" else source
+    alone = node.kind == "reshape" or sum(value is not None for value in node.inputs) == 1
+    if not alone or len(node.outputs) != 1:
+        return None
+    if node.kind == "transpose":
+        return weight, tuple(axes[a] for a in node.attrs["perm"])
+    if node.kind == "elementwise" and node.attrs.get("fn") in _SAME:
+        return source
+    merged = _merged(node, axes) if node.kind == "reshape" else None
+    return None if merged is None else (weight, merged)
+
+
+def _merged(node: Node, axes: _Axes) -> _Axes | None:
+    """The axes after a reshape that puts neighbouring ones together, or adds and drops those of size 1."""
+    x, out = node.inputs[0], node.outputs[0]
+    if x is None or x.shape is None or out.shape is None:
+        return None
+    left = [(size, own) for size, own in zip(x.sizes, axes, strict=True) if size > 1]
+    found = []
+    for wanted in out.sizes:
+        size, own = 1, ()
+        while size < wanted and left:
+            size, own = size * left[0][0], (*own, *left.pop(0)[1])
+        if size != wanted:
+            return None
+        found.append(own)
+    return tuple(found)
 
 
 def _contractions(node: Node) -> Iterator[tuple[Read, int]]:
@@ -184,12 +212,18 @@ def _contractions(node: Node) -> Iterator[tuple[Read, int]]:
             yield Read(node, step, how), slot
 
 
-def _on(axes: tuple[int, ...], how: Contraction) -> Contraction:
-    """The same, counted on the stored weight."""
+def _on(axes: _Axes, how: Contraction) -> Contraction | None:
+    """The same, counted on the stored weight; None where that cannot be said.
+
+    Of several axes that are summed over as one, the last is that along which products are neighbours.
+    """
+    if not axes[how.axis] or any(len(axes[own]) > 1 for own, _ in how.each):
+        return None
+    *before, axis = axes[how.axis]
     return replace(
         how,
-        axis=axes[how.axis],
-        rows=tuple(axes[a] for a in how.rows),
-        kernel=tuple(axes[a] for a in how.kernel),
-        each=tuple((axes[own], other) for own, other in how.each),
+        axis=axis,
+        rows=tuple(a for own in how.rows for a in axes[own]),
+        kernel=(*before, *(a for own in how.kernel for a in axes[own])),
+        each=tuple((a, other) for own, other in how.each for a in axes[own]),
     )

@@ -117,11 +117,11 @@ def meeting(layer: Layer, read: Read) -> Meeting | str:
         return f"what {read.node.op} multiplies it with is no operand"
     if value.shape is None or (read.step is not read.node and value not in read.node.inputs):
         return f"what it is multiplied with lies inside {read.node.op}"
-    if how.kernel:
+    if how.kernel and all(name in read.step.attrs for name in _PLACES[:3]):
         kernel = tuple(layer.value.sizes[axis] for axis in how.kernel)
-        if any(name not in read.step.attrs for name in _PLACES[:3]):
-            return f"where {read.node.op} lays its kernel is not known"
         return Meeting(value, 1, (), kernel, how.groups, read.step)
+    if how.kernel and value.sizes[how.along] != layer.positions * layer.length:  # axes summed over as one
+        return f"where {read.node.op} lays its kernel is not known"
     sizes = layer.value.sizes
     pairs = [(own, other) for own, other in sorted(how.each) if sizes[own] == value.sizes[other] > 1]
     batch = [a for a in range(len(sizes)) if a not in (*how.kernel, *how.rows, how.axis) and sizes[a] > 1]

@@ -306,6 +306,21 @@ def test_bfloat16_where_the_operators_have_it() -> None:
     assert "FLOAT" not in written(CastPrecision(to="bfloat16").run(conv_graph(22))).values()
 
 
+def test_products_in_bodies_alone_are_not_left_in_silence() -> None:
+    """Bodies stay as they are: a graph all of whose products lie there would be float32 as before."""
+    value = helper.make_tensor_value_info("z", TensorProto.FLOAT, [2, 4])
+    branches = {name: helper.make_graph([node("MatMul", ["x", "w"], ["z"])], name, [], [value]) for name in ("a", "b")}
+    nodes = [
+        node("ReduceSum", ["x"], ["s"], keepdims=0),
+        node("Cast", ["s"], ["flag"], to=TensorProto.BOOL),
+        node("If", ["flag"], ["y"], name="choice", then_branch=branches["a"], else_branch=branches["b"]),
+    ]
+    with pytest.raises(
+        InputError, match="no product of 'small' can be cast to float16; the first, 'choice': its bodies"
+    ):
+        CastPrecision().run(onnx_graph(nodes, [2, 4], [2, 4], {"w": some(4, 4)}))
+
+
 def test_the_trained_model_keeps_its_answers(tmp_path: Path) -> None:
     graph = frontends.load(DIGITS)
     after, _ = run_pipeline(graph, parse_pipeline("fold-batchnorm,cast-precision"))

@@ -106,6 +106,7 @@ def test_a_pipeline_prunes_permutes_and_makes_sparse(tmp_path: Path) -> None:
         ("--method nonsense", "no method 'nonsense'"),
         ("--include nonsense", "'nonsense' matches no weight or node"),
         ("--compact x.bin", "must end in .safetensors"),
+        ("--seconds 5", "--seconds says how long --permute may search"),
         ("--pattern row:0.5 --permute", "N:M patterns, not to 'row:0.5'"),
         ("--pattern row:0.5 --compact x.safetensors", "need an N:M pattern, not 'row:0.5'"),
     ],

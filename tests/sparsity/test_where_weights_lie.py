@@ -52,6 +52,26 @@ CASES: dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, int]]] = {
         {"w": (8, 5)},
         {"w": 0},
     ),
+    "behind a reshape that puts rows together": (
+        "(float[2,8] x) => (float[2,6] y) <int64[2] to = {8, 6}> { t = Reshape(w, to) y = MatMul(x, t) }",
+        {"w": (8, 2, 3)},
+        {"w": 0},
+    ),
+    "behind a reshape that puts what is summed together": (
+        "(float[2,8] x) => (float[2,5] y) <int64[2] to = {8, 5}> { t = Reshape(w, to) y = MatMul(x, t) }",
+        {"w": (2, 4, 5)},
+        {"w": 1},
+    ),
+    "behind an axis of size 1": (
+        "(float[1,2,8] x) => (float[1,2,5] y) <int64[1] at = {0}> { t = Unsqueeze(w, at) y = MatMul(x, t) }",
+        {"w": (8, 5)},
+        {"w": 0},
+    ),
+    "einsum over two axes": (
+        '(float[2,3,8] x) => (float[2,5] y) { y = Einsum<equation="bhd,hdo->bo">(x, w) }',
+        {"w": (3, 8, 5)},
+        {"w": 1},
+    ),
     "lstm": (
         "(float[4,1,8] x) => (float[4,1,1,4] y) { y = LSTM<hidden_size=4>(x, w, r) }",
         {"w": (1, 16, 8), "r": (1, 16, 4)},
@@ -234,3 +254,22 @@ def test_lstm_of_torch(layers: int, given: str) -> None:
         assert min(zero_in_fours(parameter.detach().numpy(), 1)) >= 2, name
     seen = {row.name: row.note for row in result.report.rows if "weight_hh" in row.name}
     assert all(("by magnitude" in note) == (given == "data") for note in seen.values())
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_what_is_summed_as_one_axis_meets_its_data(method: str) -> None:
+    """A weight behind a reshape is judged as the same weight that lies as the product reads it."""
+    random = np.random.default_rng(0)
+    array = random.standard_normal((2, 8, 6)).astype(np.float32)
+    data = {"x": random.standard_normal((64, 16)).astype(np.float32) * np.logspace(-1, 1, 16, dtype=np.float32)}
+    made = []
+    for line, shape in (
+        ("t = Reshape(w, to) y = MatMul(x, t)", (2, 8, 6)),
+        ("t = Identity(to) y = MatMul(x, w)", (16, 6)),
+    ):
+        model = parser.parse_model(f"{HEAD} m (float[n,16] x) => (float[n,6] y) <int64[2] to = {{16, 6}}> {{ {line} }}")
+        model.graph.initializer.append(numpy_helper.from_array(array.reshape(shape), "w"))
+        result = gp.sparsify(model, method=method, data=data)
+        assert [row.note for row in result.report.rows] == [""]
+        made.append(result.graph.weights()["w"].weight.array().reshape(16, 6))
+    assert np.array_equal(*made)
