@@ -186,12 +186,14 @@ def _merged(node: Node, axes: _Axes) -> _Axes | None:
     left = [(size, own) for size, own in zip(x.sizes, axes, strict=True) if size > 1]
     found = []
     for wanted in out.sizes:
-        size, own = 1, ()
+        size, own = 1, list[int]()
         while size < wanted and left:
-            size, own = size * left[0][0], (*own, *left.pop(0)[1])
+            more, axes_behind = left.pop(0)
+            size *= more
+            own += axes_behind
         if size != wanted:
             return None
-        found.append(own)
+        found.append(tuple(own))
     return tuple(found)
 
 
