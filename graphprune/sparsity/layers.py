@@ -133,7 +133,7 @@ def _wide(sizes: tuple[int, ...]) -> int:
 
 #: For each axis of a value the axes of the stored weight behind it that it runs over (none where its size is 1).
 _Axes = tuple[tuple[int, ...], ...]
-_Source = tuple[Value, _Axes]
+_Source = tuple[Value, _Axes, frozenset[int]]  # with the axes of the weight of which it is only a part
 
 
 def _reads(graph: Graph) -> tuple[dict[Value, list[Read]], dict[Value, Node]]:
@@ -146,36 +146,37 @@ def _reads(graph: Graph) -> tuple[dict[Value, list[Read]], dict[Value, Node]]:
         known = {slot: source for slot, source in found.items() if source is not None}
         passed = _through(node, known[0]) if 0 in known else None
         if passed is not None:
-            stored[node.outputs[0]] = passed
+            stored.update(dict.fromkeys(node.outputs, passed))
             known.pop(0)
         for read, slot in _contractions(node):
-            how = _on(known[slot][1], read.how) if slot in known else None
+            how = _on(known[slot], read.how) if slot in known else None
             if how is not None:
-                weight, _ = known.pop(slot)
-                reads.setdefault(weight, []).append(replace(read, how=how))
-        for weight, _ in known.values():
+                reads.setdefault(known.pop(slot)[0], []).append(replace(read, how=how))
+        for weight, _, _ in known.values():
             other.setdefault(weight, node)
     return reads, other
 
 
 def _source(value: Value, stored: dict[Value, _Source]) -> _Source | None:
     if value.weight is not None and value.shape is not None:
-        return value, tuple((axis,) for axis in range(value.rank))
+        return value, tuple((axis,) for axis in range(value.rank)), frozenset()
     return stored.get(value)
 
 
 def _through(node: Node, source: _Source) -> _Source | None:
     """The weight behind what a node makes that leaves every element what it was; None for any other node."""
-    weight, axes = source
+    weight, axes, parts = source
+    if node.kind == "split":
+        return weight, axes, parts.union(axes[node.attrs["axis"]])
     alone = node.kind == "reshape" or sum(value is not None for value in node.inputs) == 1
     if not alone or len(node.outputs) != 1:
         return None
     if node.kind == "transpose":
-        return weight, tuple(axes[a] for a in node.attrs["perm"])
+        return weight, tuple(axes[a] for a in node.attrs["perm"]), parts
     if node.kind == "elementwise" and node.attrs.get("fn") in _SAME:
         return source
-    merged = _merged(node, axes) if node.kind == "reshape" else None
-    return None if merged is None else (weight, merged)
+    merged = _merged(node, axes) if node.kind == "reshape" and not parts else None
+    return None if merged is None else (weight, merged, parts)
 
 
 def _merged(node: Node, axes: _Axes) -> _Axes | None:
@@ -214,18 +215,20 @@ def _contractions(node: Node) -> Iterator[tuple[Read, int]]:
             yield Read(node, step, how), slot
 
 
-def _on(axes: _Axes, how: Contraction) -> Contraction | None:
-    """The same, counted on the stored weight; None where that cannot be said.
+def _on(source: _Source, how: Contraction) -> Contraction | None:
+    """The same, counted on the stored weight; None where that cannot be said. Of a part only sums may be whole.
 
     Of several axes that are summed over as one, the last is that along which products are neighbours.
     """
-    if not axes[how.axis] or any(len(axes[own]) > 1 for own, _ in how.each):
+    _, axes, parts = source
+    rows = tuple(a for own in how.rows for a in axes[own])
+    if not axes[how.axis] or any(len(axes[own]) > 1 for own, _ in how.each) or parts - set(rows):
         return None
     *before, axis = axes[how.axis]
     return replace(
         how,
         axis=axis,
-        rows=tuple(a for own in how.rows for a in axes[own]),
+        rows=rows,
         kernel=(*before, *(a for own in how.kernel for a in axes[own])),
         each=tuple((a, other) for own, other in how.each for a in axes[own]),
     )

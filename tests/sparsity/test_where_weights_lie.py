@@ -62,6 +62,12 @@ CASES: dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, int]]] = {
         {"w": (2, 4, 5)},
         {"w": 1},
     ),
+    "split into pieces of its rows": (
+        "(float[2,8] x) => (float[2,2] y) <int64[2] sizes = {4, 2}> { a, b = Split<axis=0>(w, sizes)"
+        " p = Gemm<transB=1>(x, a) q = Gemm<transB=1>(x, b) r = ReduceSum<keepdims=1>(p) y = Add(q, r) }",
+        {"w": (6, 8)},
+        {"w": 1},
+    ),
     "behind an axis of size 1": (
         "(float[1,2,8] x) => (float[1,2,5] y) <int64[1] at = {0}> { t = Unsqueeze(w, at) y = MatMul(x, t) }",
         {"w": (8, 5)},
@@ -273,3 +279,25 @@ def test_what_is_summed_as_one_axis_meets_its_data(method: str) -> None:
         assert [row.note for row in result.report.rows] == [""]
         made.append(result.graph.weights()["w"].weight.array().reshape(16, 6))
     assert np.array_equal(*made)
+
+
+def test_a_split_of_what_is_summed_stays_dense() -> None:
+    text = (
+        "(float[2,4] x) => (float[2,5] y) { a, b = Split<axis=0, num_outputs=2>(w)"
+        " p = MatMul(x, a) q = MatMul(x, b) y = Add(p, q) }"
+    )
+    with pytest.raises(InputError, match="'w': Split reads it|'w': MatMul reads it"):
+        gp.sparsify(made(text, {"w": (8, 5)}))
+
+
+@pytest.mark.parametrize("method", ["", "wanda", "sparsegpt"])
+def test_the_projections_of_cross_attention_are_sparse(method: str) -> None:
+    """`nn.MultiheadAttention` takes its packed weight apart where keys are other data than queries."""
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerDecoderLayer(16, 4, 32, dropout=0.0, batch_first=True).eval()
+    x, memory = torch.randn(2, 5, 16), torch.randn(2, 6, 16)
+    data = {"tgt": x.numpy(), "memory": memory.numpy()} if method else None
+    result = gp.sparsify(layer, (x, memory), method=method, data=data)
+    found = result.model.multihead_attn.in_proj_weight.detach().numpy()
+    assert result.report.proof.passed
+    assert zero_in_fours(found, 1) == {2}
