@@ -98,6 +98,14 @@ def test_masks_hold_while_a_module_trains(tmp_path: Path) -> None:
     assert not model.get_parameter("3.weight").detach().numpy()[~masks["3.weight"]].any()
 
 
+def test_an_optimizer_that_trains_something_else_holds_no_masks() -> None:
+    result = gp.sparsify(net(), IMAGE)
+    with pytest.raises(InputError, match="trains none of the masked parameters"):
+        result.masks.hold(result.model, torch.optim.SGD(net().parameters(), 0.1))
+    with pytest.raises(InputError, match=r"held by a torch\.optim\.Optimizer, not by a NoneType"):
+        result.masks.hold(result.model, None)
+
+
 def test_bad_masks_and_globs_are_told() -> None:
     with pytest.raises(InputError, match="cannot be read as masks"):
         Masks.load(DIGITS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ def zero_entries(module: nn.Module, masks: Mapping[str, np.ndarray]) -> None:
 def hold_zero(module: nn.Module, optimizer: torch.optim.Optimizer, masks: Mapping[str, np.ndarray]) -> Any:
     """Do so now and after each step of the optimiser; the handle's `remove()` ends it."""
     pairs = _pairs(module, masks)
+    _expect_trains(optimizer, pairs)
 
     @torch.no_grad()
     def after_step(*_: Any) -> None:
@@ -35,6 +36,14 @@ def hold_zero(module: nn.Module, optimizer: torch.optim.Optimizer, masks: Mappin
 
     after_step()
     return optimizer.register_step_post_hook(after_step)
+
+
+def _expect_trains(optimizer: Any, pairs: Sequence[tuple[nn.Parameter, torch.Tensor]]) -> None:
+    if not hasattr(optimizer, "register_step_post_hook"):
+        raise InputError(f"masks are held by a torch.optim.Optimizer, not by a {type(optimizer).__name__}")
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if pairs and not any(id(parameter) in trained for parameter, _ in pairs):
+        raise InputError("the optimizer trains none of the masked parameters: it was made for another module")
 
 
 def _pairs(module: nn.Module, masks: Mapping[str, np.ndarray]) -> list[tuple[nn.Parameter, torch.Tensor]]:
