@@ -1,4 +1,4 @@
-"""LSTM, GRU and plain recurrent layers: input width and hidden width."""
+"""LSTM, GRU and plain recurrent layers: input width, hidden width and that of an LSTM's projection."""
 
 from __future__ import annotations
 
@@ -21,23 +21,29 @@ def _cost(node: Node) -> list[Cost]:
 
 
 def _rewrite(node: Node, kept: Kept) -> None:
-    out, hidden = node.outputs[0], node.attrs["hidden"]
-    state = node.outputs[1] if len(node.outputs) > 1 else None
-    size = hidden
-    if node.attrs.get("onnx"):
-        size = kept.size(out, out.rank - 1)
-    elif state is not None:
-        size = kept.size(out, out.rank - 1) // node.attrs["directions"]
-    if size != hidden:
-        node.change(hidden=size)
+    widths = _widths(node, kept)
+    if any(node.attrs[name] != width for name, width in widths.items()):
+        node.change(**widths)
+
+
+def _widths(node: Node, kept: Kept) -> dict[str, int]:
+    """What the states have: the sequence holds the directions side by side, except in ONNX."""
+    out = node.outputs[0]
+    width = kept.size(out, out.rank - 1) // (1 if node.attrs.get("onnx") else node.attrs["directions"])
+    if not node.attrs.get("proj"):
+        return {"hidden": width}
+    cell = node.outputs[2]
+    return {"hidden": kept.size(cell, cell.rank - 1), "proj": width}
 
 
 def _contracts(node: Node) -> list[Contraction]:
-    """The input's and the state's matrix of every layer and direction; only the first layer's meet an operand."""
+    """The input's, the state's and the projection's matrix of every layer and direction; only the first layer's for the
+    input meet an operand.
+    """
     found, order = [], node.attrs["order"]
     x = node.inputs[order.index("x")]
     for slot, name in enumerate(order):
-        if name[:5] in ("w_ih.", "w_hh.") or name in ("W", "R"):
+        if name[:5] in ("w_ih.", "w_hh.", "w_hr.") or name in ("W", "R"):
             first = name == "W" or name.startswith("w_ih.0.")
             axis = 2 if name in ("W", "R") else 1
             data = order.index("x") if first else None
@@ -48,10 +54,11 @@ def _contracts(node: Node) -> list[Contraction]:
 @operator("recurrent", cost=_cost, rewrite=_rewrite, recurs=True, bears=True, contracts=_contracts)
 def recurrent(node: Node, labeller: Labeller) -> None:
     """The hidden units are one set of labels for all layers and directions (they are stored in one state tensor);
-    the rows of every gate follow them.
+    the rows of every gate follow them. A projection makes them what the layer hands on, to itself too; its width is one
+    set of labels for the same reason.
     """
     named = _named(node)
-    if node.attrs.get("proj") or "P" in named:
+    if "P" in named:
         _freeze_all(node, labeller)
     elif "W" in named:
         _onnx(node, named, labeller)
@@ -62,7 +69,7 @@ def recurrent(node: Node, labeller: Labeller) -> None:
 def _freeze_all(node: Node, labeller: Labeller) -> None:
     for value in node.inputs:
         for block in labeller.blocks(value) if value is not None else ():
-            labeller.freeze(block.labels, "a recurrent layer with a projection or peepholes is left alone")
+            labeller.freeze(block.labels, "a recurrent layer with peepholes is left alone")
     for output in node.outputs:
         labeller.put(output, {})
 
@@ -74,31 +81,58 @@ def _tie_gates(rows: Array | None, hidden: Array, labeller: Labeller) -> None:
         labeller.equal(rows.reshape(-1, len(hidden)), np.broadcast_to(hidden, (len(rows) // len(hidden), len(hidden))))
 
 
-def _states(node: Node, named: dict[str, Value], hidden: Array, labeller: Labeller) -> None:
+def _tie_projection(weight: Value, passed: Array, hidden: Array, labeller: Labeller) -> None:
+    labeller.equal(labeller.axis(weight, 0), passed)
+    labeller.equal(labeller.axis(weight, 1), hidden)
+
+
+def _states(node: Node, named: dict[str, Value], passed: Array, hidden: Array, labeller: Labeller) -> None:
+    """h is what the layer hands on, c the hidden units."""
+    widths = {"h0": passed, "c0": hidden}
     for name in ("h0", "c0"):
         if name in named:
             for axis in range(named[name].rank - 1):
                 labeller.freeze(labeller.axis(named[name], axis), "layers and batch of a recurrent state are fixed")
-            labeller.equal(labeller.axis(named[name], named[name].rank - 1), hidden)
-    for output in node.outputs[1:]:
-        labeller.put(output, {output.rank - 1: hidden})
+            labeller.equal(labeller.axis(named[name], named[name].rank - 1), widths[name])
+    for output, labels in zip(node.outputs[1:], (passed, hidden), strict=False):
+        labeller.put(output, {output.rank - 1: labels})
+
+
+def _passed(node: Node, hidden: Array, labeller: Labeller) -> Array:
+    """The labels of what a layer hands on: the hidden units, or a projection of them.
+
+    PyTorch takes states of equal widths for no projection, so the wider stays wider than the narrower has ever been.
+    """
+    width = node.attrs["proj"]
+    if not width:
+        return hidden
+    passed = labeller.fresh(width)
+    narrow, wide = sorted((passed, hidden), key=len)
+    if 4 * len(narrow) >= 3 * len(wide):
+        # Too few could go for a budget to count on.
+        labeller.freeze(wide, "hidden units and projections of a recurrent layer keep unequal widths")
+    labeller.at_least(wide, len(narrow) + 1)
+    return passed
 
 
 def _torch(node: Node, named: dict[str, Value], labeller: Labeller) -> None:
     x, out = named["x"], node.outputs[0]
     hidden = labeller.fresh(node.attrs["hidden"])
+    passed = _passed(node, hidden, labeller)
     labels = labeller.axis(x, x.rank - 1, touched=True)
     directions = node.attrs["directions"]
     for layer in range(node.attrs["layers"]):
         for direction in range(directions):
             tag = f"{layer}.{direction}"
             labeller.equal(labels, labeller.axis(named[f"w_ih.{tag}"], 1))
-            labeller.equal(hidden, labeller.axis(named[f"w_hh.{tag}"], 1))
+            labeller.equal(passed, labeller.axis(named[f"w_hh.{tag}"], 1))
+            if f"w_hr.{tag}" in named:
+                _tie_projection(named[f"w_hr.{tag}"], passed, hidden, labeller)
             for part in ("w_ih", "w_hh", "b_ih", "b_hh"):
                 if f"{part}.{tag}" in named:
                     _tie_gates(labeller.axis(named[f"{part}.{tag}"], 0), hidden, labeller)
-        labels = np.tile(hidden, directions)
-    _states(node, named, hidden, labeller)
+        labels = np.tile(passed, directions)
+    _states(node, named, passed, hidden, labeller)
     passing = {a: labeller.axis(x, a) for a in range(x.rank - 1)}
     for steps in passing.values():
         labeller.freeze(steps, "a recurrent layer runs over this axis")
@@ -116,5 +150,5 @@ def _onnx(node: Node, named: dict[str, Value], labeller: Labeller) -> None:
             _tie_gates(labeller.axis(named[name], 1), hidden, labeller)
     for axis in (0, 1):
         labeller.freeze(labeller.axis(x, axis), "a recurrent layer runs over this axis")
-    _states(node, named, hidden, labeller)
+    _states(node, named, hidden, hidden, labeller)
     labeller.put(out, {out.rank - 1: hidden})

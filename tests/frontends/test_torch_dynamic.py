@@ -88,6 +88,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "token types": lambda: Net(token_types, table=nn.Embedding(2, 8)),
     "pooled": lambda: Net(pooled),
     "lstm": lambda: Net(lambda n, x: n.lstm(x)[0], lstm=nn.LSTM(8, 4, 2, batch_first=True, bidirectional=True)),
+    "projected lstm": lambda: Net(lambda n, x: n.lstm(x)[0], lstm=nn.LSTM(8, 6, proj_size=4, batch_first=True)),
     "gru, time first": lambda: Net(lambda n, x: n.gru(x.transpose(0, 1))[0].mean(0), gru=nn.GRU(8, 4)),
     "encoder": lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1),
 }

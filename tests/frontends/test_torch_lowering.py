@@ -190,6 +190,9 @@ def test_recurrent_projection() -> None:
     module = nn.LSTM(5, 6, proj_size=2)
     node = capture(module, torch.randn(4, 1, 5)).nodes[-1]
     assert (node.attrs["hidden"], node.attrs["proj"]) == (6, 2)
+    order = dict(zip(node.attrs["order"], node.inputs, strict=True))
+    sizes = {name: value.sizes for name, value in order.items() if value is not None}
+    assert (sizes["h0"], sizes["c0"], sizes["w_hr.0.0"]) == ((1, 1, 2), (1, 1, 6), (2, 6))
 
 
 @pytest.mark.parametrize("batch_first", [True, False])

@@ -142,6 +142,48 @@ def lstm_deep_both_ways() -> Any:
 
 @example(
     """
+    5 exact: inp.weight[0] inp.bias[0] lstm.weight_ih_l0[1] lstm.weight_ih_l0_reverse[1]
+    12 of 4 exact: constant_zeros_1[2] lstm.weight_ih_l0[0] lstm.weight_hh_l0[0] lstm.weight_hr_l0[1]
+    + lstm.weight_ih_l0_reverse[0] lstm.weight_hh_l0_reverse[0] lstm.weight_hr_l0_reverse[1] lstm.weight_ih_l1[0]
+    + lstm.weight_hh_l1[0] lstm.weight_hr_l1[1] lstm.weight_ih_l1_reverse[0] lstm.weight_hh_l1_reverse[0]
+    + lstm.weight_hr_l1_reverse[1]
+    4 exact: constant_zeros[2] lstm.weight_hh_l0[1] lstm.weight_hr_l0[0] lstm.weight_hh_l0_reverse[1]
+    + lstm.weight_hr_l0_reverse[0] lstm.weight_ih_l1[1] lstm.weight_hh_l1[1] lstm.weight_hr_l1[0]
+    + lstm.weight_ih_l1_reverse[1] lstm.weight_hh_l1_reverse[1] lstm.weight_hr_l1_reverse[0] out.weight[1]
+    """
+)
+def lstm_projected_both_ways() -> Any:
+    """The state and the next layer's input are projections, the cells stay hidden units."""
+    net = Net(
+        lambda m, x: m.out(m.lstm(m.inp(x))[0]),
+        inp=nn.Linear(3, 5),
+        lstm=nn.LSTM(5, 12, 2, bias=False, bidirectional=True, proj_size=4),
+        out=nn.Linear(8, 2),
+    )
+    return net, torch.randn(4, 2, 3)
+
+
+@example(
+    """
+    4 exact: h.weight[0] h.bias[0] lstm.weight_hh_l0[1] lstm.weight_hr_l0[0] out.weight[1] short.weight[1]
+    12 exact: c.weight[0] c.bias[0] lstm.weight_ih_l0[0] lstm.weight_hh_l0[0] lstm.bias_ih_l0[0] lstm.bias_hh_l0[0]
+    + lstm.weight_hr_l0[1] long.weight[1]
+    """
+)
+def lstm_projected_with_states() -> Any:
+    """Computed states: one is as wide as the projection, the other as the cells."""
+
+    def call(m: Any, x: torch.Tensor) -> Any:
+        y, (h, c) = m.lstm(x, (m.h(x[:1]), m.c(x[:1])))
+        return m.out(y), m.short(h), m.long(c)
+
+    states = {"h": nn.Linear(3, 4), "c": nn.Linear(3, 12)}
+    heads = {"out": nn.Linear(4, 2), "short": nn.Linear(4, 2), "long": nn.Linear(12, 2)}
+    return Net(call, lstm=nn.LSTM(3, 12, proj_size=4), **states, **heads), torch.randn(4, 2, 3)
+
+
+@example(
+    """
     5 exact: inp.weight[0] inp.bias[0] gru.weight_ih_l0[1]
     8 of 3 exact: constant_zeros[2] gru.weight_ih_l0[0] gru.weight_hh_l0[0] gru.weight_hh_l0[1] gru.bias_ih_l0[0]
     + gru.bias_hh_l0[0] gru.weight_ih_l1[0] gru.weight_ih_l1[1] gru.weight_hh_l1[0] gru.weight_hh_l1[1]

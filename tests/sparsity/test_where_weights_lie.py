@@ -233,17 +233,17 @@ def test_integers_of_few_bits_are_left_and_named(zero_points: bool) -> None:
         gp.sparsify(model, include=["q"])
 
 
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize(("layers", "width"), [(1, 0), (2, 0), (1, 8)])
 @pytest.mark.parametrize("given", ["nothing", "permute", "data"])
-def test_lstm_of_torch(layers: int, given: str) -> None:
-    """All four gates of each layer and direction; the caller's class keeps its own parameters."""
+def test_lstm_of_torch(layers: int, width: int, given: str) -> None:
+    """All four gates of each layer and direction, and its projection; the caller's class keeps its own parameters."""
     torch.manual_seed(0)
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.rnn = torch.nn.LSTM(8, 16, layers, batch_first=True, bidirectional=layers > 1)
-            self.head = torch.nn.Linear(16 * min(layers, 2), 4)
+            self.rnn = torch.nn.LSTM(8, 16, layers, batch_first=True, bidirectional=layers > 1, proj_size=width)
+            self.head = torch.nn.Linear((width or 16) * min(layers, 2), 4)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.head(self.rnn(x)[0])
@@ -258,7 +258,7 @@ def test_lstm_of_torch(layers: int, given: str) -> None:
     for name, parameter in matrices.items():
         assert zero_in_fours(result.masks[name], 1) == {2}
         assert min(zero_in_fours(parameter.detach().numpy(), 1)) >= 2, name
-    seen = {row.name: row.note for row in result.report.rows if "weight_hh" in row.name}
+    seen = {row.name: row.note for row in result.report.rows if "weight_h" in row.name}
     assert all(("by magnitude" in note) == (given == "data") for note in seen.values())
 
 
