@@ -12,6 +12,9 @@ from graphprune.frontends.onnx.registry import lowered_operators
 SHAPE_ARITHMETIC = {"Constant", "ConstantOfShape", "Range", "Shape", "Size"}
 
 _SEQUENCE = "makes or takes sequences or optional values, which have no axes"
+_KNOWN_SEQUENCE = (
+    "is taken apart while loading where all of the sequence is known (sequences.py); has no axes elsewhere"
+)
 _DATA = "what comes out has a size that depends on the data"
 _TEXT = "works on strings"
 _RANDOM = "is random: nothing could be proven"
@@ -22,7 +25,7 @@ UNKNOWN = {
     "Bernoulli": _RANDOM,
     "CausalConvWithState": _NEW,
     "Compress": _DATA,
-    "ConcatFromSequence": _SEQUENCE,
+    "ConcatFromSequence": _KNOWN_SEQUENCE,
     "Det": "needs whole square matrices",
     "ImageDecoder": "decodes bytes",
     "LinearAttention": _NEW,
@@ -36,15 +39,15 @@ UNKNOWN = {
     "OptionalHasElement": _SEQUENCE,
     "RegexFullMatch": _TEXT,
     "STFT": "cuts time into frames of another rank; all samples are needed",
-    "SequenceAt": _SEQUENCE,
-    "SequenceConstruct": _SEQUENCE,
+    "SequenceAt": _KNOWN_SEQUENCE,
+    "SequenceConstruct": _KNOWN_SEQUENCE,
     "SequenceEmpty": _SEQUENCE,
     "SequenceErase": _SEQUENCE,
     "SequenceInsert": _SEQUENCE,
-    "SequenceLength": _SEQUENCE,
+    "SequenceLength": _KNOWN_SEQUENCE,
     "SequenceMap": _SEQUENCE,
     "SoftmaxCrossEntropyLoss": _LOSS,
-    "SplitToSequence": _SEQUENCE,
+    "SplitToSequence": _KNOWN_SEQUENCE,
     "StringConcat": _TEXT,
     "StringNormalizer": _TEXT,
     "StringSplit": _TEXT,

@@ -268,3 +268,56 @@ def one_hot_on_another_axis_with_computed_values() -> Any:
         node("MatMul", "mixed out", "y"),
     ]
     return model(nodes, {**weights, "flat": [-1]}, [7, 8], [7, 3])
+
+
+@example(
+    """
+    4 of 3 exact: a[1] o[0]
+    """
+)
+def gates_in_a_sequence() -> Any:
+    """What torch writes for `split` without optimisation: parts of a sequence, looked up by constant positions."""
+    weights = {"a": normal(3, 12), "o": normal(4, 2), "sizes": [4, 4, 4]}
+    weights |= {name: np.array(i) for name, i in {"first": 0, "second": 1, "last": -1}.items()}
+    nodes = [
+        node("MatMul", "x a", "h"),
+        node("SplitToSequence", "h sizes", "parts", axis=-1),
+        node("SequenceAt", "parts first", "gate"),
+        node("SequenceAt", "parts second", "value"),
+        node("SequenceAt", "parts last", "shift"),
+        node("Sigmoid", "gate", "open"),
+        node("Mul", "open value", "gated"),
+        node("Add", "gated shift", "moved"),
+        node("MatMul", "moved o", "y"),
+    ]
+    return model(nodes, weights, [5, 3], [5, 2])
+
+
+@example(
+    """
+    2 of 12 exact: a[1] o[0]
+    """
+)
+def heads_unbound_into_a_sequence() -> Any:
+    """Queries, keys and values in one projection, taken apart without the axis; joined on a new one afterwards."""
+    weights = {"a": normal(6, 24), "o": normal(16, 2), "apart": [2, 5, 3, 2, 4], "flat": [2, 5, 16]}
+    weights |= {name: np.array(i) for name, i in {"zero": 0, "one": 1, "last": -1}.items()}
+    nodes = [
+        node("MatMul", "x a", "h"),
+        node("Reshape", "h apart", "five"),
+        node("Transpose", "five", "three", perm=[2, 0, 3, 1, 4]),
+        node("SplitToSequence", "three", "parts", keepdims=0),
+        node("SequenceAt", "parts zero", "q"),
+        node("SequenceAt", "parts one", "k"),
+        node("SequenceAt", "parts last", "v"),
+        node("Transpose", "k", "turned", perm=[0, 1, 3, 2]),
+        node("MatMul", "q turned", "scores"),
+        node("Softmax", "scores", "shares", axis=-1),
+        node("MatMul", "shares v", "mixed"),
+        node("SequenceConstruct", "mixed v", "both"),
+        node("ConcatFromSequence", "both", "wide", axis=3, new_axis=1),
+        node("Transpose", "wide", "back", perm=[0, 2, 1, 3, 4]),
+        node("Reshape", "back flat", "f"),
+        node("MatMul", "f o", "y"),
+    ]
+    return model(nodes, weights, [2, 5, 6], [2, 5, 2])

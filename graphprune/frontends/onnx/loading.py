@@ -35,6 +35,7 @@ from .quantized import Encoded
 from .reading import check_model, check_structure, external_tensors, read_model
 from .registry import FILL, Lowered, View, lower
 from .scopes import Taken, share_names
+from .sequences import Sequences
 from .stored import Store
 from .tensors import external_file, is_float
 
@@ -99,6 +100,7 @@ class _Loader:
         self.names: dict[str, int] = {}
         self.depth = 0
         self.store = Store(self.values, [])
+        self.sequences = Sequences(origin.model.graph, self.facts, origin.opset, self._constant)
 
     def run(self, protos: list[NodeProto]) -> Graph:
         graph = self.origin.model.graph
@@ -161,7 +163,10 @@ class _Loader:
             raise InputError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
 
     def _node(self, proto: NodeProto, index: int) -> list[Node]:
-        """The node, or none where its outputs are constants."""
+        """The node, or none where its outputs are constants; what a node says that makes or reads a known sequence."""
+        instead = self.sequences.instead(proto)
+        if instead is not None:
+            return [node for inner in instead for node in self._node(inner, index)]
         if self._is_constant(proto):
             return []
         if self.depth < DEEPEST and bodies_of(proto):
@@ -223,13 +228,16 @@ class _Loader:
     def _is_constant(self, proto: NodeProto) -> bool:
         if domain(proto) or proto.op_type != "Constant":
             return False
-        weight = constant_weight(proto, self.folder, self.origin.file)
+        weight = self._constant(proto)
         if weight is None:
             return False
         self._keep(proto.output[0], weight)
         self.origin.constant_nodes[proto.output[0]] = proto
         self.propagation.learn(proto.output[0], weight)
         return True
+
+    def _constant(self, proto: NodeProto) -> Weight | None:
+        return constant_weight(proto, self.folder, self.origin.file)
 
     def _folded(self, proto: NodeProto) -> bool:
         """Whether the outputs are constants from now on."""
