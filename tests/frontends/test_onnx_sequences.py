@@ -206,6 +206,48 @@ def test_a_sequence_that_a_body_reads_stays() -> None:
     assert "SplitToSequence" in ops(graph)
 
 
+def test_sequences_in_a_branch_that_is_always_taken() -> None:
+    """The branch's output has another name outside."""
+    then, other = branch([split("h n"), *at("p0 a", "p0 o")]), branch([split("h n"), *at("p1 o")])
+    source = made([node("If", "true", then_branch=then, else_branch=other)])
+    source.graph.initializer.extend(onnx.numpy_helper.from_array(WEIGHTS[n], n) for n in ("n", "p0", "p1"))
+    source.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "true"))
+    assert ops(assert_round_trip(source)) == "MatMul Split Identity"
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_sequences_in_a_loop(grows: bool) -> None:
+    """Where each round sees another size, what was taken apart in the first walk of the body is a sequence again."""
+    nodes = [
+        node("Identity", "go", "stay"),
+        split("c n"),
+        *at("p0 a", "p1 b"),
+        node("Mul", "a b", "d"),
+        node("SequenceConstruct", "a b d d" if grows else "a b d", "t"),
+        node("ConcatFromSequence", "t", "e", axis=1),
+    ]
+    carried = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, None]) for name in "cey"]
+    start = [helper.make_tensor_value_info("i", TensorProto.INT64, []), truth("go")]
+    body = helper.make_graph(nodes, "body", [*start, carried[0]], [truth("stay"), carried[1]])
+    source = made([node("Loop", "two _ h", "z", body=body), node("Relu", "z")])
+    source.graph.output[0].CopyFrom(carried[2])
+    source.graph.initializer.extend(onnx.numpy_helper.from_array(WEIGHTS[n], n) for n in ("n", "p0", "p1"))
+    source.graph.initializer.append(onnx.numpy_helper.from_array(np.array(2), "two"))
+    graph = assert_round_trip(source)
+    assert ("SplitToSequence" in ops(graph)) == grows
+    assert ("Split" in ops(graph).split()) != grows
+
+
+def truth(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.BOOL, [])
+
+
+def test_a_length_that_is_an_output() -> None:
+    nodes = [split("h n"), *at("p0 a"), node("Relu", "a"), node("SequenceLength", "s", "l")]
+    source = made(nodes, outputs=("y", "l"), types={"l": TensorProto.INT64})
+    assert ops(assert_round_trip(source)) == "MatMul Split Relu"
+
+
 @pytest.mark.parametrize("opset", OPSETS)
 def test_what_a_sequence_held_together_is_pruned(opset: int) -> None:
     """Gates in three parts, of which one goes past the others; half of each goes, and the proof holds."""
