@@ -184,8 +184,18 @@ def _ladder(
     if override is not None or target.kind == "channels":
         ratio = target.ratio if override is None else override
         return Ladder(groups, [_round_up(_share(ratio, units), quantum, units)], rows, fixed=True)
-    low = _round_up(max(1, math.ceil(options.floor * units)), quantum, units)
+    low = _round_up(max(_needed(coupling, groups, units), math.ceil(options.floor * units)), quantum, units)
     return Ladder(groups, list(dict.fromkeys([*range(low, units, quantum), units])), rows)
+
+
+def _needed(coupling: Coupling, groups: Sequence[Group], units: int) -> int:
+    """How many units must stay, at least one: as many as an operator needs that works on a whole group."""
+    least = 1
+    for labels, count in coupling.at_least:
+        components = coupling.component[labels]
+        if any(np.isin(group.components, components).all() for group in groups):
+            least = max(least, math.ceil(count * units / labels.size))
+    return min(least, units)
 
 
 def _override(coupling: Coupling, group: Group, options: Options) -> float | None:

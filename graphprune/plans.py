@@ -118,7 +118,7 @@ class Plan:
                 keep[row[list(positions)]] = True
         for labels, count in coupling.at_least:
             if keep[coupling.component[labels]].sum() < count:
-                raise InputError(f"the plan keeps fewer than {count} indices where an operator picks the best {count}")
+                raise InputError(f"the plan keeps fewer than {count} indices where an operator needs {count}")
         return keep
 
 

@@ -108,9 +108,6 @@ def _passed(node: Node, hidden: Array, labeller: Labeller) -> Array:
         return hidden
     passed = labeller.fresh(width)
     narrow, wide = sorted((passed, hidden), key=len)
-    if 4 * len(narrow) >= 3 * len(wide):
-        # Too few could go for a budget to count on.
-        labeller.freeze(wide, "hidden units and projections of a recurrent layer keep unequal widths")
     labeller.at_least(wide, len(narrow) + 1)
     return passed
 
