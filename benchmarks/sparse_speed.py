@@ -237,7 +237,7 @@ def main() -> None:
         "matrix `published`, in 60.7 s on a CPU (NVIDIA/apex, permutation_tests/README.md). Random: mean of "
         "25 of 128x64 (`published`: of 25 searches in the one), seconds of processor time. Models: searches of "
         f"{sparse_orders.SMALL_SECONDS:.0f} s; ResNet-50, whose weights are random, {sparse_orders.SECONDS:.0f} s; the "
-        "others are trained. Max error: of outputs, relative.",
+        "others are trained. Max error: of the reordered model's outputs, relative to the largest.",
         sparse_orders.table({n: r for n, r in results.items() if n.startswith("order-")}),
     ]
     common.publish(options, "Speed and memory of making weights sparse", parts)
