@@ -45,9 +45,9 @@ def test_the_median_interval_holds_its_level() -> None:
 
 def test_a_comparison_says_what_it_measured() -> None:
     comparison = runtimes.compare(
-        [models.linear(256, 256), models.linear(256, 8)],
+        [models.linear(1024, 1024), models.linear(1024, 8)],
         labels=["whole", "part"],
-        input_shapes=[(32, 256)],
+        input_shapes=[(128, 1024)],
         effort=SHORT,
     )
     whole, part = comparison
@@ -55,7 +55,7 @@ def test_a_comparison_says_what_it_measured() -> None:
     assert whole.median <= whole.p90 <= whole.p99
     assert part.ratio_low <= part.ratio <= part.ratio_high < 1
     environment = comparison.environment
-    assert environment.input_shapes == {"x": (32, 256)}
+    assert environment.input_shapes == {"x": (128, 1024)}
     assert (environment.runtime, environment.threads) == ("onnxruntime", 1)
     assert environment.cpu
     assert whole.notes == whole.layers == ()
