@@ -6,8 +6,6 @@ which components of each coupled group stay. Data, not code: it can be read, edi
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from operator import index
@@ -19,6 +17,7 @@ import numpy as np
 from .coupling import Coupling, Group
 from .errors import InputError
 from .ops.base import Array
+from .writing import whole
 
 _FORMAT = 1
 
@@ -72,7 +71,8 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write as JSON; the file appears whole or not at all."""
-        write_text(Path(path), self.text)
+        with whole(path) as draft:
+            draft.write_text(self.text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
@@ -150,19 +150,3 @@ def plan_groups(coupling: Coupling, keep: Array, reasons: Sequence[str]) -> tupl
         )
         for group, reason in zip(coupling.groups, reasons, strict=True)
     )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside, then rename; raises InputError if the place cannot be written."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise InputError(f"cannot write '{path}': {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

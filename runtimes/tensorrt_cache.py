@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from graphprune.errors import InputError
+from graphprune.writing import whole
 
 from .tensorrt_log import Told
 from .tensorrt_memory import Device
@@ -105,19 +104,11 @@ def write_engine(path: Path, built: Built, fingerprint: Fingerprint) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write beside `path`, then rename; folders are made. Raises `InputError` where that cannot be."""
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise InputError(
-            f"cannot write '{path}': {error.strerror}; name another folder (tensorrt{{cache=FOLDER}}) or cache=off"
-        ) from error
+        with whole(path, parents=True) as draft:
+            draft.write_bytes(data)
+    except InputError as error:
+        raise InputError(f"{error}; name another folder (tensorrt{{cache=FOLDER}}) or cache=off") from error
 
 
 def model_hash(path: Path) -> str:

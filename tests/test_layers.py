@@ -33,7 +33,7 @@ ORDER = [
     {"frontends"},
     {"ops"},
     {"graph", "scratch", "options"},
-    {"weights"},
+    {"weights", "writing"},
     {"errors"},
 ]
 RANK = {layer: rank for rank, layers in enumerate(ORDER) for layer in layers}

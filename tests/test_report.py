@@ -182,7 +182,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == {"a": 1}
     assert stat.S_IMODE(path.stat().st_mode) & stat.S_IRUSR
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
-    with pytest.raises(InputError, match="cannot write '.*nowhere/report.json': No such file"):
+    with pytest.raises(InputError, match="'.*nowhere/report.json' cannot be written: No such file"):
         reports.write_json({}, tmp_path / "nowhere" / "report.json")
 
 

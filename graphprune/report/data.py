@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..writing import whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -290,26 +288,7 @@ def _fields(item: Any) -> dict[str, Any]:
 
 
 def write_json(data: Any, path: str | Path) -> None:
-    """Write beside `path`, then rename, so that the file appears whole or not at all."""
-    path = Path(path)
+    """Write a report, whole or not at all; raises InputError where it cannot be written."""
     text = json.dumps(jsonable(data), indent=2) + "\n"
-    try:
-        with NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8") as file:
-            temporary = Path(file.name)
-    except OSError as error:
-        raise InputError(f"cannot write '{path}': {error.strerror}") from error
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write '{path}': {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, BinaryIO
 
 import ml_dtypes
@@ -17,6 +16,7 @@ from .. import frontends
 from ..errors import GraphPruneError, InputError
 from ..graph import Graph, Value, Weight
 from ..ops.base import Array
+from ..writing import whole
 from .layers import find_layers
 from .packing import Packed, pack, unpack
 from .patterns import NM, parse
@@ -138,19 +138,10 @@ def save_compact(model: Any, path: str | Path, pattern: str = "") -> None:
     wanted = parse(pattern or getattr(getattr(model, "masks", None), "pattern", "") or "2:4")
     if not isinstance(wanted, NM):
         raise InputError(f"compact weights need an N:M pattern, not '{wanted.text}'")
-    target, weights = Path(path), _storable(graph)
+    weights = _storable(graph)
     axes = {layer.value.name: layer.how.axis for layer in find_layers(graph)[0]}
-    try:
-        with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            try:
-                _Writer(file, weights).run(wanted, axes)  # type: ignore[arg-type]
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, target)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be written: {error.strerror or error}") from error
+    with whole(path) as draft, draft.open("w+b") as file:
+        _Writer(file, weights).run(wanted, axes)
 
 
 def _storable(graph: Graph) -> dict[str, Weight]:

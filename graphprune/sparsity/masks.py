@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from json import dumps, loads
 from math import prod
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from safetensors.numpy import save as to_bytes
 from .. import frontends
 from ..errors import InputError
 from ..ops.base import Array
+from ..writing import whole
 
 _FORMAT = "graphprune-masks/2"
 #: What safetensors calls its own part of the header.
@@ -54,19 +53,8 @@ class Masks(Mapping[str, Array]):
         if _RESERVED in self._bits:
             raise InputError(f"a weight named '{_RESERVED}' cannot lie in a safetensors file")
         data = to_bytes(dict(self._bits), {"format": _FORMAT, "pattern": self.pattern, "shapes": dumps(self._shapes)})
-        target = Path(path)
-        try:
-            with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-                try:
-                    file.write(data)
-                    file.flush()
-                    os.chmod(file.name, 0o644)
-                    os.replace(file.name, target)
-                except BaseException:
-                    os.unlink(file.name)
-                    raise
-        except OSError as error:
-            raise InputError(f"'{path}' cannot be written: {error.strerror or error}") from error
+        with whole(path) as draft:
+            draft.write_bytes(data)
 
     @classmethod
     def load(cls, path: str | Path) -> Masks:

@@ -94,7 +94,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unwritable_place_is_refused(coupling: Coupling, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match="cannot be written: No such file"):
         random_plan(coupling, budgets.channels(0.5)).save(tmp_path / "none" / "plan.json")
 
 

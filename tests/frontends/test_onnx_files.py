@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnx import ModelProto, helper
 
+from graphprune import writing
 from graphprune.errors import GraphPruneError, InputError
 from graphprune.frontends import onnx as frontend
 from graphprune.frontends.onnx import checking, saving
@@ -274,7 +275,7 @@ def test_a_failing_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saving, "_sync", full)
+    monkeypatch.setattr(writing, "_sync", full)
     with pytest.raises(InputError, match="cannot be written: No space left on device"):
         frontend.save(frontend.from_model(linear()), tmp_path / "out.onnx")
     assert not list(tmp_path.iterdir())
@@ -284,9 +285,8 @@ def test_a_killed_process_leaves_no_output(tmp_path: Path) -> None:
     program = (
         "import os, sys\n"
         "from graphprune.frontends import onnx as frontend\n"
-        "from graphprune.frontends.onnx import saving\n"
         "graph = frontend.load(sys.argv[1])\n"
-        "saving._move = lambda *_: os.kill(os.getpid(), 9)\n"
+        "os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
         "frontend.save(graph, sys.argv[2])\n"
     )
     (tmp_path / "in").mkdir()

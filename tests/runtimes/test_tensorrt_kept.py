@@ -103,13 +103,13 @@ def test_timings_are_kept_and_begun_anew_where_they_do_not_suit(world: World, tm
 
 def test_a_folder_that_cannot_be_made_is_said(world: World, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write '.*': Not a directory; name another folder"):
+    with pytest.raises(InputError, match="'.*' cannot be written: Not a directory; name another folder"):
         runtime(tmp_path / "file" / "folder").compile(models.linear())
 
 
 def test_a_file_that_cannot_be_replaced_leaves_nothing(world: World, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(InputError, match="cannot write '.*taken': Is a directory"):
+    with pytest.raises(InputError, match="'.*taken' cannot be written: Is a directory"):
         TensorRTExecutable(Built(PLAN), CudaMemory()).save(tmp_path / "taken")
     assert list(tmp_path.iterdir()) == [tmp_path / "taken"]
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 
 from ...errors import InputError
 from ...graph import Graph, Weight
+from ...writing import whole
 from ..torch.arrays import to_torch, torch_dtype
 from ..torch.tracing import quiet
 from .emission import EmittedCheckpoint, emit
@@ -44,20 +43,11 @@ def save(model: Graph | EmittedCheckpoint, path: str | Path, plan: str = "") -> 
     emitted = emit(model) if isinstance(model, Graph) else model
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"'{path}' exists already; give a new folder")
-    try:
-        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.resolve().parent))
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be written: {error.strerror}") from error
-    try:
+    with whole(path) as draft:
+        draft.mkdir()
         _write(emitted, draft)
         if plan and emitted.form == "tensors":
             (draft / "plan.json").write_text(plan)
-        draft.chmod(0o755)
-        os.replace(draft, path)
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write(emitted: EmittedCheckpoint, folder: Path) -> None:

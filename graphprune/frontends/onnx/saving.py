@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +13,7 @@ from onnx import ModelProto, TensorProto
 
 from ...errors import GraphPruneError, InputError
 from ...graph import Graph, Weight
+from ...writing import whole
 from . import wire
 from .checking import PROTO_LIMIT, first_line, full_failure, with_small_data
 from .emit import build
@@ -23,8 +22,6 @@ from .tensors import onnx_dtype, to_tensor
 
 #: Tensors below this size stay inside the model: shape inference reads them.
 _SMALL = 1024
-#: The model's name until it is whole.
-_PARTIAL = "model.partial"
 #: Alignment of tensors in the data file, so that runtimes can map it into memory.
 _ALIGN = 4096
 
@@ -44,21 +41,12 @@ def save(graph: Graph, path: str | Path) -> None:
     model, weights = build(graph)
     total = sum(w.size * w.dtype.itemsize for w in weights.values())
     data = _data_name(target, graph.origin) if graph.origin.external or total > PROTO_LIMIT else None
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=".graphprune-", suffix=".partial", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"the output '{path}' cannot be written: {error.strerror}") from error
-    try:
+    with whole(path) as draft:
         if data is None:
             _check(with_small_data(model, weights), graph.origin)
-        _write(model, weights, folder, data)
+        _write(model, weights, draft, data)
         if data is not None:
-            _check(str(folder / _PARTIAL), graph.origin)
-        _move(folder, target, data)
-    except OSError as error:
-        raise InputError(f"the output '{path}' cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            _check(str(draft), graph.origin)
 
 
 def _check_target(target: Path, path: Path) -> None:
@@ -77,18 +65,16 @@ def _data_name(target: Path, origin: Origin) -> str:
     return next(name for name in names if target.parent / name not in taken)
 
 
-def _write(model: ModelProto, weights: dict[str, Weight], folder: Path, data: str | None) -> None:
+def _write(model: ModelProto, weights: dict[str, Weight], path: Path, data: str | None) -> None:
     if data is not None:
-        with (folder / data).open("wb") as file:
+        with path.with_name(data).open("wb") as file:
             for tensor in model.graph.initializer:
                 _write_tensor(tensor, weights[tensor.name], file, data)
-            _sync(file)
-    with (folder / _PARTIAL).open("wb") as file:
+    with path.open("wb") as file:
         if data is None:
             wire.write(model, weights, file)
         else:
             file.write(model.SerializeToString())
-        _sync(file)
 
 
 def _write_tensor(tensor: TensorProto, weight: Weight, file: BinaryIO, location: str) -> None:
@@ -104,11 +90,6 @@ def _write_tensor(tensor: TensorProto, weight: Weight, file: BinaryIO, location:
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", offset), ("length", size)):
         tensor.external_data.add(key=key, value=str(value))
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _check(model: ModelProto | str, origin: Origin) -> None:
@@ -128,25 +109,3 @@ def _was_inferable(origin: Origin) -> bool:
     except Exception:  # then it cannot be asked of the output either
         return False
     return True
-
-
-def _move(folder: Path, target: Path, data: str | None) -> None:
-    """Rename the data file, then the model; an old model must not be left beside new data, so it goes first."""
-    mode = target.stat().st_mode & 0o777 if target.exists() else None
-    for name in (_PARTIAL, data):
-        if mode is not None and name is not None:
-            (folder / name).chmod(mode)
-    if data is not None:
-        if (target.parent / data).exists():
-            target.unlink(missing_ok=True)
-        (folder / data).replace(target.parent / data)
-    (folder / _PARTIAL).replace(target)
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from torch.export import ExportedProgram
 
 from ...errors import GraphPruneError, InputError
 from ...graph import Graph
+from ...writing import whole
 from .archive import load_program
 from .emission import Emitted, emit
 from .tracing import batch_shapes, capture, export, first_line, lower_program, quiet, split_inputs, twice
@@ -126,27 +124,12 @@ def save(model: Graph | Emitted, path: str | Path) -> None:
     if writer is None:
         raise InputError(f"'{path}' ends in none of {', '.join(_WRITERS)}")
     emitted = emit(model) if isinstance(model, Graph) else model
-    with _beside(path) as draft:
+    with whole(path) as draft:
         try:
             with quiet():
                 writer(emitted, draft)
         except Exception as error:
             raise InputError(f"'{path}' cannot be written: {first_line(error)}") from error
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A draft of the same name in a folder beside `path`; all files there are moved over once complete."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be written: {error.strerror}") from error
-    try:
-        yield folder / path.name
-        for made in sorted(folder.iterdir(), key=lambda p: p.name == path.name):
-            os.replace(made, path.parent / made.name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _save_archive(emitted: Emitted, path: Path) -> None:
