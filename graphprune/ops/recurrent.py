@@ -58,20 +58,10 @@ def recurrent(node: Node, labeller: Labeller) -> None:
     set of labels for the same reason.
     """
     named = _named(node)
-    if "P" in named:
-        _freeze_all(node, labeller)
-    elif "W" in named:
+    if "W" in named:
         _onnx(node, named, labeller)
     else:
         _torch(node, named, labeller)
-
-
-def _freeze_all(node: Node, labeller: Labeller) -> None:
-    for value in node.inputs:
-        for block in labeller.blocks(value) if value is not None else ():
-            labeller.freeze(block.labels, "a recurrent layer with peepholes is left alone")
-    for output in node.outputs:
-        labeller.put(output, {})
 
 
 def _tie_gates(rows: Array | None, hidden: Array, labeller: Labeller) -> None:
@@ -141,7 +131,7 @@ def _onnx(node: Node, named: dict[str, Value], labeller: Labeller) -> None:
     hidden = labeller.fresh(node.attrs["hidden"])
     labeller.equal(labeller.axis(x, 2, touched=True), labeller.axis(named["W"], 2))
     labeller.equal(labeller.axis(named["R"], 2), hidden)
-    for name in ("W", "R", "B"):
+    for name in ("W", "R", "B", "P"):
         if name in named:
             labeller.freeze(labeller.axis(named[name], 0), "directions are left alone")
             _tie_gates(labeller.axis(named[name], 1), hidden, labeller)

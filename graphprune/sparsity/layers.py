@@ -152,7 +152,8 @@ def _reads(graph: Graph) -> tuple[dict[Value, list[Read]], dict[Value, Node]]:
             how = _on(known[slot], read.how) if slot in known else None
             if how is not None:
                 reads.setdefault(known.pop(slot)[0], []).append(replace(read, how=how))
-        for weight, _, _ in known.values():
+        handed_on = [_source(value, stored) for body in node.bodies for value in body.outputs]
+        for weight, _, _ in filter(None, (*known.values(), *handed_on)):
             other.setdefault(weight, node)
     return reads, other
 

@@ -39,3 +39,19 @@ def global_filter() -> Any:
         return m.out(torch.fft.irfft2(spectrum, s=x.shape[2:]))
 
     return Net(forward, a=conv(3, 6), w=parameter(6, 6, 4, 2), out=conv(6, 2)), image()
+
+
+@example(
+    """
+    6 exact: a.weight[0] a.bias[0] b.weight[0] b.bias[0] out.weight[1]
+    """
+)
+def complex_numbers_of_two_layers() -> Any:
+    """Real and imaginary parts that two layers make, conjugated and looked at in all ways."""
+
+    def forward(m: Net, x: torch.Tensor) -> torch.Tensor:
+        z = torch.complex(m.a(x), m.b(x))
+        turned = z.conj() * torch.polar(z.abs() + 1, m.b(x))
+        return m.out(torch.view_as_real(turned.conj().resolve_conj()).sum(-1) + turned.imag + z.conj_physical().real)
+
+    return Net(forward, a=conv(3, 6), b=conv(3, 6), out=conv(6, 2)), image()

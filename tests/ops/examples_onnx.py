@@ -215,6 +215,19 @@ def gru_in_onnx() -> Any:
 
 @example(
     """
+    5 exact: inp[1] w[2]
+    6 of 4 exact: w[1] r[1] r[2] b[1] p[1] out[0]
+    """
+)
+def lstm_in_onnx_with_peepholes() -> Any:
+    made = recurrent("LSTM", 4, 1)
+    made.graph.node[1].input.extend(["", "", "", "p"])
+    made.graph.initializer.append(numpy_helper.from_array(normal(1, 18), "p"))
+    return made
+
+
+@example(
+    """
     4 of 4 exact: a[0] b[1]
     3 of 4 exact: b[0] o[1]
     """

@@ -15,7 +15,7 @@ import graphprune as gp
 from graphprune import sparsity
 from graphprune.errors import InputError
 from graphprune.runtimes import get
-from tests.helpers import zero_in_fours
+from tests.helpers import graph_of, zero_in_fours
 
 HEAD = '<ir_version: 9, opset_import: ["": 18, "com.microsoft": 1]>'
 #: The model, the sizes of its weights, and the axis along which each weight is contracted.
@@ -161,6 +161,20 @@ def test_narrow_floats_behind_casts_stay_narrow(dtype: Any, type_name: str) -> N
     found = initializers(result.model)["w"]
     assert found.dtype.name == type_name
     assert zero_in_fours(found.astype(np.float32), 0) == {2}
+
+
+def test_a_weight_that_a_body_hands_on_is_left_alone() -> None:
+    """Whoever reads what the branches give may sum along another axis."""
+    text = (
+        "(float[2,8] x) => (float[2,8] y) { m = ReduceMax<keepdims=0>(x) c = Cast<to=9>(m)"
+        " t = If(c) <then_branch = a () => (float[8,8] o) { o = Identity(w) },"
+        " else_branch = b () => (float[8,8] p) { p = Transpose(v) }>"
+        " h = MatMul(x, t) k = MatMul(h, w) y = MatMul(k, u) }"
+    )
+    graph = graph_of(made(text, {"w": (8, 8), "v": (8, 8), "u": (8, 8)}))
+    layers, left = sparsity.find_layers(graph)
+    assert [layer.name for layer in layers] == ["u"]
+    assert {row.value.name: row.reason for row in left} == {"w": "If reads it", "v": "If reads it"}
 
 
 def test_equal_entries_and_zeros_still_give_exactly_two() -> None:

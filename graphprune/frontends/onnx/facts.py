@@ -18,7 +18,7 @@ from ...graph import Weight
 from .binding import Bound, Shape
 from .contrib import contrib_types
 from .fold import LIMIT, Small, evaluate
-from .protos import attributes, domain, element_type, static_shape, subgraphs, tensor_type
+from .protos import attributes, domain, element_type, output_names, static_shape, subgraphs, tensor_type
 from .tensors import is_data, numpy_dtype, onnx_dtype, to_tensor
 
 #: Float constants up to this size are read while loading (Resize scales, Clip bounds).
@@ -143,7 +143,7 @@ class Propagation:
         moves = any(i is not None and (i.other is not i.type or (i.small and not i.small.static)) for i in inputs)
         other = self._inferred(node, 1) if moves else first
         constant = literal or (bool(inputs) and all(i is None or i.constant for i in inputs))
-        for name in filter(None, node.output):
+        for name in output_names(node):
             kind = first.get(name)
             again = other.get(name) if static_shape(other.get(name)) is not None else kind
             if static_shape(kind) == static_shape(again):
@@ -202,7 +202,7 @@ class Propagation:
             return {}
         try:
             schema = defs.get_schema(node.op_type, opset, place)
-            bare = NodeProto(op_type=node.op_type, domain=node.domain, input=node.input, output=node.output)
+            bare = NodeProto(op_type=node.op_type, domain=node.domain, input=node.input, output=output_names(node))
             bare.attribute.extend(node.attribute)
             found: dict[str, TypeProto] = shape_inference.infer_node_outputs(
                 schema, bare, types, data, opset_imports=list(self.model.opset_import), ir_version=self.model.ir_version

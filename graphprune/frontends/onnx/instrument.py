@@ -66,7 +66,10 @@ class _Instrumenter(Writer):
         if compaction is not None:
             before = self._compact(node, compaction, written)
             self.nodes[start:start] = before
+        made = {name for proto in self.nodes[start:] for name in proto.output}
         for value in node.outputs:
+            if self.name(value) not in made:
+                continue  # an output left out: nothing reads it
             if self.treatment.masks.get(value.name):
                 final = self.name(value)
                 raw = self._detach(final, start)

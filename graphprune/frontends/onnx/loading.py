@@ -30,7 +30,7 @@ from .facts import Fact, Propagation, dtype_of
 from .functions import inlined
 from .naming import label_weights, scope_of
 from .origin import Origin, Source, copy_notes
-from .protos import captured, domain, subgraphs, without_weights
+from .protos import captured, domain, output_names, subgraphs, without_weights
 from .quantized import Encoded
 from .reading import check_model, check_structure, external_tensors, read_model
 from .registry import FILL, Lowered, View, lower
@@ -178,7 +178,7 @@ class _Loader:
         slots, outer = lowered.slots, self._captured(proto)
         inputs = [self._input(proto, slot, lowered) for slot in slots]
         inputs += [self.values[name] for name in outer]
-        outputs = [self._output(proto, j) for j in range(_last_output(proto))]
+        outputs = [self._output(name) for name in output_names(proto)]
         for value, name in zip(outputs, proto.output, strict=False):
             if not name and lowered.kind == "fused":
                 value.shape = ()  # no step makes it
@@ -198,7 +198,7 @@ class _Loader:
         flow = settle(proto, self)
         slots = tuple(range(len(proto.input)))
         inputs = [self._operand(proto, slot) for slot in slots]
-        outputs = [self._output(proto, j) for j in range(_last_output(proto))]
+        outputs = [self._output(name) for name in output_names(proto)]
         name, source = self._name(proto, index), Source(proto, slots, outer)
         kind, scope = proto.op_type.lower(), scope_of(proto)
         return [Node(kind, name, inputs, outputs, flow.attrs, proto.op_type, source, bodies=flow.bodies, scope=scope)]
@@ -310,11 +310,9 @@ class _Loader:
             raise InputError(f"'{file}' is not a valid ONNX model: {reader} reads '{name}', which nothing makes")
         return self.values[name]
 
-    def _output(self, proto: NodeProto, index: int) -> Value:
-        name = proto.output[index]
-        value = self._value(name or f"{proto.output[0] or proto.name}::{proto.op_type}:{index}")
-        self.values[value.name] = value
-        return value
+    def _output(self, name: str) -> Value:
+        self.values[name] = self._value(name)
+        return self.values[name]
 
     def _value(self, name: str) -> Value:
         fact = self.facts.get(name) or Fact(None, None)
@@ -360,11 +358,6 @@ def _operator(proto: NodeProto) -> str:
     """The operator's name, with its domain where that is neither ONNX's nor onnxruntime's usual one."""
     place = domain(proto)
     return str(proto.op_type) if place in ("", "com.microsoft") else f"{place}.{proto.op_type}"
-
-
-def _last_output(proto: NodeProto) -> int:
-    """Number of outputs up to the last that has a name."""
-    return max((i + 1 for i, name in enumerate(proto.output) if name), default=0)
 
 
 def _constant(name: str, weight: Weight) -> Value:

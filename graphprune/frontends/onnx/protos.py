@@ -39,6 +39,13 @@ def domain(node: NodeProto) -> str:
     return "" if node.domain == "ai.onnx" else str(node.domain)
 
 
+def output_names(node: NodeProto) -> list[str]:
+    """The outputs up to the last that has a name. One left out before that is called after the first that has."""
+    count = max((i + 1 for i, name in enumerate(node.output) if name), default=0)
+    first = next(filter(None, node.output), "")
+    return [name or f"{first}::{node.op_type}:{i}" for i, name in enumerate(node.output[:count])]
+
+
 def tensor_type(elem_type: int, shape: tuple[int, ...] | None) -> TypeProto:
     """A tensor type; without a shape where that is None."""
     made: TypeProto = helper.make_tensor_type_proto(elem_type, shape)

@@ -7,18 +7,19 @@ import torch
 from .registry import Call, Name, Spec, lowers
 
 _UNARY = """
-    abs acos acosh angle asin asinh atan atanh bitwise_not ceil celu cos cosh deg2rad digamma elu erf erfc erfinv exp
-    exp2 expm1 fix floor frac gelu hardshrink hardsigmoid hardswish isfinite isinf isnan leaky_relu lgamma log log10
-    log1p log2 log_sigmoid logical_not logit mish nan_to_num neg positive rad2deg reciprocal relu relu6 round rsqrt
-    rrelu selu sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink sqrt square tan tanh tanhshrink threshold
-    trunc special_erf special_expit special_expm1 special_log1p
+    abs acos acosh angle asin asinh atan atanh bitwise_not ceil celu conj_physical cos cosh deg2rad digamma elu erf
+    erfc erfinv exp exp2 expm1 fix floor frac gelu hardshrink hardsigmoid hardswish isfinite isinf isnan leaky_relu
+    lgamma log log10 log1p log2 log_sigmoid logical_not logit mish nan_to_num neg positive rad2deg reciprocal relu
+    relu6 round rsqrt rrelu selu sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink sqrt square tan tanh
+    tanhshrink threshold trunc special_erf special_expit special_expm1 special_log1p _conj _neg_view resolve_conj
+    resolve_neg
 """.split()
 
 _BROADCAST = """
-    add addcdiv addcmul arctan2 atan2 bitwise_and bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor
+    add addcdiv addcmul arctan2 atan2 bitwise_and bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor complex
     copysign div eq float_power floor_divide fmax fmin fmod ge gt heaviside hypot le lerp logaddexp logaddexp2
-    logical_and logical_or logical_xor lt masked_fill maximum minimum mul ne pow remainder rsub sub true_divide where
-    xlogy __and__ __or__ __xor__ __lshift__ __rshift__
+    logical_and logical_or logical_xor lt masked_fill maximum minimum mul ne polar pow remainder rsub sub true_divide
+    where xlogy __and__ __or__ __xor__ __lshift__ __rshift__
 """.split()
 
 # Other names of the same functions.
