@@ -11,6 +11,7 @@ import numpy as np
 from . import frontends
 from .counting import Counter
 from .coupling import Coupling, Group
+from .coupling.kinds import kinds
 from .errors import InputError, TargetError
 from .families import common_parts, families
 from .graph import uncollected
@@ -105,8 +106,9 @@ def make_plan(coupling: Coupling, scores: Array, target: Target, options: Option
     open_groups = _selected(coupling, options)
     if not any(open_groups):
         raise InputError(_nothing_prunable(coupling, options))
+    kind = kinds(coupling)
     ladders = [
-        _ladder(coupling, alike, scores, target, options, open_groups[alike[0].index])
+        _ladder(coupling, alike, (scores, kind), target, options, open_groups[alike[0].index])
         for alike in _families(coupling, open_groups, options)
     ]
     counter = Counter(coupling)
@@ -170,10 +172,15 @@ def _families(coupling: Coupling, open_groups: Sequence[bool], options: Options)
 
 
 def _ladder(
-    coupling: Coupling, groups: Sequence[Group], scores: Array, target: Target, options: Options, free: bool
+    coupling: Coupling,
+    groups: Sequence[Group],
+    scores: tuple[Array, Array],
+    target: Target,
+    options: Options,
+    free: bool,
 ) -> Ladder:
     units = common_parts(groups)
-    rows = ranked(groups, scores, units)
+    rows = ranked(groups, *scores, units)
     default = 1 if target.kind == "channels" else GLOBAL_ALIGN
     align = default if options.align is None else options.align
     steps = (len(g.components) * g.width * (g.components.shape[1] // units) for g in groups)

@@ -12,6 +12,7 @@ from math import prod
 import numpy as np
 
 from .coupling import Coupling, Group, Use
+from .coupling.kinds import kinds
 from .errors import InputError
 from .graph import Weight, uncollected
 from .ops import lookup, reader
@@ -61,8 +62,16 @@ def score(
         if not np.isfinite(scores[group.components]).all():
             raise InputError(f"the weights around '{group.name}' hold NaN or infinite numbers, which cannot be ranked")
     if normalization != "none" and name != "lamp":
+        scores = _comparable(coupling, scores)
         _normalize(coupling, scores, normalization)
     return scores
+
+
+def _comparable(coupling: Coupling, scores: Array) -> Array:
+    """Scores with the same mean for every kind of component (see `coupling/kinds.py`)."""
+    kind = kinds(coupling)
+    mean = np.bincount(kind, scores) / np.bincount(kind)
+    return scores / np.where((mean > 0) & np.isfinite(mean), mean, 1)[kind]
 
 
 def _normalize(coupling: Coupling, scores: Array, how: str) -> None:
@@ -201,16 +210,15 @@ def l2(coupling: Coupling, reduction: str, seed: int) -> Array:
 
 @criterion("bn-scale")
 def bn_scale(coupling: Coupling, reduction: str, seed: int) -> Array:
-    """Absolute scale of the norms on a channel (network slimming, Liu et al. 2017); L2 where a group has no norm."""
+    """Absolute scale of the norms on a channel (network slimming, Liu et al. 2017); L2 for kinds without one."""
     scales = [u for u in _weights(coupling) if _is_norm_scale(u)]
     if not scales:
         raise InputError("criterion 'bn-scale' needs normalization layers with a scale; this model has none (folded?)")
     found = _accumulate(coupling, (p for use in scales for p in _axis_sums(use, np.abs)), reduction)
-    missing = [g for g in coupling.groups if not found[g.components].any()]
-    if missing:
-        fallback = l2(coupling, reduction, seed)
-        for group in missing:
-            found[group.components] = fallback[group.components]
+    kind = kinds(coupling)
+    missing = (np.bincount(kind, found) == 0)[kind]
+    if missing.any():
+        found[missing] = l2(coupling, reduction, seed)[missing]
     return found
 
 
@@ -244,7 +252,7 @@ def fpgm(coupling: Coupling, reduction: str, seed: int) -> Array:
 @criterion("lamp")
 def lamp(coupling: Coupling, reduction: str, seed: int) -> Array:
     """Squared norm over that of everything at least as large in the group (Lee et al. 2021); normalized by design."""
-    squares = np.square(l2(coupling, reduction, seed))
+    squares = _comparable(coupling, np.square(l2(coupling, reduction, seed)))
     for group in coupling.groups:
         squares[group.components] = _lamp(squares, group)
     return squares

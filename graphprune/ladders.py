@@ -48,15 +48,33 @@ class Ladder:
         return float(found[0].mean() if len(found) == 1 else np.concatenate([v.reshape(-1) for v in found]).mean())
 
 
-def ranked(groups: Sequence[Group], scores: Array, units: int) -> list[Ranked]:
-    """The components of all groups, those together that have as many."""
+def ranked(groups: Sequence[Group], scores: Array, kind: Array, units: int) -> list[Ranked]:
+    """The components of all groups, those together that have as many.
+
+    However many stay, they are about the same share of each kind: scores of several kinds are unlike sums.
+    """
     alike: dict[int, list[Array]] = {}
     for group in groups:
         alike.setdefault(group.components.shape[1], []).append(group.components)
     found = []
     for size, members in alike.items():
         components = np.concatenate(members)
-        order = np.argsort(-scores[components], axis=1, kind="stable")
+        falling = -scores[components]
+        order = np.lexsort((falling, _shares(falling, kind[components])), axis=1)
         ordered = np.take_along_axis(components, order, axis=1)
         found.append(Ranked(ordered, scores[ordered], size // units))
+    return found
+
+
+def _shares(falling: Array, kind: Array) -> Array:
+    """The share of its kind, in its row, that stays when a component is the next one to come."""
+    order = np.lexsort((falling, kind), axis=1)
+    ordered = np.take_along_axis(kind, order, axis=1)
+    place = np.broadcast_to(np.arange(kind.shape[1]), kind.shape)
+    change = np.diff(ordered, axis=1) != 0
+    start = np.maximum.accumulate(np.where(np.insert(change, 0, True, axis=1), place, 0), axis=1)
+    last = np.where(np.insert(change, change.shape[1], True, axis=1), place, kind.shape[1])
+    end = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
+    found = np.empty(kind.shape)
+    np.put_along_axis(found, order, (place - start + 0.5) / (end - start + 1), axis=1)
     return found
