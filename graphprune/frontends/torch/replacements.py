@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import fold, linear
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
@@ -80,18 +80,35 @@ def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: floa
 
 
 def index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
-    """`x[i, j, ..] = values` where the first axes are addressed, by integers: as one axis."""
+    """`x[:, .., i, j, ..] = values` where neighbouring axes are addressed, by integers: as one axis."""
     given = [i for i in indices if i is not None]
-    if any(i is None for i in indices[: len(given)]) or any(i.dtype in (torch.bool, torch.uint8) for i in given):
-        raise NotImplementedError("only integers for the first axes")
-    lead, rest = x.shape[: len(given)], x.shape[len(given) :]
+    axis = next(place for place, i in enumerate(indices) if i is not None)
+    split_up = any(i is None for i in indices[axis : axis + len(given)])
+    if split_up or any(i.dtype in (torch.bool, torch.uint8) for i in given):
+        raise NotImplementedError("only integers for axes that are neighbours")
+    before, sizes, rest = x.shape[:axis], x.shape[axis : axis + len(given)], x.shape[axis + len(given) :]
     at = torch.zeros_like(given[0])
-    for ids, size in zip(given, lead, strict=True):
+    for ids, size in zip(given, sizes, strict=True):
         at = at * size + torch.where(ids < 0, ids + size, ids)
-    values = values.expand(*at.shape, *rest).reshape(-1, *rest)
-    ids = at.reshape(-1, *[1] * len(rest)).expand_as(values)
-    rows = x.reshape(prod(lead), *rest) if len(lead) > 1 else x
-    return (rows.scatter_add(0, ids, values) if accumulate else rows.scatter(0, ids, values)).reshape(x.shape)
+    values = values.expand(*before, *at.shape, *rest).reshape(*before, -1, *rest)
+    ids = at.long().reshape(-1, *[1] * len(rest)).expand_as(values)
+    rows = x.reshape(*before, prod(sizes), *rest) if len(sizes) > 1 else x
+    found = rows.scatter_add(axis, ids, values) if accumulate else rows.scatter(axis, ids, values)
+    return found.reshape(x.shape)
+
+
+def unfold_backward(windows: Tensor, sizes: Sequence[int], axis: int, size: int, step: int) -> Tensor:
+    """Windows added up where they lay along an axis, as `torch.istft` does: as columns of images of one row."""
+    if not windows.is_floating_point() or windows.numel() == 0:
+        raise NotImplementedError("only real windows")
+    axis %= len(sizes)
+    windows = windows.movedim(axis, -2)
+    columns = windows.reshape(-1, *windows.shape[-2:]).transpose(1, 2)
+    rows = fold(columns, (1, sizes[axis]), (1, size), stride=(1, step))
+    added = rows.reshape(*windows.shape[:-2], sizes[axis]).movedim(-1, axis)
+    return (
+        added if list(added.shape) == list(sizes) else added.expand(list(sizes))
+    )  # the window itself: for all samples
 
 
 def lstm_cell(
@@ -179,5 +196,6 @@ REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "index_add": index_add,
     "index_add_": in_place(index_add),
     "index_put": index_put,
+    "unfold_backward": unfold_backward,
     "index_put_": in_place(index_put),
 }
