@@ -197,10 +197,14 @@ def _module() -> list[str]:
 
 
 def commit() -> str:
-    """The checked-out commit, marked where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "no git"
+    """The checked-out commit, marked where files other than pages (which benchmarks write) differ from it."""
+    found = _git("rev-parse", "--short", "HEAD") or "no git"
+    return f"{found}-dirty" if _git("status", "--porcelain", "-uno", "--", ".", ":!docs", ":!*.md") else found
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def machine() -> str:
