@@ -33,7 +33,7 @@ from .report.eligible import eligibility_report
 from .sparsifying import SparseResult, sparsify
 from .sparsity import Masks, load_compact, restore_compact, save_compact
 from .sparsity.measured import read_measured
-from .stages import Clock, Progress, model_of, read_model, tried
+from .stages import Clock, Progress, model_of, tried
 
 __all__ = [
     "Masks",
@@ -69,8 +69,10 @@ __all__ = [
 _LOOKING = (Sparsify, Permute, CastPrecision)
 
 
-def load(model: str | Path, input_shapes: Any = None) -> Graph:
-    """Read an `.onnx` or `.pt2` file, `package.module:factory` or a transformers folder; see `frontends.load`."""
+def load(model: Any, input_shapes: Any = None) -> Graph:
+    """Read an `.onnx` or `.pt2` file, `package.module:factory`, a transformers folder or an `onnx.ModelProto`; see
+    `frontends.load`. A `torch.nn.Module` goes to `capture`.
+    """
     return frontends.load(model, input_shapes)
 
 
@@ -278,7 +280,7 @@ def prune(
     """
     clock, goal = Clock(progress), Target.of(target)
     with clock("reading the model"):
-        graph = read_model(model, example_inputs, input_shapes)
+        graph = frontends.read(model, example_inputs, input_shapes)
     with clock("coupling"):
         coupled = coupling.couple(graph, grouped=grouped, rows=coupling.requested(graph, include))
     with clock("planning"):

@@ -63,7 +63,7 @@ def benchmark(
 
 def _prepare(model: Any, runtime: str, path: Path, input_shapes: Any, example_inputs: Any) -> tuple[Any, Graph, Any]:
     """What the runtime compiles, the graph to count on, and inputs where the model has its own."""
-    graph = _graph(model, input_shapes, example_inputs)
+    graph = frontends.read(model, example_inputs, input_shapes)
     if isinstance(model, str | Path) and graph.frontend == "checkpoint":
         if not runtime.startswith("pytorch"):
             raise InputError(f"the runtime '{runtime}' does not run transformers folders; use pytorch")
@@ -85,18 +85,6 @@ def _compiled(model: Any, graph: Graph, runtime: str, path: Path) -> tuple[Any, 
         emitted = frontends.emit(graph)
         return getattr(emitted, "module", emitted), graph
     return model, graph
-
-
-def _graph(model: Any, input_shapes: Any, example_inputs: Any) -> Graph:
-    if isinstance(model, Graph):
-        return model
-    if isinstance(model, str | Path):
-        return frontends.load(model, input_shapes)
-    if hasattr(model, "SerializeToString"):
-        return frontends.frontend("onnx").from_model(model, input_shapes)
-    if example_inputs is None:
-        raise InputError("a PyTorch module needs example_inputs")
-    return frontends.capture(model, example_inputs)
 
 
 def _labels(models: Sequence[Any]) -> list[str]:

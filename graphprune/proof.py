@@ -24,7 +24,7 @@ from .kept import kept_rows
 from .masking import take_out, treatment
 from .ops.base import Array
 from .piecewise import Piecewise
-from .running import Runner, other_runner, rounds, runner, together, wide_runner
+from .running import Runner, other_runner, rounds, runner, together, wide_runner, wide_type
 
 #: Largest difference allowed, in units of how much an output varies with the input, by the narrowest float type in use.
 TOLERANCES = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}
@@ -32,12 +32,12 @@ TOLERANCES = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-
 #: The same where values are rounded to integers of few bits: a float rounding may then decide between two steps.
 STEPS = 2e-2
 
-#: What fails is run again in float64, where no more than this is allowed.
-WIDE = 1e-6
+#: What fails is run again in a wider float type, where no more than this is allowed.
+WIDE = {"float64": 1e-6, "float32": TOLERANCES["float32"]}
 
 #: A difference is forgiven if it is at most this many times what rounding the inputs does to the reference itself.
 ROUNDING = 10.0
-#: A module among several that differs by more than this many times as much is not worth a look in float64.
+#: A module among several that differs by more than this many times as much is not worth a look in a wider type.
 HOPELESS = 100.0
 _ROUNDINGS = {"float64": 1e-15, "float32": 1e-6, "float16": 4e-3, "bfloat16": 3e-2}
 
@@ -132,17 +132,18 @@ class Reference:
     def _second_look(
         self, pruned: Any, found: Sequence[list[Array]], worst: float, tolerance: float, detail: str
     ) -> tuple[float, float, str]:
-        """Whether a difference is rounding: both run in float64, where the framework can, decide by themselves.
+        """Whether a difference is rounding: both run in a wider float type, where there is one, decide by themselves.
 
-        Only on inputs where they differ, where most first, up to one where they differ in float64 as well. Else the
+        Only on inputs where they differ, where most first, up to one where they differ there as well. Else the
         difference is compared with what rounding the inputs does to the reference.
         """
         gaps = [self._gap_at(at, made) for at, made in enumerate(found)]
         doubtful = [at for at in range(len(gaps)) if gaps[at] > tolerance]
         wide = self._wide_difference(pruned, sorted(doubtful, key=lambda at: -gaps[at]), tolerance)
-        if wide is not None and not WIDE < wide <= tolerance:
-            same = f"in float64 they differ by {wide:.2g}"
-            return wide, WIDE, f"results differ by {worst:.2g} in the model's own float type; {same}"
+        kind = wide_type(self._graph)
+        if wide is not None and not WIDE[kind] < wide <= tolerance:
+            same = f"in {kind} they differ by {wide:.2g}"
+            return wide, WIDE[kind], f"results differ by {worst:.2g} in the model's own float type; {same}"
         rounding, _ = _largest_difference(self._expected, self._shaken)
         if worst <= ROUNDING * rounding:
             tolerance = ROUNDING * rounding
@@ -155,14 +156,14 @@ class Reference:
         return _largest_difference([self._expected[at]], [found], self._expected)[0]
 
     def _wide_difference(self, pruned: Any, which: Sequence[int], tolerance: float) -> float | None:
-        """The largest difference in float64 for some inputs, up to the first beyond the tolerance; None where that
-        cannot be run.
+        """The largest difference in the wider type for some inputs, up to the first beyond the tolerance; None where
+        there is no such type, or it cannot be run.
         """
-        candidate = wide_runner(self._graph, pruned)
-        if candidate is None:
+        if not wide_type(self._graph):
             return None
         worst = 0.0
         try:
+            candidate = wide_runner(self._graph, pruned)
             for at in which:
                 expected, found = self._wide_expected(at), list(candidate(self._cut_inputs(self._feeds[at])))
                 worst = max(worst, _largest_difference([expected], [found], self._expected)[0])
@@ -174,10 +175,12 @@ class Reference:
 
     def _wide_expected(self, at: int) -> list[Array]:
         if at not in self._wide:
-            original = wide_runner(self._graph, self._model)
-            assert original is not None
-            self._wide[at] = self._cut_outputs(original(self._feeds[at]))
+            self._wide[at] = self._cut_outputs(self._wide_original(self._feeds[at]))
         return self._wide[at]
+
+    @cached_property
+    def _wide_original(self) -> Runner:
+        return wide_runner(self._graph, self._model)
 
     def _tell(self, what: str) -> Callable[[float], None] | None:
         """Says how far a run of a model is."""

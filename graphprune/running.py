@@ -99,11 +99,22 @@ def _refusal(graph: Graph, feed: Any) -> str:
     return ""
 
 
-def wide_runner(graph: Graph, model: Any) -> Runner | None:
-    """As `runner`, in float64; None where the framework cannot, or the weights do not fit into memory."""
-    if graph.frontend != "torch":
-        return None
-    return partial(frontends.of(graph).run, model, wide=True)
+def wide_type(graph: Graph) -> str:
+    """The wider type in which a model can run: float64 in PyTorch, float32 for ONNX in float16; empty where none."""
+    if graph.frontend == "torch":
+        return "float64"
+    halves = graph.frontend == "onnx" and any(v.dtype.name == "float16" for v in graph.values())
+    return "float32" if halves else ""
+
+
+def wide_runner(graph: Graph, model: Any) -> Runner:
+    """As `runner`, in the graph's `wide_type`."""
+    if graph.frontend == "torch":
+        return partial(frontends.of(graph).run, model, wide=True)
+    from .runtimes import get
+
+    run = get("onnxruntime").compile(frontends.of(graph).widened(model, halves=True)).run
+    return lambda feed: run({name: _in_float32(array, halves=True) for name, array in feed.items()})
 
 
 def rounds(graph: Graph) -> bool:
@@ -116,5 +127,6 @@ def rounds(graph: Graph) -> bool:
     return stored or any(v.dtype.name in _STEPPED for node in graph.flat_nodes for v in node.outputs)
 
 
-def _in_float32(array: Array) -> Array:
-    return array.astype(np.float32) if array.dtype.name in ("bfloat16", "float64") else array
+def _in_float32(array: Array, *, halves: bool = False) -> Array:
+    wanted = array.dtype.name in ("bfloat16", "float64") or (halves and array.dtype.name == "float16")
+    return array.astype(np.float32) if wanted else array

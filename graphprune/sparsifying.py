@@ -23,7 +23,7 @@ from .report import SparseReport, SparseRow
 from .report.build import FORMS
 from .sparsity import Calibrated, Left, Made, Masks, Method, Outcome
 from .sparsity.permuting import SECONDS
-from .stages import Clock, Progress, model_of, read_model, tried
+from .stages import Clock, Progress, model_of, tried
 
 #: What a model is compared with where the values of what stays changed, too.
 _UPDATED = "the original with the updated weights, masked (not with its own weights)"
@@ -77,7 +77,7 @@ def sparsify(
     """
     clock, wanted = Clock(progress), sparsity.parse(pattern)
     with clock("reading the model"):
-        graph = read_model(model, example_inputs, input_shapes)
+        graph = frontends.read(model, example_inputs, input_shapes)
     method, maker = sparsity.make_method(graph, method, data)
     layers, left = sparsity.choose(graph, wanted, include, exclude)
     order = None

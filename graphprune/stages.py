@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from . import frontends
 from . import proof as proving
-from .errors import InputError
 from .graph import Graph
 
 Progress = Callable[[str], None]
@@ -35,21 +33,6 @@ class Clock:
         start = time.perf_counter()
         yield
         self.seconds[stage] = round(time.perf_counter() - start, 4)
-
-
-def read_model(model: Any, example_inputs: Any, input_shapes: Any) -> Graph:
-    """The graph of an `nn.Module` (with `example_inputs`), a `Graph`, an `onnx.ModelProto` or anything `load` takes."""
-    if isinstance(model, Graph):
-        return model
-    if isinstance(model, str | Path):
-        return frontends.load(model, input_shapes)
-    if hasattr(model, "SerializeToString"):
-        return frontends.frontend("onnx").from_model(model, input_shapes)
-    if not callable(model):
-        raise InputError(f"cannot read a {type(model).__name__}; give a file, an nn.Module or an onnx.ModelProto")
-    if example_inputs is None:
-        raise InputError("a PyTorch module needs example_inputs")
-    return frontends.capture(model, example_inputs)
 
 
 def tried(reference: proving.Reference, pruned: Graph, emitted: Any) -> tuple[Any, proving.Proof]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -28,6 +29,13 @@ def test_a_result_trained_further_is_saved_as_it_is(tmp_path: Path) -> None:
     saved = load_file(tmp_path / "weights.safetensors")
     assert saved.keys() == result.model.state_dict().keys()
     assert all(torch.equal(saved[name], tensor) for name, tensor in result.model.state_dict().items())
+
+
+def test_what_can_be_loaded() -> None:
+    loaded = gp.load(onnx.load("models/digits_resnet.onnx"))
+    assert loaded.parameter_count() == gp.load("models/digits_resnet.onnx").parameter_count() > 0
+    with pytest.raises(InputError, match="cannot read a Sequential; give a file"):
+        gp.load(network())
 
 
 def test_a_target_may_be_written_as_text() -> None:

@@ -25,12 +25,28 @@ def of(graph: Graph) -> ModuleType:
     return frontend(graph.frontend)
 
 
-def load(model: str | Path, input_shapes: Any = None) -> Graph:
-    """Read `.onnx`, `.pt2`, `package.module:factory` or a transformers folder (config.json and safetensors).
+def read(model: Any, example_inputs: Any, input_shapes: Any) -> Graph:
+    """The graph of an `nn.Module` (with `example_inputs`), a `Graph`, or anything `load` takes."""
+    if isinstance(model, Graph):
+        return model
+    if not callable(model):
+        return load(model, input_shapes)
+    if example_inputs is None:
+        raise InputError("a PyTorch module needs example_inputs")
+    return capture(model, example_inputs)
+
+
+def load(model: Any, input_shapes: Any = None) -> Graph:
+    """Read `.onnx`, `.pt2`, `package.module:factory`, a transformers folder (config.json and safetensors), or an
+    `onnx.ModelProto`.
 
     `input_shapes` binds dynamic sizes (ONNX: name to sizes, or sizes in order) or gives the shapes of a factory's
     inputs (in order). Raises InputError for anything that cannot be read.
     """
+    if hasattr(model, "SerializeToString"):
+        return frontend("onnx").from_model(model, input_shapes)
+    if not isinstance(model, str | Path):
+        raise InputError(f"cannot read a {type(model).__name__}; give a file, an nn.Module or an onnx.ModelProto")
     text = str(model)
     if Path(text).is_dir():
         return frontend("checkpoint").load(text, input_shapes)
