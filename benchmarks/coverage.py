@@ -208,7 +208,7 @@ def run_suite(options: argparse.Namespace, suite: str, wanted: list[str]) -> Non
 def main() -> None:
     """All suites that were asked for, then the page from everything recorded."""
     made = common.parser("coverage", "Which models of whole libraries can be halved, and what stops the others.", 600)
-    made.set_defaults(memory_gb=11, out=common.ROOT / "docs" / "coverage.md")
+    made.set_defaults(memory_gb=15, out=common.ROOT / "docs" / "coverage.md")
     made.add_argument("--suite", default=",".join(suites.suites()), help="comma-separated suites; empty: only the page")
     made.add_argument("--routes", default=",".join(routes.DEFAULT), help="comma-separated; see benchmarks/routes.py")
     options = made.parse_args()
