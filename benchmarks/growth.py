@@ -1,6 +1,6 @@
 """How compile time grows: with depth (ResNets and DenseNets of 10 to 1,000 layers) and with nodes (100 to 50,000).
 
-    python -m benchmarks.growth [--models 'long-*' --out docs/measurements/growth_nodes.md]
+    python -m benchmarks.growth [--models 'long-*']
 
 The networks are written as ONNX directly. Two DenseNets: in `densenet` depth adds dense blocks of twelve layers, so
 that size grows with depth; in `densenet-classic` four blocks share all the layers, so that every layer reads all

@@ -334,3 +334,20 @@ def heads_unbound_into_a_sequence() -> Any:
         node("MatMul", "f o", "y"),
     ]
     return model(nodes, weights, [2, 5, 6], [2, 5, 2])
+
+
+@example("8 renormalizing: a[1] b[0]\n6 renormalizing: b[1] c[0]")
+def norms_with_one_number_for_a_scale() -> Any:
+    """As exporters write an RMS norm without weights; a number for all channels."""
+    nodes = [
+        node("MatMul", "x a", "h"),
+        node("RMSNormalization", "h one", "n"),
+        node("MatMul", "n b", "i"),
+        node("LayerNormalization", "i two shift", "m"),
+        node("MatMul", "m c", "y"),
+    ]
+    weights = {
+        "a": normal(3, 8), "b": normal(8, 6), "c": normal(6, 2), "one": np.ones((), np.float32),
+        "two": normal(1), "shift": normal(1, seed=1),
+    }  # fmt: skip
+    return model(nodes, weights, [4, 3], [4, 2], opset=23)

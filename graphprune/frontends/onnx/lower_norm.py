@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from .lower_axes import pooled
 from .registry import FILL, Lowered, View, lowers
 
@@ -22,12 +24,17 @@ def instance_norm(view: View) -> Lowered:
 
 @lowers("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_norm(view: View) -> Lowered | None:
-    """Statistics over the last axes, from `axis` on. A scale that broadcasts over more than those has no kind."""
+    """Statistics over the last axes, from `axis` on. A scale of one number stays with the node; one that broadcasts
+    in another way has no kind.
+    """
     first, rms = view.axis(int(view.attr("axis", -1))), view.op != "LayerNormalization"
     axes = tuple(range(first, view.rank()))
     wanted = tuple(view.shape()[first:])
-    slots = (0, 1) if rms else (0, 1, 2)
-    if any(view.shape(slot) != wanted for slot in slots[1:] if view.has(slot)):
+    slots: tuple[int, ...] = (0, 1) if rms else (0, 1, 2)
+    given = {slot: view.shape(slot) for slot in slots[1:] if view.has(slot)}
+    if given and all(shape is not None and prod(shape) == 1 for shape in given.values()):
+        slots = (0,)
+    elif any(shape != wanted for shape in given.values()):
         return None
     return Lowered("layer_norm", slots, {"axes": axes, "rms": rms, "epsilon": float(view.attr("epsilon", 1e-5))})
 
