@@ -338,7 +338,7 @@ def heads_unbound_into_a_sequence() -> Any:
 
 @example("8 renormalizing: a[1] b[0]\n6 renormalizing: b[1] c[0]")
 def norms_with_one_number_for_a_scale() -> Any:
-    """As exporters write an RMS norm without weights; a number for all channels."""
+    """One number for all channels."""
     nodes = [
         node("MatMul", "x a", "h"),
         node("RMSNormalization", "h one", "n"),
