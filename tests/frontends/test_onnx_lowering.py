@@ -70,8 +70,8 @@ CASES = [
     ),
     case([node("LayerNormalization", "x s", axis=1)], SEQUENCE, {"s": W(5, 12)}, 17, "layer_norm", axes=(1, 2)),
     case([node("RMSNormalization", "x s", axis=-1)], SEQUENCE, {"s": W(12)}, 23, "layer_norm", axes=(2,), rms=True),
-    case([node("RMSNormalization", "x s", axis=-1)], SEQUENCE, {"s": W()}, 23, "layer_norm", axes=(2,), rms=True),
-    case([node("LayerNormalization", "x s b")], SEQUENCE, {"s": W(1), "b": W(1)}, 17, "layer_norm", axes=(2,)),
+    case([node("RMSNormalization", "x s", axis=-1)], SEQUENCE, {"s": W()}, 23, "fused"),
+    case([node("LayerNormalization", "x s b")], SEQUENCE, {"s": W(1), "b": W(1)}, 17, "fused"),
     case(
         [node("GroupNormalization", "x s b", num_groups=3)],
         IMAGE,

@@ -336,18 +336,22 @@ def heads_unbound_into_a_sequence() -> Any:
     return model(nodes, weights, [2, 5, 6], [2, 5, 2])
 
 
-@example("8 renormalizing: a[1] b[0]\n6 renormalizing: b[1] c[0]")
-def norms_with_one_number_for_a_scale() -> Any:
-    """One number for all channels."""
+@example("8 renormalizing: a[1] b[0]\n6 renormalizing: b[1] c[0]\n8 renormalizing: c[1] ones[1] d[0]")
+def norms_with_scales_of_other_sizes() -> Any:
+    """One number for all channels, and a scale as large as the data, made from its shape: a norm without weights."""
     nodes = [
         node("MatMul", "x a", "h"),
         node("RMSNormalization", "h one", "n"),
         node("MatMul", "n b", "i"),
         node("LayerNormalization", "i two shift", "m"),
-        node("MatMul", "m c", "y"),
+        node("MatMul", "m c", "j"),
+        node("ConstantOfShape", "sizes", "ones", value=numpy_helper.from_array(np.ones(1, np.float32))),
+        node("RMSNormalization", "j ones", "k"),
+        node("MatMul", "k d", "y"),
     ]
     weights = {
-        "a": normal(3, 8), "b": normal(8, 6), "c": normal(6, 2), "one": np.ones((), np.float32),
+        "a": normal(3, 8), "b": normal(8, 6), "c": normal(6, 8, seed=2), "d": normal(8, 2), "sizes": [4, 8],
+        "one": np.ones((), np.float32),
         "two": normal(1), "shift": normal(1, seed=1),
     }  # fmt: skip
     return model(nodes, weights, [4, 3], [4, 2], opset=23)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from math import prod
+from typing import Any
 
 from .lower_axes import pooled
 from .registry import FILL, Lowered, View, lowers
+from .sketch import Sketch
 
 
 @lowers("BatchNormalization")
@@ -24,19 +25,25 @@ def instance_norm(view: View) -> Lowered:
 
 @lowers("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_norm(view: View) -> Lowered | None:
-    """Statistics over the last axes, from `axis` on. A scale of one number stays with the node; one that broadcasts
-    in another way has no kind.
+    """Statistics over the last axes, from `axis` on. With a scale or bias of other sizes (one number; as large as the
+    data, where torch exports a norm without weights): a norm, a product and a sum.
     """
     first, rms = view.axis(int(view.attr("axis", -1))), view.op != "LayerNormalization"
-    axes = tuple(range(first, view.rank()))
-    wanted = tuple(view.shape()[first:])
-    slots: tuple[int, ...] = (0, 1) if rms else (0, 1, 2)
-    given = {slot: view.shape(slot) for slot in slots[1:] if view.has(slot)}
-    if given and all(shape is not None and prod(shape) == 1 for shape in given.values()):
-        slots = (0,)
-    elif any(shape != wanted for shape in given.values()):
-        return None
-    return Lowered("layer_norm", slots, {"axes": axes, "rms": rms, "epsilon": float(view.attr("epsilon", 1e-5))})
+    attrs: dict[str, Any] = {
+        "axes": tuple(range(first, view.rank())),
+        "rms": rms,
+        "epsilon": float(view.attr("epsilon", 1e-5)),
+    }
+    slots = (0, 1) if rms else (0, 1, 2)
+    if all(view.shape(slot) == tuple(view.shape()[first:]) for slot in slots[1:] if view.has(slot)):
+        return Lowered("layer_norm", slots, attrs)
+    sketch = Sketch(view)
+    x, scale, bias = sketch.given(0), sketch.given(1), None if rms else sketch.input(2)
+    normed = sketch.step("layer_norm", [x], x.shape, "normed", **attrs)
+    scaled = sketch.step("elementwise", [normed, scale], x.shape, "scaled", -1 if bias else 0, fn="mul")
+    if bias is not None:
+        sketch.add([scaled, bias], "", 0)
+    return sketch.lowered()
 
 
 @lowers("GroupNormalization")

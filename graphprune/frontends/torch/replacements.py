@@ -106,9 +106,9 @@ def unfold_backward(windows: Tensor, sizes: Sequence[int], axis: int, size: int,
     columns = windows.reshape(-1, *windows.shape[-2:]).transpose(1, 2)
     rows = fold(columns, (1, sizes[axis]), (1, size), stride=(1, step))
     added = rows.reshape(*windows.shape[:-2], sizes[axis]).movedim(-1, axis)
-    return (
-        added if list(added.shape) == list(sizes) else added.expand(list(sizes))
-    )  # the window itself: for all samples
+    if list(added.shape) == list(sizes):
+        return added
+    return added.expand(list(sizes))  # the window itself, the same for all samples
 
 
 def lstm_cell(
