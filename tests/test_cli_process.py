@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 # What the console script runs, from this environment whatever the PATH.
+DIGITS = Path(__file__).parent.parent / "models" / "digits_resnet.onnx"
 COMMAND = [sys.executable, "-c", "from graphprune.cli import main; main()"]
 
 
@@ -80,3 +81,45 @@ def test_signals_unwind_and_set_the_exit_code(tmp_path: Path, number: signal.Sig
     process.stderr.close()
     assert process.wait() == code
     assert (tmp_path / "closed").exists()
+
+
+# A shell has its background jobs ignore Ctrl-C.
+FIRST = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
+@pytest.mark.parametrize("module", ["typer", "numpy", "scipy.sparse", "onnx"])
+def test_ctrl_c_while_a_library_is_imported(tmp_path: Path, module: str) -> None:
+    """Whatever is being imported, from the first library to the last: one line, and at once."""
+    script = (
+        f"{FIRST}import os, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}:\n"
+        "            try:\n"
+        "                os.kill(os.getpid(), signal.SIGINT)\n"
+        "            except BaseException as error:\n"
+        "                raise ImportError('a page of advice') from error\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from graphprune.cli import main\n"
+        f"sys.argv[1:] = ['inspect', {str(DIGITS)!r}]\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (130, "graphprune: error: interrupted\n", "")
+
+
+def test_an_error_that_a_library_makes_of_ctrl_c_is_an_interrupt(tmp_path: Path) -> None:
+    script = (
+        f"{FIRST}import os, types\n"
+        "from graphprune.cli import commands, main\n"
+        "def load(*_):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except BaseException:\n"
+        "        raise RuntimeError('internal')\n"
+        "commands._api = lambda: types.SimpleNamespace(load=load)\n"
+        f"import sys; sys.argv[1:] = ['inspect', {str(DIGITS)!r}]\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "graphprune: error: interrupted\n")

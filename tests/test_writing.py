@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from graphprune import writing
 from graphprune.errors import InputError
 from graphprune.writing import whole
 
@@ -62,3 +67,44 @@ def test_folders_are_written_and_made(tmp_path: Path) -> None:
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == [
         "a", "a/b", "a/b/model", "a/b/model/weights",
     ]  # fmt: skip
+
+
+def draft(folder: Path, process: int, output: str = "other", host: str | None = None, days: float = 0) -> Path:
+    """What a process has left half-written."""
+    host = socket.gethostname() if host is None else host
+    made = folder / f".graphprune-{writing._digest(output)}-{writing._digest(host)}-{process}-x1_y2.partial"
+    made.mkdir()
+    (made / output).write_text("half")
+    then = made.stat().st_mtime - 86400 * days
+    os.utime(made, (then, then))
+    return made
+
+
+def test_drafts_of_killed_processes_go_with_the_next_output(tmp_path: Path) -> None:
+    """SIGKILL cannot be caught: whoever writes there next finds what is left."""
+    script = "import os, sys; from graphprune.writing import whole\nwith whole(sys.argv[1]) as draft:\n"
+    script += "    draft.write_text('half'); os.kill(os.getpid(), 9)"
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "killed")], check=False)
+    assert done.returncode == -9 and len(list(tmp_path.iterdir())) == 1
+    with whole(tmp_path / "model") as place:
+        place.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_only_stale_drafts_go(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    stale = [
+        draft(tmp_path, dead.pid),
+        draft(tmp_path, 1, host="elsewhere", days=2),
+        draft(tmp_path, 2, output="model", host="elsewhere"),
+        tmp_path / ".graphprune-abc123.partial",  # of versions that did not say whose it is
+    ]
+    stale[-1].mkdir()
+    os.utime(stale[-1], (0, 0))
+    mine = draft(tmp_path, os.getpid(), output="model")
+    kept = [mine, draft(tmp_path, 3, host="elsewhere"), tmp_path / ".graphprune-mine"]
+    kept[-1].mkdir()
+    with whole(tmp_path / "model") as place:
+        place.write_text("new")
+    assert not any(path.exists() for path in stale) and all(path.exists() for path in kept)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import typer
 
 from ..errors import GraphPruneError, PassError, VerificationError
+from . import signals
 from .commands import app
 
-OK, FAILED_VERIFICATION, BAD_INPUT, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+OK, FAILED_VERIFICATION, BAD_INPUT, BUG = 0, 1, 2, 3
 
 #: Characters of an error that are shown.
 _LONGEST = 1000
@@ -26,8 +25,7 @@ _BUG = "this is a bug, GRAPHPRUNE_DEBUG=1 shows where"
 
 
 def main() -> None:
-    """The console script."""
-    signal.signal(signal.SIGTERM, _terminate)
+    """Run the command line of this process and leave with its exit code."""
     sys.path.append(str(Path.cwd()))  # where package.module:factory is looked for, after everything installed
     sys.exit(run(sys.argv[1:]))
 
@@ -78,8 +76,8 @@ def _report(error: BaseException) -> int:
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return "interrupted", INTERRUPTED
+    if isinstance(error, KeyboardInterrupt | typer.Abort) or signals.interrupted():
+        return "interrupted", signals.INTERRUPTED
     if isinstance(error, VerificationError):
         return str(error), FAILED_VERIFICATION
     if isinstance(error, PassError):
@@ -139,8 +137,3 @@ def _debug() -> bool:
 def _drop_stdout() -> None:
     """The reader has gone: send what is still buffered nowhere, so that the interpreter's last flush cannot fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    """Unwind on SIGTERM, so that temporary files are removed."""
-    raise SystemExit(TERMINATED)
