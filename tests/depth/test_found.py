@@ -20,6 +20,7 @@ from graphprune.passes.remove_blocks import remove_blocks
 from tests.depth import nets
 from tests.helpers import TIGHT, graph_of
 from tests.ops.registry import Net
+from tests.work import lines_of_work
 
 LAYERS = """
 block layers.0: linear to {0}, 21 nodes
@@ -221,7 +222,6 @@ def test_onnx_sums_of_several_operands_and_mangled_names() -> None:
 
 def test_growth_is_linear() -> None:
     """A chain of 4,000 residual layers: 20,000 nodes."""
-    import time
 
     def value(name: str, weight: bool = False) -> Value:
         held = Weight.of(np.zeros((4, 4), np.float32)) if weight else None
@@ -243,11 +243,11 @@ def test_growth_is_linear() -> None:
             x = e
         return Graph("chain", nodes, [first], [x])
 
-    seconds = []
-    for layers in (500, 4_000):
+    def work(layers: int) -> int:
         graph = chain(layers)
-        start = time.perf_counter()
-        blocks = depth.find_blocks(graph)
-        seconds.append(time.perf_counter() - start)
-        assert len(blocks) == 2 * layers
-    assert seconds[1] < 24 * seconds[0], seconds
+        found: list[Block] = []
+        counted = lines_of_work(lambda: found.extend(depth.find_blocks(graph)))
+        assert len(found) == 2 * layers
+        return counted
+
+    assert work(1_600) < 10 * work(200)
