@@ -27,6 +27,7 @@ unit: .venv/.test  ## The tests alone; ARGS="-k name" chooses
 	$(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS)
 
 bench: .venv/.bench  ## Measure beside the peers (hours; resumes, `rm -r .cache/bench` starts over); writes docs/measurements/
+	$(BIN)/python -m benchmarks.alignment
 	$(BIN)/python -m benchmarks.compile_speed
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.latency

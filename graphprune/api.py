@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from . import budgets, coupling, criteria, depth, frontends
+from . import alignment, budgets, coupling, criteria, depth, frontends
 from . import proof as proving
-from .budgets import FLOOR, Options, Target, channels, macs, params
+from .budgets import FLOOR, Options
 from .coupling import Coupling
 from .errors import InputError, VerificationError
 from .graph import Graph
@@ -34,6 +34,7 @@ from .sparsifying import SparseResult, sparsify
 from .sparsity import Masks, load_compact, restore_compact, save_compact
 from .sparsity.measured import read_measured
 from .stages import Clock, Progress, model_of, tried
+from .targets import Target, Targets, channels, macs, params
 
 __all__ = [
     "Masks",
@@ -100,7 +101,7 @@ def blocks(graph: Graph, criterion: str | depth.Score = "norm", *, kind: str = "
 
 def plan(
     graph: Graph | Coupling,
-    target: Target | str,
+    target: Target | str | Sequence[Target | str],
     criterion: str = "l2",
     *,
     include: Sequence[str] = (),
@@ -114,11 +115,14 @@ def plan(
     grouped: str = "within",
     seed: int = 0,
 ) -> Plan:
-    """Couple, score and choose what stays; see `budgets.make_plan` and `criteria.score` for options and errors."""
+    """Couple, score and choose what stays; see `budgets.make_plan` and `criteria.score` for options and errors.
+
+    Of several targets all are met.
+    """
     coupled = graph if isinstance(graph, Coupling) else _coupled(graph, grouped, coupling.requested(graph, include))
     scores = criteria.score(coupled, criterion, reduction=reduction, normalization=normalization, seed=seed)
     options = Options(include, exclude, overrides or {}, align, floor, uniform)
-    return budgets.make_plan(coupled, scores, Target.of(target), options, criterion)
+    return budgets.make_plan(coupled, scores, Targets.of(target), options, criterion)
 
 
 def apply(graph: Graph | Coupling, plan: Plan) -> Graph:
@@ -256,7 +260,7 @@ def prune(
     model: Any,
     example_inputs: Any = None,
     *,
-    target: Target | str,
+    target: Target | str | Sequence[Target | str],
     criterion: str = "l2",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -272,13 +276,13 @@ def prune(
     input_shapes: Any = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Prune a model to a target and prove the result.
+    """Prune a model to a target, or to several at once, and prove the result.
 
     `model` is an `nn.Module` (with `example_inputs`), a `Graph`, or anything `load` takes. Raises InputError for what
     cannot be used, TargetError where the target is out of reach, VerificationError where the result is not what it
     should be.
     """
-    clock, goal = Clock(progress), Target.of(target)
+    clock, goal = Clock(progress), Targets.of(target)
     with clock("reading the model"):
         graph = frontends.read(model, example_inputs, input_shapes)
     with clock("coupling"):
@@ -297,7 +301,8 @@ def prune(
     if verify:
         with clock("verifying"):
             emitted, proof = _prove(coupled, keep, pruned, emitted, seed, progress)
-    report = pruning_report(coupled, made, pruned, emitted, proof, clock.seconds)
+    notes = [*budgets.nothing_removed(coupled, made, options), *alignment.slow_kernels(graph, pruned)]
+    report = pruning_report(coupled, made, pruned, emitted, proof, clock.seconds, notes)
     if proof is not None and not proof.passed:
         raise VerificationError(
             f"the pruned '{graph.name}' differs from the masked original by {proof.max_error:.2g} "

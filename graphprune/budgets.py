@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import frontends
+from .alignment import GLOBAL_ALIGN, fixed_count, quantum, round_up
 from .counting import Counter
 from .coupling import Coupling, Group
 from .coupling.kinds import kinds
@@ -19,9 +20,8 @@ from .ladders import Ladder, ranked
 from .ops.base import Array
 from .plans import Plan, plan_groups
 from .selection import check_globs, matches
+from .targets import Target, Targets
 
-#: Kept counts are rounded up to a multiple of this where the budget is global (odd counts slow runtimes down).
-GLOBAL_ALIGN = 8
 #: No group keeps less than this part of its components unless asked to.
 FLOOR = 0.1
 #: A global budget is met within this part from below.
@@ -30,49 +30,6 @@ SLACK = 0.01
 _SWAPS, _TRIES = 12, 8
 #: Rounds of bringing components back where an axis would end up empty; each round only adds.
 _REVIVALS = 8
-
-
-@dataclass(frozen=True)
-class Target:
-    """`kind` is "channels", "params" or "macs"; `ratio` is the part that stays, in (0, 1]."""
-
-    kind: str
-    ratio: float
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("channels", "params", "macs"):
-            raise InputError(f"unknown target '{self.kind}'; known are channels, macs, params")
-        if not 0 < self.ratio <= 1:
-            raise InputError(f"target {self.kind}={self.ratio}: the ratio must be greater than 0 and at most 1")
-
-    @classmethod
-    def of(cls, target: Target | str) -> Target:
-        """A target, or one written as "macs=0.5"."""
-        if isinstance(target, Target):
-            return target
-        kind, _, ratio = str(target).partition("=")
-        try:
-            return cls(kind, float(ratio))
-        except ValueError:
-            raise InputError(f"target '{target}': write for instance macs=0.5") from None
-
-    def __str__(self) -> str:
-        return f"{self.kind}={self.ratio:g}"
-
-
-def channels(ratio: float) -> Target:
-    """Keep this part of the components of every group."""
-    return Target("channels", ratio)
-
-
-def params(ratio: float) -> Target:
-    """Keep at most this part of the parameters, spread by global ranking."""
-    return Target("params", ratio)
-
-
-def macs(ratio: float) -> Target:
-    """Keep at most this part of the multiply-accumulates, spread by global ranking."""
-    return Target("macs", ratio)
 
 
 @dataclass(frozen=True)
@@ -92,13 +49,14 @@ class Options:
 
 
 @uncollected()
-def make_plan(coupling: Coupling, scores: Array, target: Target, options: Options, criterion: str) -> Plan:
+def make_plan(coupling: Coupling, scores: Array, target: Target | Targets, options: Options, criterion: str) -> Plan:
     """Choose what stays.
 
     "channels" keeps the same part of every group; "params" and "macs" rank all components together and are met from
-    below.
+    below. Of several targets all are met: totals within their limits, and of no group more than its part.
     Raises InputError if nothing is prunable, TargetError if the target cannot be reached.
     """
+    targets = Targets.of(target)
     if options.align is not None and options.align < 1:
         raise InputError(f"align must be at least 1, not {options.align}")
     if not 0 <= options.floor <= 1:
@@ -108,17 +66,17 @@ def make_plan(coupling: Coupling, scores: Array, target: Target, options: Option
         raise InputError(_nothing_prunable(coupling, options))
     kind = kinds(coupling)
     ladders = [
-        _ladder(coupling, alike, (scores, kind), target, options, open_groups[alike[0].index])
+        _ladder(coupling, alike, (scores, kind), targets, options, open_groups[alike[0].index])
         for alike in _families(coupling, open_groups, options)
     ]
     counter = Counter(coupling)
-    keep = _chosen(coupling, ladders, counter, target, scores)
-    reason_of = {group.index: _reason(ladder, target) for ladder in ladders for group in ladder.groups}
+    keep = _chosen(coupling, ladders, counter, targets, scores)
+    reason_of = {group.index: _reason(ladder, targets) for ladder in ladders for group in ladder.groups}
     reasons = [reason_of[group.index] for group in coupling]
     return Plan(
         coupling.graph.name,
         coupling.fingerprint,
-        str(target),
+        str(targets),
         criterion,
         plan_groups(coupling, keep, reasons),
         coupling.grouped,
@@ -127,23 +85,30 @@ def make_plan(coupling: Coupling, scores: Array, target: Target, options: Option
     )
 
 
-def _chosen(coupling: Coupling, ladders: Sequence[Ladder], counter: Counter, target: Target, scores: Array) -> Array:
+def _chosen(coupling: Coupling, ladders: Sequence[Ladder], counter: Counter, targets: Targets, scores: Array) -> Array:
     """The kept components; what must come back to keep axes alive is taken off the budget and the rest met again."""
-    if target.kind == "channels":
+    if not targets.limits:
         keep = _mask(coupling, ladders)
         _keep_axes_alive(coupling, keep, scores)
         return keep
-    measure = counter.parameters if target.kind == "params" else counter.macs
-    limit = target.ratio * measure(np.ones(coupling.count, bool))
+    cost = _cost(coupling, counter, targets)
     spare = 0.0
     for _ in range(_REVIVALS):
-        _meet(coupling, ladders, measure, target, spare)
+        _meet(coupling, ladders, cost, targets, spare)
         keep = _mask(coupling, ladders)
         _keep_axes_alive(coupling, keep, scores)
-        if measure(keep) <= limit:
+        if cost(keep) <= 1:
             return keep
-        spare = max(spare, float(measure(keep) - measure(_mask(coupling, ladders))))
-    raise TargetError(f"target {target} cannot be reached without emptying an axis")
+        spare = max(spare, cost(keep) - cost(_mask(coupling, ladders)))
+    raise TargetError(f"target {targets} cannot be reached without emptying an axis")
+
+
+def _cost(coupling: Coupling, counter: Counter, targets: Targets) -> Callable[[Array], float]:
+    """What a choice uses of the scarcest limit: at most 1 where all are met."""
+    measures = {"params": counter.parameters, "macs": counter.macs}
+    everything = np.ones(coupling.count, bool)
+    limits = [(measures[kind], ratio * measures[kind](everything)) for kind, ratio in targets.limits.items()]
+    return lambda keep: max(measure(keep) / limit if limit else 0.0 for measure, limit in limits)
 
 
 def _nothing_prunable(coupling: Coupling, options: Options) -> str:
@@ -175,24 +140,26 @@ def _ladder(
     coupling: Coupling,
     groups: Sequence[Group],
     scores: tuple[Array, Array],
-    target: Target,
+    targets: Targets,
     options: Options,
     free: bool,
 ) -> Ladder:
+    """How many of some groups may stay: any number between the floor and all of them for a limit on a total, one number
+    for a fixed share, up to that number for both.
+    """
     units = common_parts(groups)
     rows = ranked(groups, *scores, units)
-    default = 1 if target.kind == "channels" else GLOBAL_ALIGN
-    align = default if options.align is None else options.align
-    steps = (len(g.components) * g.width * (g.components.shape[1] // units) for g in groups)
-    quantum = math.lcm(*(align // math.gcd(align, step) for step in steps))
-    override = _override(coupling, groups[0], options)
     if not free:
         return Ladder(groups, [units], rows, fixed=True)
-    if override is not None or target.kind == "channels":
-        ratio = target.ratio if override is None else override
-        return Ladder(groups, [_round_up(_share(ratio, units), quantum, units)], rows, fixed=True)
-    low = _round_up(max(_needed(coupling, groups, units), math.ceil(options.floor * units)), quantum, units)
-    return Ladder(groups, list(dict.fromkeys([*range(low, units, quantum), units])), rows)
+    steps = [len(g.components) * g.width * (g.components.shape[1] // units) for g in groups]
+    override = _override(coupling, groups[0], options)
+    ratio = targets.share if override is None else override
+    most = units if ratio is None else fixed_count(ratio, units, options.align, steps)
+    if override is not None or not targets.limits:
+        return Ladder(groups, [most], rows, fixed=True)
+    step = quantum(GLOBAL_ALIGN if options.align is None else options.align, steps)
+    low = round_up(max(_needed(coupling, groups, units), math.ceil(options.floor * units)), step, units)
+    return Ladder(groups, list(dict.fromkeys([*range(low, most, step), most])), rows)
 
 
 def _needed(coupling: Coupling, groups: Sequence[Group], units: int) -> int:
@@ -217,14 +184,6 @@ def _override(coupling: Coupling, group: Group, options: Options) -> float | Non
     return None
 
 
-def _share(ratio: float, size: int) -> int:
-    return min(size, max(1, math.floor(ratio * size + 0.5)))
-
-
-def _round_up(count: int, quantum: int, size: int) -> int:
-    return min(size, -(-count // quantum) * quantum)
-
-
 def _mask(coupling: Coupling, ladders: Sequence[Ladder]) -> Array:
     keep = np.ones(coupling.count, bool)
     for ladder in ladders:
@@ -233,54 +192,57 @@ def _mask(coupling: Coupling, ladders: Sequence[Ladder]) -> Array:
 
 
 def _meet(
-    coupling: Coupling, ladders: Sequence[Ladder], measure: Callable[[Array], int], target: Target, spare: float
+    coupling: Coupling, ladders: Sequence[Ladder], cost: Callable[[Array], float], targets: Targets, spare: float
 ) -> None:
-    """Raise the levels of the ladders, most important step first, while the cost is within the target less `spare`."""
+    """Raise the levels of the ladders, most important step first, while the cost is within 1 less `spare`."""
     for ladder in ladders:
         ladder.level = 0
-    whole = measure(np.ones(coupling.count, bool))
-    limit = target.ratio * whole - spare
+    limit = 1 - spare
     keep = _mask(coupling, ladders)
-    least = measure(keep)
-    if least > limit:
-        raise TargetError(
-            f"target {target} cannot be reached: with every group at its floor {least / whole:.3f} of the "
-            f"{target.kind} stay"
-        )
+    if cost(keep) > limit:
+        raise TargetError(_out_of_reach(coupling, keep, targets))
     steps = sorted(
         ((-value, i, level) for i, ladder in enumerate(ladders) for level, value in _step_values(ladder)),
     )
     low, high = 0, len(steps)
     while low < high:
         middle = (low + high + 1) // 2
-        if measure(_climb(coupling, ladders, steps[:middle])) <= limit:
+        if cost(_climb(coupling, ladders, steps[:middle])) <= limit:
             low = middle
         else:
             high = middle - 1
     keep = _climb(coupling, ladders, steps[:low])
-    _fill(ladders, keep, steps[low:], measure, limit)
+    _fill(ladders, keep, steps[low:], cost, limit)
     for _ in range(_SWAPS):
-        if measure(_mask(coupling, ladders)) >= (1 - SLACK) * limit or not _swap(coupling, ladders, measure, limit):
+        if cost(_mask(coupling, ladders)) >= (1 - SLACK) * limit or not _swap(coupling, ladders, cost, limit):
             return
 
 
-def _swap(coupling: Coupling, ladders: Sequence[Ladder], measure: Callable[[Array], int], limit: float) -> bool:
+def _out_of_reach(coupling: Coupling, keep: Array, targets: Targets) -> str:
+    """What stays of each total when as little as may be of every group does."""
+    counter, everything = Counter(coupling), np.ones(coupling.count, bool)
+    measures = {"params": counter.parameters, "macs": counter.macs}
+    least = [f"{measures[kind](keep) / measures[kind](everything):.3f} of the {kind}" for kind in targets.limits]
+    return f"target {targets} cannot be reached: with every group at its floor {' and '.join(least)} stay"
+
+
+def _swap(coupling: Coupling, ladders: Sequence[Ladder], cost: Callable[[Array], float], limit: float) -> bool:
     """Raise one group by a level and lower another where that uses more of the limit; the best of all pairs."""
 
-    def cost(changes: Sequence[tuple[Ladder, int]]) -> int:
+    def cost_after(changes: Sequence[tuple[Ladder, int]]) -> float:
         for ladder, by in changes:
             ladder.level += by
-        found = measure(_mask(coupling, ladders))
+        found = cost(_mask(coupling, ladders))
         for ladder, by in changes:
             ladder.level -= by
         return found
 
-    now = cost([])
-    up = [(cost([(x, 1)]) - now, x) for x in ladders if x.level + 1 < len(x.counts)]
-    down = [(now - cost([(x, -1)]), x) for x in ladders if x.level > 0]
+    now = cost_after([])
+    up = [(cost_after([(x, 1)]) - now, x) for x in ladders if x.level + 1 < len(x.counts)]
+    down = [(now - cost_after([(x, -1)]), x) for x in ladders if x.level > 0]
     gains = ((more - less, rise, fall) for more, rise in up for less, fall in down if rise is not fall)
     for _, rise, fall in sorted((g for g in gains if 0 < g[0] <= limit - now), key=lambda g: -g[0])[:_TRIES]:
-        if now < cost([(rise, 1), (fall, -1)]) <= limit:
+        if now < cost_after([(rise, 1), (fall, -1)]) <= limit:
             rise.level, fall.level = rise.level + 1, fall.level - 1
             return True
     return False
@@ -307,7 +269,7 @@ def _fill(
     ladders: Sequence[Ladder],
     keep: Array,
     steps: Sequence[tuple[float, int, int]],
-    measure: Callable[[Array], int],
+    cost: Callable[[Array], float],
     limit: float,
 ) -> None:
     """After the first step that does not fit, take any later ones that still do."""
@@ -318,7 +280,7 @@ def _fill(
         ladder = ladders[i]
         new = ladder.gained(level)
         keep[new] = True
-        if measure(keep) <= limit:
+        if cost(keep) <= limit:
             ladder.level = level
         else:
             keep[new] = False
@@ -366,7 +328,16 @@ def _revive(coupling: Coupling, keep: Array, scores: Array, component: int) -> N
         keep[component if component in row else gone[np.argmax(scores[gone])]] = True
 
 
-def _reason(ladder: Ladder, target: Target) -> str:
+def _reason(ladder: Ladder, targets: Targets) -> str:
     if ladder.counts == [common_parts(ladder.groups)]:
         return "left alone"
-    return "fixed share" if ladder.fixed else f"global ranking, {target}"
+    return "fixed share" if ladder.fixed else f"global ranking, {targets}"
+
+
+def nothing_removed(coupling: Coupling, plan: Plan, options: Options) -> list[str]:
+    """A sentence where a plan keeps everything, with the reason where it is known."""
+    if any(group.kept < group.size for group in plan.groups):
+        return []
+    largest = max((group.size * group.width for group in coupling), default=0)
+    why = f": align={options.align} is larger than every group (the largest has {largest})"
+    return ["nothing was removed" + (why if options.align is not None and options.align > largest else "")]

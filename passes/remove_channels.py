@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from graphprune import criteria
-from graphprune.budgets import FLOOR, Options, Target, make_plan
+from graphprune.budgets import FLOOR, Options, make_plan
 from graphprune.coupling import Coupling, Use, couple, requested
 from graphprune.errors import GraphPruneError, InputError, PassError
 from graphprune.graph import Graph, Value, uncollected
 from graphprune.kept import Survivors, kept_rows
 from graphprune.ops.base import Array
 from graphprune.plans import Plan
+from graphprune.targets import KINDS, Target, Targets
 
 from .base import Pass, register
 from .leaving import leave_out
@@ -127,8 +128,8 @@ def _resize_values(before: list[Value], after: list[Value], survivors: Survivors
 @dataclass(frozen=True)
 class RemoveChannels(Pass):
     """Couple, score, choose by a budget and remove: channels, heads and neurons that matter least, with all that
-    hangs on them. The budget is exactly one of `channels` (the part of every group that stays), `params` and `macs`
-    (the part of the total that stays); the other options are those of `graphprune prune`.
+    hangs on them. The budget is at least one of `channels` (the part of every group that stays), `params` and `macs`
+    (the part of the total that stays), of several all; the other options are those of `graphprune prune`.
     """
 
     name: ClassVar[str] = "remove-channels"
@@ -148,15 +149,14 @@ class RemoveChannels(Pass):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.target()
+        self.targets()
 
-    def target(self) -> Target:
-        """The budget; raises InputError unless there is exactly one."""
-        given = {k: r for k in ("channels", "params", "macs") if (r := getattr(self, k)) is not None}
-        if len(given) != 1:
-            found = " and ".join(given) or "none"
-            raise InputError(f"pass '{self.name}' needs exactly one of channels, params and macs, found {found}")
-        return Target(*next(iter(given.items())))
+    def targets(self) -> Targets:
+        """The budget; raises InputError where there is none."""
+        given = [Target(kind, ratio) for kind in KINDS if (ratio := getattr(self, kind)) is not None]
+        if not given:
+            raise InputError(f"pass '{self.name}' needs at least one of {', '.join(KINDS)}")
+        return Targets.of(given)
 
     def plan(self, graph: Graph) -> tuple[Coupling, Plan]:
         """What the pass removes from a graph; the same each time."""
@@ -164,7 +164,7 @@ class RemoveChannels(Pass):
         how = {"reduction": self.reduction, "normalization": self.normalization}
         scores = criteria.score(coupling, self.criterion, seed=self.seed, **how)
         options = Options(self.include, self.exclude, align=self.align, floor=self.floor, uniform=self.uniform)
-        return coupling, make_plan(coupling, scores, self.target(), options, self.criterion)
+        return coupling, make_plan(coupling, scores, self.targets(), options, self.criterion)
 
     def run(self, graph: Graph) -> Graph:
         """Remove them."""

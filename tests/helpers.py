@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from graphprune import budgets, criteria, frontends, proof
+from graphprune import budgets, criteria, frontends, proof, targets
 from graphprune.coupling import Coupling, couple
 from graphprune.graph import Graph
 from graphprune.ops.base import Array
@@ -43,13 +43,13 @@ def graph_of(model: Any, example: Any = None) -> Graph:
     return found
 
 
-def random_plan(coupling: Coupling, target: budgets.Target, seed: int = 0, align: int | None = 1) -> Plan:
+def random_plan(coupling: Coupling, target: targets.Target, seed: int = 0, align: int | None = 1) -> Plan:
     """A plan with random scores."""
     scores = criteria.score(coupling, "random", seed=seed)
     return budgets.make_plan(coupling, scores, target, budgets.Options(align=align), "random")
 
 
-def prune_coupling(coupling: Coupling, target: budgets.Target, seed: int = 0, align: int | None = 1) -> Pruned:
+def prune_coupling(coupling: Coupling, target: targets.Target, seed: int = 0, align: int | None = 1) -> Pruned:
     """Prune by random scores, write the model back, and assert that the proof holds."""
     plan = random_plan(coupling, target, seed, align)
     keep = plan.kept(coupling)
@@ -74,7 +74,7 @@ def assert_equality(
     """
     coupling = couple(graph, grouped=grouped)
     for seed in range(seeds):
-        pruned = prune_coupling(coupling, budgets.channels(ratio), seed)
+        pruned = prune_coupling(coupling, targets.channels(ratio), seed)
         assert not pruned.keep.all(), "the plan removes nothing"
         assert pruned.proof.passed and pruned.proof.max_error <= limit, pruned.proof
         assert [v.shape for v in pruned.graph.outputs] == [v.shape for v in graph.outputs]

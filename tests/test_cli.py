@@ -107,7 +107,7 @@ def test_prune_hands_every_option_on(api: StandIn, model: str) -> None:
     progress = options.pop("progress")
     assert callable(progress)
     assert options == {
-        "target": ("macs", 0.5),
+        "target": ["macs=0.5"],
         "criterion": "lamp",
         "include": ("conv*", "fc*"),
         "exclude": ("head",),
@@ -237,6 +237,7 @@ PRUNE = "prune m.onnx -o o.onnx --target macs=0.5 "
             "unknown target 'speed'; the targets are channels, params and macs",
         ),
         ("prune m.onnx -o o.onnx --target 0.5", "unknown target '0.5'"),
+        ("prune m.onnx -o o.onnx --target macs=0.5 --target macs=0.4", "--target macs is given 2 times"),
         ("prune m.onnx -o o.onnx --target macs", "has no value"),
         ("prune m.onnx -o o.onnx --target macs=half", "'half' is not a number"),
         ("prune m.onnx -o o.onnx --target macs=nan", "above 0 and at most 1, not nan"),

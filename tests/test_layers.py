@@ -23,7 +23,7 @@ ORDER = [
     {"passes"},
     {"sparsity"},
     {"plans", "budgets", "depth"},
-    {"selection", "families", "ladders"},
+    {"alignment", "selection", "families", "ladders"},
     {"piecewise"},
     {"calibration"},
     {"running"},
@@ -34,6 +34,7 @@ ORDER = [
     {"ops"},
     {"graph", "scratch", "options"},
     {"weights", "writing"},
+    {"targets"},
     {"errors"},
 ]
 RANK = {layer: rank for rank, layers in enumerate(ORDER) for layer in layers}

@@ -17,7 +17,7 @@ from .. import report as reports
 from ..errors import InputError, VerificationError
 from . import options as opt
 from .files import check_file, check_model, check_outputs, model_suffixes
-from .parse import parse_overrides, parse_shapes, parse_target
+from .parse import parse_overrides, parse_shapes, parse_targets
 from .progress import working
 
 _PIPED_WIDTH = 120
@@ -127,7 +127,7 @@ def prune(
     as_json: opt.Json = False,
 ) -> None:
     """Remove whole channels, heads and neurons, prove the result and write it."""
-    key, ratio = parse_target(target)
+    targets = parse_targets(target)
     chosen = {
         "include": tuple(include or ()),
         "exclude": tuple(exclude or ()),
@@ -147,7 +147,7 @@ def prune(
     with working("pruning") as progress:
         result = _api().prune(
             model,
-            target=getattr(_api(), key)(ratio),
+            target=targets,
             criterion=criterion,
             grouped=grouped.value,
             seed=seed,

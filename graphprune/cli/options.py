@@ -35,7 +35,12 @@ Data = Annotated[Path | None, typer.Option("--data", help="Calibration data (.np
 PlanFile = Annotated[Path, typer.Option("--plan", help="The plan (.json) written by prune --plan-out.")]
 
 Target = Annotated[
-    str, typer.Option("--target", help="What to keep: channels=0.5, params=0.5 or macs=0.5.", metavar="KEY=VALUE")
+    list[str],
+    typer.Option(
+        "--target",
+        help="What to keep: channels=0.5, params=0.5, macs=0.5; several are all met.",
+        metavar="KEY=VALUE",
+    ),
 ]
 Criterion = Annotated[str, typer.Option("--criterion", help="How to score importance.", metavar="NAME")]
 Include = Annotated[
@@ -47,7 +52,12 @@ Exclude = Annotated[
 ]
 Align = Annotated[
     int | None,
-    typer.Option("--align", min=1, help="Round kept counts up to a multiple of this (8; channels=: 1).", metavar="N"),
+    typer.Option(
+        "--align",
+        min=1,
+        help="Round kept counts up to a multiple of this (8; channels=: near 8s or 4s).",
+        metavar="N",
+    ),
 ]
 Floor = Annotated[
     float | None,

@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import InputError
+from ..targets import KINDS as TARGETS
 
-TARGETS = ("channels", "params", "macs")
 _LATER_TARGETS = ("latency",)
 
 Shapes = list[tuple[int, ...]] | dict[str, tuple[int, ...]]
 
 
-def parse_target(text: str) -> tuple[str, float]:
-    """`macs=0.5` as ("macs", 0.5)."""
+def parse_targets(texts: Sequence[str]) -> list[str]:
+    """The targets given (`macs=0.5`), each checked; raises InputError for two of one kind."""
+    kinds = [_target_kind(text) for text in texts]
+    for kind in kinds:
+        if kinds.count(kind) > 1:
+            raise InputError(f"--target {kind} is given {kinds.count(kind)} times; give each kind of target once")
+    return list(texts)
+
+
+def _target_kind(text: str) -> str:
+    """What a target is about, once all of it is checked."""
     key, equals, value = text.partition("=")
     if key in _LATER_TARGETS:
         raise InputError(f"--target {key}=... comes with a later version; the targets are {_listed(TARGETS)}")
@@ -21,7 +30,8 @@ def parse_target(text: str) -> tuple[str, float]:
         raise InputError(f"--target '{text}': unknown target '{key}'; the targets are {_listed(TARGETS)}")
     if not equals:
         raise InputError(f"--target '{text}' has no value; write for instance {key}=0.5")
-    return key, parse_ratio(value, f"--target '{text}'")
+    parse_ratio(value, f"--target '{text}'")
+    return key
 
 
 def parse_ratio(text: str, option: str) -> float:

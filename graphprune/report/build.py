@@ -67,9 +67,15 @@ def blocks_report(graph: Graph, blocks: Sequence[Block]) -> BlocksReport:
 
 
 def pruning_report(
-    coupled: Coupling, made: Plan, pruned: Graph, emitted: Any, proof: Proof | None, seconds: dict[str, float]
+    coupled: Coupling,
+    made: Plan,
+    pruned: Graph,
+    emitted: Any,
+    proof: Proof | None,
+    seconds: dict[str, float],
+    notes: Sequence[str] = (),
 ) -> Report:
-    """What one pruning did; `emitted` is what the frontend wrote."""
+    """What one pruning did; `emitted` is what the frontend wrote, `notes` are sentences of whoever chose the plan."""
     graph = coupled.graph
     form = FORMS.get(getattr(emitted, "form", ""), "ONNX")
     return Report(
@@ -85,6 +91,7 @@ def pruning_report(
         output_form=form,
         output_reason=getattr(emitted, "reason", ""),
         notes=[
+            *notes,
             *graph.notes,
             *_interface(graph, pruned),
             *([proof.detail] if proof is not None and proof.detail else []),

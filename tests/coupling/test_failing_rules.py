@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from graphprune import budgets
+from graphprune import targets
 from graphprune.coupling import couple
 from graphprune.errors import InputError
 from graphprune.graph import Node
@@ -59,7 +59,7 @@ def test_a_rule_that_fails_half_done_freezes_what_the_node_touches(kind: str, mo
     row = next(u for u in coupling.unknown() if u.first == own[0].name)
     assert row.why.startswith("MistakeError at test_failing_rules.py:") and row.why.endswith(": of ours")
     if coupling.groups:
-        pruned = prune_coupling(coupling, budgets.channels(0.5))
+        pruned = prune_coupling(coupling, targets.channels(0.5))
         assert pruned.proof.passed, pruned.proof
 
 
@@ -89,7 +89,7 @@ def test_a_cost_or_statistic_that_fails_makes_its_operator_unknown(part: str, mo
     coupling = couple(graph)
     assert {n for n in graph.all_nodes if n.kind == kind} <= coupling.failed.keys()
     if coupling.groups:
-        assert prune_coupling(coupling, budgets.macs(0.9)).proof.passed
+        assert prune_coupling(coupling, targets.macs(0.9)).proof.passed
 
 
 def test_labels_of_a_wrong_length_are_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import graphprune as gp
-from graphprune import budgets, criteria
+from graphprune import budgets, criteria, targets
 from graphprune.coupling import Coupling, couple
 from graphprune.coupling.kinds import kinds
 from graphprune.ops.base import Array
@@ -61,7 +61,7 @@ def test_pieces_of_a_split_are_kinds(coupling: Coupling) -> None:
 def test_each_piece_of_a_split_keeps_the_same_share(coupling: Coupling, target: str, name: str) -> None:
     options = budgets.Options(align=2)
     keep = budgets.make_plan(
-        coupling, criteria.score(coupling, name), budgets.Target.of(target), options, name
+        coupling, criteria.score(coupling, name), targets.Target.of(target), options, name
     ).kept(coupling)  # fmt: skip
     for left, right in split_groups(coupling):
         assert keep[left].sum() == keep[right].sum() > 1
@@ -71,7 +71,7 @@ def test_each_piece_of_a_split_keeps_the_same_share(coupling: Coupling, target: 
 
 def test_the_best_of_each_piece_stay(coupling: Coupling) -> None:
     scores = criteria.score(coupling, "l2", normalization="none")
-    plan = budgets.make_plan(coupling, scores, budgets.channels(0.5), budgets.Options(), "l2")
+    plan = budgets.make_plan(coupling, scores, targets.channels(0.5), budgets.Options(), "l2")
     keep = plan.kept(coupling)
     for piece in np.concatenate(split_groups(coupling)):
         assert scores[piece[keep[piece]]].min() >= scores[piece[~keep[piece]]].max()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune import budgets
+from graphprune import targets
 from graphprune.coupling import Coupling, couple
 from graphprune.errors import InputError
 from graphprune.passes.remove_channels import remove_channels
@@ -29,7 +29,7 @@ def coupling() -> Coupling:
 
 
 def test_round_trip(coupling: Coupling, tmp_path: Path) -> None:
-    plan = random_plan(coupling, budgets.channels(0.5))
+    plan = random_plan(coupling, targets.channels(0.5))
     plan.save(tmp_path / "plan.json")
     again = Plan.load(tmp_path / "plan.json")
     assert again == plan
@@ -38,7 +38,7 @@ def test_round_trip(coupling: Coupling, tmp_path: Path) -> None:
 
 
 def test_a_plan_fits_a_fresh_copy_of_the_model(coupling: Coupling) -> None:
-    plan = random_plan(coupling, budgets.channels(0.5))
+    plan = random_plan(coupling, targets.channels(0.5))
     torch.manual_seed(9)
     other = couple(graph_of(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 12, groups=4), conv(12, 2)), image()))
     assert (plan.kept(other) == plan.kept(coupling)).all()
@@ -46,7 +46,7 @@ def test_a_plan_fits_a_fresh_copy_of_the_model(coupling: Coupling) -> None:
 
 def test_an_edited_plan_is_followed(coupling: Coupling) -> None:
     """Channel numbers are those of the weight axis that names the group, row by row."""
-    plan = random_plan(coupling, budgets.channels(0.5))
+    plan = random_plan(coupling, targets.channels(0.5))
     edited = Plan.from_json(json.loads(json.dumps(plan.to_json())))
     first = replace(edited.groups[0], keep=((0,), (1,), (0,), (1,)))
     edited = replace(edited, groups=(first, *edited.groups[1:]))
@@ -77,7 +77,7 @@ def group(plan: Plan, **changes: Any) -> Plan:
 )
 def test_a_plan_that_does_not_fit_is_refused(coupling: Coupling, edit: Callable[[Plan], Plan], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        edit(random_plan(coupling, budgets.channels(0.5))).kept(coupling)
+        edit(random_plan(coupling, targets.channels(0.5))).kept(coupling)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"format": 99}', '{"format": 1, "groups": [{}]}', "\x80"])
@@ -95,7 +95,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_an_unwritable_place_is_refused(coupling: Coupling, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written: No such file"):
-        random_plan(coupling, budgets.channels(0.5)).save(tmp_path / "none" / "plan.json")
+        random_plan(coupling, targets.channels(0.5)).save(tmp_path / "none" / "plan.json")
 
 
 def test_a_group_counts_over_its_rows() -> None:
@@ -105,7 +105,7 @@ def test_a_group_counts_over_its_rows() -> None:
 def test_a_plan_that_keeps_fewer_than_are_picked_is_refused() -> None:
     torch.manual_seed(0)
     coupling = couple(graph_of(*examples_position.experts()))
-    plan = random_plan(coupling, budgets.channels(0.1))
+    plan = random_plan(coupling, targets.channels(0.1))
     assert len(plan.groups[0].keep[0]) == 2  # top-2 needs two, whatever the target
     few = replace(plan, groups=(replace(plan.groups[0], keep=((1,),)), *plan.groups[1:]))
     with pytest.raises(InputError, match="fewer than 2 indices"):

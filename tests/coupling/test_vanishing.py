@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune import budgets, criteria, frontends
+from graphprune import criteria, frontends, targets
 from graphprune.counting import Counter
 from graphprune.coupling import Coupling, couple
 from graphprune.graph import Graph
@@ -218,7 +218,7 @@ def test_what_cannot_do_without_keeps_the_index() -> None:
     )
     coupling = couple(graph_of(module, (x,)))
     for seed in range(2):
-        found = prune_coupling(coupling, budgets.channels(0.5), seed)
+        found = prune_coupling(coupling, targets.channels(0.5), seed)
         assert found.proof.passed and found.graph.weights()["router.weight"].sizes[0] == COUNT
     module._join = lambda gates, experts, x: (
         torch.cos(gates[:, 0, None] + 1) + sum(gates[:, e, None] * expert(x) for e, expert in enumerate(experts))
@@ -235,7 +235,7 @@ def test_an_expert_of_a_sum_without_zeros_stays() -> None:
     )
     coupling = couple(graph_of(module, (x,)))
     for seed in range(4):
-        assert prune_coupling(coupling, budgets.channels(0.3), seed).proof.passed
+        assert prune_coupling(coupling, targets.channels(0.3), seed).proof.passed
 
 
 @pytest.mark.parametrize("join", JOINS)
@@ -256,6 +256,6 @@ def test_everything_at_half(join: str) -> None:
     module, x = _built("topk", join)
     coupling = couple(graph_of(module, (x,)))
     for seed in range(3):
-        found = prune_coupling(coupling, budgets.channels(0.5), seed)
+        found = prune_coupling(coupling, targets.channels(0.5), seed)
         assert found.proof.passed, found.proof
         assert found.graph.parameter_count() == found.plan.notes["params"]

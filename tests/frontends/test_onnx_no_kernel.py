@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphprune import budgets, frontends
+from graphprune import frontends, targets
 from graphprune.coupling import couple
 from graphprune.errors import GraphPruneError
 from graphprune.graph import Graph
@@ -88,7 +88,7 @@ def test_by_the_documentation(build: Any, grouped: str, couples: str, attributes
     graph: Graph = frontends.frontend("onnx").from_model(build())
     coupling = couple(graph, grouped=grouped)
     assert str(coupling) == couples
-    keep = random_plan(coupling, budgets.channels(0.5)).kept(coupling)
+    keep = random_plan(coupling, targets.channels(0.5)).kept(coupling)
     small = remove_channels(coupling, keep)
     model = frontends.emit(small)
     found = {a.name: a.i for n in model.graph.node for a in n.attribute}

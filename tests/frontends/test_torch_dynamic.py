@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune import budgets
+from graphprune import targets
 from graphprune.coupling import couple
 from graphprune.frontends.torch import Emitted, capture, emit, load, run, save, to_graph_module
 from tests import torchvision_shim  # noqa: F401  (first)
@@ -172,7 +172,7 @@ def pruned(request: pytest.FixtureRequest) -> Emitted:
     torch.manual_seed(0)
     name, batch = request.param.split(", ")
     graph = capture(CONVOLUTIONAL[name]().eval(), torch.randn(int(batch), 3, 32, 32))
-    return emit(prune_coupling(couple(graph), budgets.channels(0.5)).graph)
+    return emit(prune_coupling(couple(graph), targets.channels(0.5)).graph)
 
 
 def test_pruned_graph_modules(pruned: Emitted, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from graphprune import budgets, frontends, proof
+from graphprune import frontends, proof, targets
 from graphprune.coupling import couple
 from graphprune.frontends.torch.execute import run
 from graphprune.masking import treatment
@@ -79,7 +79,7 @@ def cancelling() -> nn.Module:
 def _proof(change: Any = None) -> proof.Proof:
     graph = graph_of(cancelling(), torch.randn(2, 6, generator=torch.Generator().manual_seed(1)))
     coupling = couple(graph)
-    keep = random_plan(coupling, budgets.channels(0.5)).kept(coupling)
+    keep = random_plan(coupling, targets.channels(0.5)).kept(coupling)
     module = frontends.emit(remove_channels(coupling, keep)).module
     if change is not None:
         with torch.no_grad():
@@ -107,7 +107,7 @@ def test_wrong_modules_are_told_by_one_input_and_the_reference_runs_in_float64_o
     """The caller's own class is tried with many settings: most trials must be cheap."""
     graph = graph_of(cancelling(), torch.randn(2, 6, generator=torch.Generator().manual_seed(1)))
     coupling = couple(graph)
-    keep = random_plan(coupling, budgets.channels(0.5)).kept(coupling)
+    keep = random_plan(coupling, targets.channels(0.5)).kept(coupling)
     right = frontends.emit(remove_channels(coupling, keep)).module
     reference, runs = proof.Reference(coupling, keep), Counter[str]()
     names = {id(reference._model): "reference", id(right): "right"}

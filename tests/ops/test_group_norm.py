@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, group_norm
 
-from graphprune import budgets
+from graphprune import targets
 from graphprune.coupling import couple
 from tests.helpers import prune_coupling, weight
 from tests.ops.examples_all import EXAMPLES
@@ -24,7 +24,7 @@ NAMES = [
 def test_it_is_the_group_norm_of_the_channels_left(name: str) -> None:
     example = next(e for e in EXAMPLES if e.name == name)
     graph = example.graph()
-    pruned = prune_coupling(couple(graph, grouped=example.grouped), budgets.channels(0.5))
+    pruned = prune_coupling(couple(graph, grouped=example.grouped), targets.channels(0.5))
     kept = [
         i for i, row in enumerate(weight(graph, "a.weight")) if (row == weight(pruned.graph, "a.weight")).any(0).any()
     ]

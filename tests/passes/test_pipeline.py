@@ -92,8 +92,7 @@ def test_every_type_is_read_from_its_annotation() -> None:
         ("remove-channels{macs=half}", "option 'macs' must be a number, not 'half'"),
         ("typed{needed=1 flag=maybe}", "option 'flag' must be true or false, not 'maybe'"),
         ("typed", "pass 'typed' needs the option 'needed'"),
-        ("remove-channels", "exactly one of channels, params and macs, found none"),
-        ("remove-channels{macs=0.5 params=0.5}", "found params and macs"),
+        ("remove-channels", "needs at least one of channels, params, macs"),
         ("remove-channels{macs=1.5}", "macs=1.5: the ratio must be greater than 0 and at most 1"),
     ],
 )

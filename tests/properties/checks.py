@@ -22,7 +22,7 @@ import onnxruntime
 import torch
 from onnx import numpy_helper
 
-from graphprune import budgets, criteria, frontends, proof
+from graphprune import budgets, criteria, frontends, proof, targets
 from graphprune.coupling import Coupling, couple
 from graphprune.coupling.couple import Frozen
 from graphprune.errors import InputError
@@ -121,7 +121,7 @@ def _plan(case: Case, coupling: Coupling) -> tuple[Plan | None, str]:
     for criterion, target, options in (asked, ("random", "channels", budgets.Options(align=1))):
         try:
             scores = criteria.score(coupling, criterion, seed=case.number)
-            return budgets.make_plan(coupling, scores, budgets.Target(target, case.ratio), options, criterion), ""
+            return budgets.make_plan(coupling, scores, targets.Target(target, case.ratio), options, criterion), ""
         except InputError as error:
             why = str(error)
     return None, why

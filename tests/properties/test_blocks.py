@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from graphprune import budgets
+from graphprune import targets
 from graphprune.coupling import couple
 from graphprune.runtimes import get
 from tests.helpers import graph_of, prune_coupling
@@ -34,6 +34,6 @@ def test_both_ways_of_writing_a_block_agree(name: str) -> None:
 def test_every_block_loses_channels(name: str) -> None:
     """A block between two convolutions does not freeze the network."""
     graph = graph_of(Program([(name, 1, 1)], 0, 1).onnx())
-    pruned = prune_coupling(couple(graph), budgets.channels(0.5))
+    pruned = prune_coupling(couple(graph), targets.channels(0.5))
     assert pruned.proof.passed
     assert pruned.graph.parameter_count() < graph.parameter_count()

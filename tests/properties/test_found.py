@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphprune import budgets
+from graphprune import targets
 from tests.helpers import graph_of
 from tests.properties.cases import Case
 from tests.properties.checks import check
@@ -42,7 +42,7 @@ def test_found(name: str, frontend: str) -> None:
     program, kind, ratio, grouped, align, batch, number = FOUND[name]
     module = Program(program, number, batch)
     graph = graph_of(module, module.example) if frontend == "torch" else graph_of(module.onnx())
-    prune(graph, budgets.Target(kind, ratio), grouped, align, number)
+    prune(graph, targets.Target(kind, ratio), grouped, align, number)
 
 
 #: Found by the seeds of `make fuzz`, and shrunk.

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune import budgets, frontends, proof
+from graphprune import frontends, proof, targets
 from graphprune.coupling import Coupling, couple
 from graphprune.graph import Graph, Node, Weight
 from graphprune.ops import Block, Labeller, base, lookup
@@ -49,7 +49,7 @@ def prove(coupling: Coupling, keep: Array, pruned: Graph) -> bool:
 
 def planned(graph: Graph) -> tuple[Coupling, Array]:
     coupling = couple(graph)
-    return coupling, random_plan(coupling, budgets.channels(0.5)).kept(coupling)
+    return coupling, random_plan(coupling, targets.channels(0.5)).kept(coupling)
 
 
 def test_a_corrupted_weight_is_noticed() -> None:
@@ -153,7 +153,7 @@ def test_another_plan_is_noticed(build: Callable[[], Any]) -> None:
     torch.manual_seed(0)
     module, inputs = build()
     coupling = couple(graph_of(stirred(module), inputs))
-    plans = [random_plan(coupling, budgets.channels(0.5), seed=s).kept(coupling) for s in (0, 1)]
+    plans = [random_plan(coupling, targets.channels(0.5), seed=s).kept(coupling) for s in (0, 1)]
     assert (plans[0] != plans[1]).any()
     assert prove(coupling, plans[0], remove_channels(coupling, plans[0]))
     assert not prove(coupling, plans[0], remove_channels(coupling, plans[1]))

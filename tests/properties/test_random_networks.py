@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, currently_in_test_context, event, given, note, seed, settings
 from hypothesis import strategies as st
 
-from graphprune import budgets, ops
+from graphprune import ops, targets
 from graphprune.coupling import couple
 from graphprune.errors import InputError
 from graphprune.graph import Graph
@@ -47,7 +47,7 @@ def _event(name: str) -> None:
         event(name)
 
 
-def prune(graph: Graph, target: budgets.Target, grouped: str, align: int, number: int) -> None:
+def prune(graph: Graph, target: targets.Target, grouped: str, align: int, number: int) -> None:
     """Couple, prune by random scores, write back, prove; small networks may have nothing that can go."""
     coupling = couple(graph, grouped=grouped)
     assert not coupling.unknown(), coupling.unknown()

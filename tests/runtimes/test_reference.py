@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphprune import budgets, frontends, proof, runtimes
+from graphprune import frontends, proof, runtimes, targets
 from graphprune.coupling import couple
 from graphprune.errors import BackendError, UnsupportedError
 from graphprune.graph import Graph
@@ -39,7 +39,7 @@ def rotary(op: str = "RotaryEmbedding", domain: str = "") -> onnx.ModelProto:
 
 def _pruned(graph: Graph, seed: int = 0) -> tuple[Any, Any, Any]:
     coupling = couple(graph)
-    keep = random_plan(coupling, budgets.channels(0.5), seed).kept(coupling)
+    keep = random_plan(coupling, targets.channels(0.5), seed).kept(coupling)
     return coupling, keep, frontends.emit(remove_channels(coupling, keep))
 
 
