@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from . import common
+from . import common, zoo
 
 WIDTHS = (64, 63, 60, 56, 52, 51, 50, 48, 40, 36, 33, 32)
 SIZE, LAYERS = 28, 4
@@ -20,6 +23,15 @@ KINDS = {
     "residual": "two 3x3 and a sum",
     "concat": "3x3 and 1x1, 1x1",
 }
+MODELS = (
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "efficientnet_b0",
+    "regnet_y_400mf",
+    "shufflenet_v2_x1_0",
+    "densenet121",
+)
+ALIGNED = (1, None)
 
 
 class Network:
@@ -70,44 +82,68 @@ def network(kind: str, width: int) -> bytes:
     return made.bytes(width)
 
 
-def measured(kind: str, widths: Sequence[int], rounds: int) -> dict[int, float]:
-    """Milliseconds of CPU time by width."""
+def timed(models: Mapping[Any, bytes | str], rounds: int) -> dict[Any, float]:
+    """Seconds of CPU time of each model on random numbers, run in turns."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    sessions = {w: ort.InferenceSession(network(kind, w), options, ["CPUExecutionProvider"]) for w in widths}
-    x = np.random.default_rng(0).standard_normal((1, 3, SIZE, SIZE)).astype(np.float32)
-    times: dict[int, list[float]] = {width: [] for width in widths}
+    sessions = {key: ort.InferenceSession(model, options, ["CPUExecutionProvider"]) for key, model in models.items()}
+    given = next(iter(sessions.values())).get_inputs()[0]
+    feed = {given.name: np.random.default_rng(0).standard_normal(given.shape).astype(np.float32)}
+    times: dict[Any, list[float]] = {key: [] for key in sessions}
     for _ in range(rounds):
-        for width, session in sessions.items():
+        for key, session in sessions.items():
             start = time.process_time()
-            session.run(None, {"x": x})
-            times[width].append(time.process_time() - start)
-    return {width: 1e3 * median(found) for width, found in times.items()}
+            session.run(None, feed)
+            times[key].append(time.process_time() - start)
+    return {key: median(found) for key, found in times.items()}
 
 
-def run(kind: str, rounds: int) -> None:
-    """Time relative to the widest, by number of channels."""
-    found = measured(kind, WIDTHS, rounds)
-    common.tell(ratios=[found[width] / found[WIDTHS[0]] for width in WIDTHS])
+def run(case: str, cache: Path, rounds: int) -> None:
+    """Time relative to the widest by number of channels, or, of a model, to the unpruned one."""
+    if case in KINDS:
+        found = timed({width: network(case, width) for width in WIDTHS}, rounds)
+        common.tell(ratios=[found[width] / found[WIDTHS[0]] for width in WIDTHS])
+        return
+    import graphprune as gp
+
+    source = zoo.exported(case, cache)
+    models: dict[Any, Any] = {None: source}
+    with TemporaryDirectory() as folder:
+        for align in ALIGNED:
+            made = gp.prune(source, target="channels=0.8", verify=False, align=align)
+            models[align or "default"] = Path(folder, f"{align}.onnx")
+            made.save(models[align or "default"])
+            common.tell(**{f"macs {align or 'default'}": made.report.after.macs / made.report.before.macs})
+        found = timed({key: str(path) for key, path in models.items()}, rounds)
+    common.tell(ms=1e3 * found[None], **{f"time {key}": found[key] / found[None] for key in found if key is not None})
 
 
 def main() -> None:
-    """One case a kind of layer."""
+    """One case a kind of layer, and one a model."""
     made = common.parser("alignment", "Time of convolutions by number of channels on onnxruntime.")
     made.add_argument("--rounds", type=int, default=41)
     options = made.parse_args()
     if options.case:
-        common.child(options, lambda kind: run(kind, options.rounds))
+        common.child(options, lambda case: run(case, options.cache, options.rounds))
         return
-    results = common.run_cases(options, common.chosen(KINDS, options.models))
-    columns = [[common.number(ratio) for ratio in record["ratios"]] for record in results.values()]
-    head = ["channels", *(f"{kind}: {KINDS[kind]}" for kind in results)]
+    results = common.run_cases(options, common.chosen([*KINDS, *MODELS], options.models))
+    layers = {case: record for case, record in results.items() if "ratios" in record}
+    columns = [[common.number(ratio) for ratio in record["ratios"]] for record in layers.values()]
     note = (
         f"CPU time of networks of {LAYERS} such layers at 1x3x{SIZE}x{SIZE} on onnxruntime, one thread, relative to "
         f"{WIDTHS[0]} channels; medians of {options.rounds} runs in turns."
     )
-    body = common.table(head, zip(WIDTHS, *columns, strict=True))
-    common.publish(options, "Time by number of channels", [note, body])
+    head = ["channels", *(f"{kind}: {KINDS[kind]}" for kind in layers)]
+    whole = ["Whole models at `channels=0.8`, with `--align 1` and as counts are chosen by default, in the same way:"]
+    facts = ("macs 1", "time 1", "macs default", "time default")
+    rows = [
+        [name, common.number(r.get("ms"), 1), *(common.number(r.get(fact)) for fact in facts), r.get("error")]
+        for name, r in results.items()
+        if name in MODELS
+    ]
+    titles = ["model", "unpruned ms", "MACs, align 1", "time, align 1", "MACs, default", "time, default", "error"]
+    body = [note, common.table(head, zip(WIDTHS, *columns, strict=True)), *whole, common.table(titles, rows)]
+    common.publish(options, "Time by number of channels", body)
 
 
 if __name__ == "__main__":
