@@ -97,6 +97,8 @@ def _sized(row: Timing, source: Any, model: Any, graph: Graph) -> Timing:
     size = None
     if isinstance(source, str | Path) and Path(source).is_dir():
         size = sum(file.stat().st_size for file in Path(source).glob("*.safetensors"))
+    elif isinstance(source, str | Path) and graph.frontend == "onnx":
+        size = frontends.original_bytes(graph)
     elif isinstance(model, str):
         size = sum(p.stat().st_size for p in (Path(model), Path(f"{model}.data")) if p.exists())
     elif hasattr(model, "ByteSize"):

@@ -80,6 +80,16 @@ def rulers(graph: Graph) -> Mapping[str, Hashable]:
     return of(graph).rulers(graph) if graph.frontend == "checkpoint" else {}
 
 
+def original_bytes(graph: Graph) -> int | None:
+    """What the user's file takes; None where the model came from no file of weights."""
+    return of(graph).original_bytes(graph) if graph.frontend == "onnx" else None
+
+
+def written_bytes(graph: Graph) -> int | None:
+    """What the file of a graph takes when it is saved; None for models that are no file before."""
+    return of(graph).written_bytes(graph) if graph.frontend == "onnx" else None
+
+
 def emit(graph: Graph, trial: Callable[[Any], str] | None = None) -> Any:
     """The foreign model: an `onnx.ModelProto`, or an `Emitted` whose `module` it is.
 

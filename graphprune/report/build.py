@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import counting
+from .. import counting, frontends
 from ..coupling import Coupling
 from ..depth import Block
 from ..graph import Graph, Value
@@ -82,8 +82,8 @@ def pruning_report(
         model=graph.name,
         target=made.target,
         criterion=made.criterion,
-        before=measure(graph),
-        after=measure(pruned),
+        before=measure(graph, frontends.original_bytes(graph)),
+        after=measure(pruned, frontends.written_bytes(pruned)),
         groups=_group_rows(coupled, made),
         frozen=_frozen_rows(coupled),
         unknown=_unknown_rows(coupled),
@@ -113,9 +113,10 @@ def _interface(before: Graph, after: Graph) -> list[str]:
     ]
 
 
-def measure(graph: Graph) -> Measure:
-    """Size and cost of a graph's model."""
-    size = sum(v.weight.stored_bytes for v in graph.weights().values() if v.weight is not None)
+def measure(graph: Graph, size: int | None = None) -> Measure:
+    """Size and cost of a graph's model; without a size of its file, that of its weights."""
+    if size is None:
+        size = sum(v.weight.stored_bytes for v in graph.weights().values() if v.weight is not None)
     return Measure(graph.parameter_count(), counting.macs(graph), size)
 
 

@@ -81,7 +81,7 @@ def feeds(graph: Graph, sizes: Mapping[str, tuple[int, ...]] | None = None, seed
         if value.dtype.kind in "iu":
             found[value.name] = random.integers(0, 2, shape).astype(value.dtype)
         elif value.dtype.kind == "b":
-            found[value.name] = random.random(shape) < 0.5
+            found[value.name] = np.asarray(random.random(shape) < 0.5)
         else:
             found[value.name] = random.standard_normal(shape).astype(value.dtype)
     return found

@@ -5,8 +5,9 @@ from __future__ import annotations
 from .emit import emit
 from .instrument import instrument
 from .loading import from_model, load
+from .origin import original_bytes
 from .precision import computes_in, sums
-from .saving import save
+from .saving import save, written_bytes
 from .spans import named_inputs, spans
 from .widen import widened
 
@@ -17,8 +18,10 @@ __all__ = [
     "instrument",
     "load",
     "named_inputs",
+    "original_bytes",
     "save",
     "spans",
     "sums",
     "widened",
+    "written_bytes",
 ]

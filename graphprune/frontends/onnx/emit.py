@@ -12,6 +12,7 @@ from ...graph import Graph, Node, Value, Weight, uncollected
 from . import raise_fused, raise_shape  # noqa: F401  (they register the raisings)
 from .create import create_node
 from .emit_body import resized, write_bodies
+from .makers import cheapest
 from .order import alive, in_order, reads
 from .origin import Origin, Source, copy_notes
 from .protos import rename_captured, set_attribute, subgraphs
@@ -147,10 +148,11 @@ def assemble(writer: Writer) -> tuple[ModelProto, dict[str, Weight]]:
     read |= {o.name for o in writer.origin.model.graph.output}
     made = {name for node in nodes for name in node.output}
     constants = {name: w for name, w in writer.weights.items() if name in read and name not in made}
+    makers, constants = cheapest(constants, writer)
     model = _shell(writer.origin)
     prefix, inline = _constant_nodes(constants, writer)
     weights = {name: weight for name, weight in constants.items() if name not in inline}
-    model.graph.node.extend([*prefix, *nodes])
+    model.graph.node.extend([*prefix, *makers, *nodes])
     model.graph.initializer.extend(_header(name, weight, writer.origin) for name, weight in weights.items())
     model.graph.input.extend(_inputs(writer, weights))
     model.graph.output.extend(resized(info, value) for info, value in _outputs(writer))
@@ -201,15 +203,13 @@ def _constant_nodes(constants: dict[str, Weight], writer: Writer) -> tuple[list[
         if proto is None and not (old and name not in declared):
             continue
         made = NodeProto()
-        if proto is not None and (weight is origin.weights.get(name)) and proto.op_type == "Constant":
+        if proto is not None and weight is origin.weights.get(name):
             made.CopyFrom(proto)
-        elif proto is None or proto.op_type == "Constant" or old:
+        else:
             made.CopyFrom(proto or NodeProto(op_type="Constant", name=name, output=[name]))
             del made.attribute[:], made.input[:]
             made.op_type = "Constant"
             set_attribute(made, "value", to_tensor(weight.array(), name))
-        else:
-            continue
         nodes.append(made)
         inline.add(name)
     return nodes, inline

@@ -37,10 +37,12 @@ from .registry import FILL, Lowered, View, lower
 from .scopes import Taken, share_names
 from .sequences import Sequences
 from .stored import Store
-from .tensors import external_file, is_float
+from .tensors import external_file
 
 #: Where a batch norm reads its mean and variance.
 _STATISTICS = (3, 4)
+#: Bytes around a tensor in a message.
+_FRAME = 4
 #: Elements of a repeated number that are taken for a constant: more is a broken size.
 _HUGE = 1 << 31
 
@@ -48,7 +50,7 @@ _HUGE = 1 << 31
 def load(path: str | Path, input_shapes: InputShapes | None = None) -> Graph:
     """Read an ONNX file. `input_shapes` binds dynamic inputs to representative sizes. Raises InputError."""
     path = Path(path)
-    return _graph(read_model(path), input_shapes, path.parent, str(path))
+    return _graph(read_model(path), input_shapes, path.parent, str(path), path)
 
 
 def from_model(model: ModelProto, input_shapes: InputShapes | None = None, base_dir: str | Path | None = None) -> Graph:
@@ -59,18 +61,31 @@ def from_model(model: ModelProto, input_shapes: InputShapes | None = None, base_
 
 
 @uncollected()
-def _graph(model: ModelProto, input_shapes: InputShapes | None, folder: Path | None, file: str) -> Graph:
+def _graph(
+    model: ModelProto, input_shapes: InputShapes | None, folder: Path | None, file: str, path: Path | None = None
+) -> Graph:
     weights = {t.name: weight_of(t, folder, file) for t in model.graph.initializer}
     weights.update({s.values.name: dense_weight(s) for s in model.graph.sparse_initializer})
     skeleton, inner = _skeleton(model)
     weights.update({t.name: weight_of(t, folder, file) for t in inner.weights})
     weights.update({s.values.name: dense_weight(s) for s in inner.sparse})
     data_files = frozenset(external_file(t, folder, file)[0] for t in external_tensors(model))
-    origin = Origin(skeleton, file, data_files, weights=weights)
+    origin = Origin(skeleton, file, data_files, weights=weights, bytes=_bytes(model, path, data_files))
     origin.headers = {t.name: t for t in (*skeleton.graph.initializer, *map(_header, inner.weights))}
     propagation = Propagation(skeleton, bind(skeleton, input_shapes), weights)
     origin.facts = propagation.facts
     return _Loader(origin, propagation, folder).run(list(skeleton.graph.node))
+
+
+def _bytes(model: ModelProto, path: Path | None, data_files: Iterable[Path]) -> int:
+    """What a model takes as it is: on the disk where it came from there, else as a message, tensor by tensor, for
+    protobuf measures none that is too large.
+    """
+    beside = sum(file.stat().st_size for file in data_files)
+    if path is not None:
+        return path.stat().st_size + beside
+    tensors = [*model.graph.initializer, *model.graph.sparse_initializer]
+    return int(without_weights(model).ByteSize()) + sum(t.ByteSize() + _FRAME for t in tensors) + beside
 
 
 def _skeleton(model: ModelProto) -> tuple[ModelProto, Taken]:
@@ -144,7 +159,8 @@ class _Loader:
 
     def forget(self, proto: GraphProto) -> None:
         """See `control.Bodies`."""
-        tables: list[dict[str, Any]] = [self.values, self.origin.weights, self.origin.constant_nodes, self.facts]
+        origin = self.origin
+        tables: list[dict[str, Any]] = [self.values, origin.weights, origin.constant_nodes, origin.makers, self.facts]
         for node in proto.node:
             for name in node.output:
                 for known in tables:
@@ -253,6 +269,7 @@ class _Loader:
             assert small is not None
             weight = Weight.of(np.array(small.value, order="C"), trainable=False, tied=False)
             self._keep(name, weight)
+            self.origin.makers[name] = proto
             self.facts[name].weight = weight
         return True
 
@@ -264,10 +281,10 @@ class _Loader:
         sizes = tuple(int(n) for n in shape.value)
         if any(n < 0 for n in sizes) or prod(sizes) > _HUGE:
             return False
-        trainable, tied = is_float(fill.dtype) and prod(sizes) > 1, sum(1 for n in sizes if n > 1) >= 2
-        weight = Weight(sizes, fill.dtype, lambda: np.broadcast_to(fill, sizes), trainable=trainable, tied=tied)
+        tied = sum(1 for n in sizes if n > 1) >= 2
+        weight = Weight(sizes, fill.dtype, lambda: np.broadcast_to(fill, sizes), trainable=False, tied=tied)
         self._keep(proto.output[0], weight)
-        self.origin.constant_nodes[proto.output[0]] = proto
+        self.origin.makers[proto.output[0]] = proto
         self.propagation.learn(proto.output[0], weight)
         return True
 

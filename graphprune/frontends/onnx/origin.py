@@ -37,9 +37,10 @@ class Origin:
 
     `model` is the model without nodes and without the data of its initializers; `data_files` the files of its external
     data; `weights` all constants it had or that were folded while loading; `headers` the initializers' tensors without
-    data; `constant_nodes` the nodes that made constants; `first` the graph as loaded and `producers` its nodes by the
-    names they make, so that shape arithmetic that a pass took for dead can be written again where a computed parameter
-    still needs it; `encoded` the constants that a DequantizeLinear (or QuantizeLinear) made.
+    data; `constant_nodes` the nodes that held constants and `makers` those that computed some; `first` the graph as
+    loaded and `producers` its nodes by the names they make, so that shape arithmetic that a pass took for dead can be
+    written again where a computed parameter still needs it; `encoded` the constants that a DequantizeLinear (or
+    QuantizeLinear) made; `bytes` what the file and its data took.
     """
 
     model: ModelProto
@@ -49,9 +50,11 @@ class Origin:
     weights: dict[str, Weight] = field(default_factory=dict)
     headers: dict[str, TensorProto] = field(default_factory=dict)
     constant_nodes: dict[str, NodeProto] = field(default_factory=dict)
+    makers: dict[str, NodeProto] = field(default_factory=dict)
     producers: dict[str, Node] = field(default_factory=dict)
     encoded: dict[str, Encoded] = field(default_factory=dict)
     first: Graph | None = None
+    bytes: int = 0
 
     def remember(self, graph: Graph) -> None:
         """Keep the graph as it was loaded (a copy that nobody else has)."""
@@ -67,3 +70,9 @@ class Origin:
     def opset(self) -> int:
         """The version of the default operator set."""
         return next((int(o.version) for o in self.model.opset_import if o.domain in ("", "ai.onnx")), 1)
+
+
+def original_bytes(graph: Graph) -> int:
+    """What the model took when it was read: its file and the files of its data, or the message in memory."""
+    origin: Origin = graph.origin
+    return origin.bytes

@@ -22,8 +22,10 @@ from .tensors import onnx_dtype, to_tensor
 
 #: Tensors below this size stay inside the model: shape inference reads them.
 _SMALL = 1024
-#: Alignment of tensors in the data file, so that runtimes can map it into memory.
-_ALIGN = 4096
+#: Alignment of large tensors in the data file, so that runtimes can map it into memory, and of others.
+_PAGE, _WORD = 4096, 16
+#: Tensors from here on are large: more than a page is not much beside them.
+_LARGE = 1 << 20
 
 
 def save(graph: Graph, path: str | Path) -> None:
@@ -39,14 +41,38 @@ def save(graph: Graph, path: str | Path) -> None:
     except OSError as error:
         raise InputError(f"the output '{path}' cannot be written: {error.strerror}") from error
     model, weights = build(graph)
-    total = sum(w.size * w.dtype.itemsize for w in weights.values())
-    data = _data_name(target, graph.origin) if graph.origin.external or total > PROTO_LIMIT else None
+    data = _data_name(target, graph.origin) if _splits(weights, graph.origin) else None
     with whole(path) as draft:
         if data is None:
             _check(with_small_data(model, weights), graph.origin)
         _write(model, weights, draft, data)
         if data is not None:
             _check(str(draft), graph.origin)
+
+
+def written_bytes(graph: Graph) -> int:
+    """What a graph takes when it is saved: its model file, and the data beside it."""
+    model, weights = build(graph)
+    if not _splits(weights, graph.origin):
+        return wire.length(model, weights)
+    end, headers = 0, ModelProto()
+    headers.CopyFrom(model)
+    for tensor in headers.graph.initializer:
+        weight = weights[tensor.name]
+        if _bytes(weight) < _SMALL or weight.dtype == object:
+            tensor.CopyFrom(to_tensor(weight.array(), tensor.name))
+        else:
+            end = _refer(tensor, weight, end, "model.onnx.data")
+    return headers.ByteSize() + end
+
+
+def _splits(weights: dict[str, Weight], origin: Origin) -> bool:
+    """Whether the elements go to a file of their own."""
+    return origin.external or sum(map(_bytes, weights.values())) > PROTO_LIMIT
+
+
+def _bytes(weight: Weight) -> int:
+    return weight.size * weight.dtype.itemsize
 
 
 def _check_target(target: Path, path: Path) -> None:
@@ -79,17 +105,24 @@ def _write(model: ModelProto, weights: dict[str, Weight], path: Path, data: str 
 
 def _write_tensor(tensor: TensorProto, weight: Weight, file: BinaryIO, location: str) -> None:
     """Append one tensor to the data file, or keep it in the model if it is small or not made of plain bytes."""
-    size = weight.size * weight.dtype.itemsize
-    if size < _SMALL or weight.dtype == object:
+    if _bytes(weight) < _SMALL or weight.dtype == object:
         tensor.CopyFrom(to_tensor(weight.array(), tensor.name))
         return
-    offset = -(-file.tell() // _ALIGN) * _ALIGN
-    file.seek(offset)
+    end = _refer(tensor, weight, file.tell(), location)
+    file.seek(end - _bytes(weight))
     file.write(np.ascontiguousarray(weight.array()).reshape(-1).view(np.uint8).data)
+
+
+def _refer(tensor: TensorProto, weight: Weight, end: int, location: str) -> int:
+    """Say in a tensor where its elements lie: behind what ends at `end`. Returns where they end."""
+    size = _bytes(weight)
+    step = _PAGE if size >= _LARGE else _WORD
+    offset = -(-end // step) * step
     tensor.data_type = onnx_dtype(weight.dtype)
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", offset), ("length", size)):
         tensor.external_data.add(key=key, value=str(value))
+    return offset + size
 
 
 def _check(model: ModelProto | str, origin: Origin) -> None:

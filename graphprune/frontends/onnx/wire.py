@@ -26,6 +26,22 @@ _SMALL = 1024
 
 def write(model: ModelProto, weights: dict[str, Weight], file: BinaryIO) -> None:
     """Write a model whose initializers are headers so far. Each array is read when it is written."""
+    start, fronts = _parts(model, weights)
+    file.write(start)
+    for header, (front, size) in zip(model.graph.initializer, fronts, strict=True):
+        file.write(front)
+        if size:
+            file.write(np.ascontiguousarray(_array(header, weights[header.name])).reshape(-1).view(np.uint8).data)
+
+
+def length(model: ModelProto, weights: dict[str, Weight]) -> int:
+    """How many bytes `write` writes."""
+    start, fronts = _parts(model, weights)
+    return len(start) + sum(len(front) + size for front, size in fronts)
+
+
+def _parts(model: ModelProto, weights: dict[str, Weight]) -> tuple[bytes, list[tuple[bytes, int]]]:
+    """Everything before the tensors, and the front of each with how many bytes follow it."""
     outer, graph = ModelProto(), GraphProto()
     outer.CopyFrom(model)
     outer.ClearField("graph")
@@ -34,11 +50,7 @@ def write(model: ModelProto, weights: dict[str, Weight], file: BinaryIO) -> None
     rest = graph.SerializeToString()
     fronts = [_front(header, weights[header.name]) for header in model.graph.initializer]
     total = len(rest) + sum(len(front) + size for front, size in fronts)
-    file.write(outer.SerializeToString() + _head(_GRAPH, total) + rest)
-    for header, (front, size) in zip(model.graph.initializer, fronts, strict=True):
-        file.write(front)
-        if size:
-            file.write(np.ascontiguousarray(_array(header, weights[header.name])).reshape(-1).view(np.uint8).data)
+    return outer.SerializeToString() + _head(_GRAPH, total) + rest, fronts
 
 
 def _front(header: TensorProto, weight: Weight) -> tuple[bytes, int]:
