@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,14 +14,17 @@ from graphprune.ops.base import Array
 from .base import Pass, register
 
 Evaluate = Callable[[Node, Sequence[Array]], Any]
+#: What a node takes in a file, in bytes: its names and its attributes.
+_NODE = 64
 
 
 @register
 @dataclass(frozen=True)
 class FoldConstants(Pass):
     """Replace nodes that compute something small from constants alone by the constant they compute: arithmetic,
-    reshapes, slices, gathers and concatenations whose results take at most `limit` bytes each. Parameters that must
-    stay one tensor (torch parameters, matrices) are left alone, so that they keep their names and can be trained.
+    reshapes, slices, gathers and concatenations whose results take at most `limit` bytes each, and no more than what
+    they replace. Parameters that must stay one tensor (torch parameters, matrices) are left alone, so that they keep
+    their names and can be trained.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -29,28 +32,37 @@ class FoldConstants(Pass):
     limit: int = 4096
 
     def run(self, graph: Graph) -> Graph:
-        """Fold in topological order, so that one walk finds all."""
-        if not any(self._folded(node, graph.outputs) is not None for node in graph.nodes):
+        """Compute in topological order, so that one walk finds all; then keep what makes the model no larger."""
+        if not self._computed(graph):
             return graph
         work = graph.copy()
-        kept = []
-        for node in work.nodes:
-            array = self._folded(node, work.outputs)
-            if array is None:
-                kept.append(node)
-            else:
-                output = node.outputs[0]
-                output.weight = Weight.of(array, trainable=_trainable(node), tied=False)
-        work.nodes = kept
+        computed = self._computed(work)
+        stored = _smaller(work, computed)
+        if not stored:
+            return graph
+        for value in stored:
+            value.weight = computed[value]
+        work.nodes = [node for node in work.nodes if not any(value in stored for value in node.outputs)]
         return work
 
-    def _folded(self, node: Node, outputs: Sequence[Value]) -> Array | None:
+    def _computed(self, graph: Graph) -> dict[Value, Weight]:
+        """What nodes compute from constants alone, as constants."""
+        found: dict[Value, Weight] = {}
+        for node in graph.nodes:
+            weights = [None if v is None else v.weight or found.get(v) for v in node.inputs]
+            array = self._folded(node, weights, graph.outputs)
+            if array is not None:
+                trainable = any(w is not None and w.trainable for w in weights)
+                found[node.outputs[0]] = Weight.of(array, trainable=trainable, tied=False)
+        return found
+
+    def _folded(self, node: Node, weights: Sequence[Weight | None], outputs: Sequence[Value]) -> Array | None:
         """The elements of a node's output; None where it stays."""
         evaluate = _TABLE.get(node.kind)
-        if evaluate is None or not self._fits(node) or node.outputs[0] in outputs:
+        if evaluate is None or not self._fits(node, weights) or node.outputs[0] in outputs:
             return None
         try:
-            arrays = [v.weight.array() for v in node.inputs if v is not None and v.weight is not None]
+            arrays = [w.array() for w in weights if w is not None]
             with np.errstate(all="ignore"):
                 found = evaluate(node, arrays)
         except (ValueError, TypeError, IndexError, OverflowError):  # operands that no runtime computes with either
@@ -60,18 +72,43 @@ class FoldConstants(Pass):
             return None
         return np.array(found, output.dtype, order="C")
 
-    def _fits(self, node: Node) -> bool:
+    def _fits(self, node: Node, weights: Sequence[Weight | None]) -> bool:
         output = node.outputs[0]
         if len(node.outputs) != 1 or output.shape is None or output.dynamic or "take" in node.attrs:
             return False
         if output.dtype.hasobject or int(np.prod(output.shape)) * output.dtype.itemsize > self.limit:
             return False
-        weights = [None if v is None else v.weight for v in node.inputs]
         return bool(weights) and all(w is not None and not (w.trainable and w.tied) for w in weights)
 
 
-def _trainable(node: Node) -> bool:
-    return any(v is not None and v.weight is not None and v.weight.trainable for v in node.inputs)
+def _smaller(graph: Graph, computed: Mapping[Value, Weight]) -> set[Value]:
+    """Which computed constants are stored: those no larger than what then goes, the node and what only it reads.
+
+    Where a node stays, what it reads is looked at by itself; a result that only stored nodes read goes with them.
+    """
+    readers = graph.consumers()
+    made: dict[Value, float] = {}
+    for node in graph.nodes:
+        if node.outputs and node.outputs[0] in computed:
+            own = {v for v in node.inputs if v is not None and len(set(readers[v])) == 1 and v not in graph.outputs}
+            made[node.outputs[0]] = _NODE + sum(_least(v, computed, made) for v in own)
+    stored: set[Value] = set()
+    needed: set[Value] = set()
+    for node in reversed(graph.nodes):
+        value = node.outputs[0] if node.outputs else None
+        if value is None or value not in computed:
+            needed.update(node.reads())
+        elif value not in needed or computed[value].stored_bytes <= made[value]:
+            stored.add(value)
+        else:
+            needed.update(node.reads())
+    return stored
+
+
+def _least(value: Value, computed: Mapping[Value, Weight], made: Mapping[Value, float]) -> float:
+    """The bytes of a constant in the smaller way."""
+    weight = value.weight or computed[value]
+    return min(float(weight.stored_bytes), made.get(value, float("inf")))
 
 
 # Functions without parameters of their own, which `attrs` would not tell of.

@@ -183,6 +183,25 @@ def test_large_constants_and_matrices_are_not_folded() -> None:
     assert FoldConstants().run(graph) is graph
 
 
+def test_constants_that_are_larger_than_what_makes_them_are_not_stored() -> None:
+    nodes = [
+        helper.make_node("Mul", ["c", "c"], ["d"]),  # small, so stored
+        helper.make_node("Tile", ["d", "times"], ["t"]),  # large, so it stays
+        helper.make_node("Add", ["x", "t"], ["y"]),
+    ]
+    graph = onnx_graph(nodes, [2, 600], [2, 600], {"c": rand(3), "times": ints(200)})
+    after = apply(FoldConstants(), graph)
+    assert kinds(after) == ["tile", "add"]
+    nodes = [
+        *nodes[:2],
+        helper.make_node("Slice", ["t", "from", "to"], ["s"]),
+        helper.make_node("Add", ["x", "s"], ["y"]),
+    ]
+    bounds = {"from": ints(1), "to": ints(5)}
+    graph = onnx_graph(nodes, [2, 4], [2, 4], {"c": rand(3), "times": ints(200), **bounds})
+    assert kinds(apply(FoldConstants(), graph)) == ["add"]  # large only on the way
+
+
 class Scaled(nn.Module):
     """A scale computed from a buffer, another from a parameter."""
 
