@@ -5,7 +5,7 @@ from __future__ import annotations
 from .emission import Emitted, emit
 from .execute import change_inputs, flatten_outputs, instrument, random_inputs, run, run_all
 from .files import load, save
-from .graph_module import to_graph_module
+from .graph_module import PrunedModule, to_graph_module
 from .spans import as_array, named_inputs, spans
 from .tracing import capture, capture_training
 from .training import hold_zero, set_weights, zero_entries
@@ -13,6 +13,7 @@ from .training import hold_zero, set_weights, zero_entries
 __all__ = [
     "as_array",
     "Emitted",
+    "PrunedModule",
     "capture",
     "capture_training",
     "change_inputs",

@@ -51,7 +51,7 @@ class Emitted:
 
 
 def emit(graph: Graph, *, own_class: bool = True, trial: Trial | None = None) -> Emitted:
-    """Write a graph back as a module, in eval mode.
+    """Write a graph back as a module, each submodule in the mode that the caller's is in.
 
     The own class is taken where `trial` finds nothing wrong with it: first as rebuilt, then with size attributes
     adapted. Without one, it is run beside the graph on the example and on random inputs. Where a pass has taken tensors

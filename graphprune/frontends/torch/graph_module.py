@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ aten = torch.ops.aten
 def to_graph_module(graph: Graph, *, dynamic: bool = False) -> fx.GraphModule:
     """Write a graph as an `fx.GraphModule` that owns copies of its weights under their original names.
 
-    It takes and returns what the captured module did. Dropout and batch norm follow `train()` and `eval()`. With
+    It takes and returns what the captured module did. Dropout and batch norm are in the mode of the caller's module,
+    and follow `train()` and `eval()`. With
     `dynamic`, axes that follow the batch (as `dynamic.py` believes) do; else all sizes are those of the example.
     """
     return _Writer(graph, dynamic).write()
@@ -41,21 +43,27 @@ class PrunedModule(fx.GraphModule):
         """A copy, which fx makes of what the graph reads only."""
         twin = super().__deepcopy__(memo)
         assert isinstance(twin, PrunedModule)
+        twin.training = self.training
         twin.tie(self._ties)
         return twin
 
     def train(self, mode: bool = True) -> PrunedModule:
         """Switch dropout and batch norm, whose mode the exported graph holds as an argument."""
         super().train(mode)
-        changed = False
-        for node in self.graph.nodes:
-            at = _MODE.get(node.target)
-            if at is not None and "eval" in node.meta and node.args[at] != mode:
-                node.update_arg(at, mode)
-                changed = True
+        self.set_modes(lambda node: mode)
+        return self
+
+    def modes(self) -> dict[fx.Node, bool]:
+        """The mode of each dropout and batch norm that was captured in eval mode."""
+        return {n: n.args[_MODE[n.target]] for n in self.graph.nodes if n.target in _MODE and "eval" in n.meta}
+
+    def set_modes(self, choose: Callable[[fx.Node], bool]) -> None:
+        """Set these modes."""
+        changed = [node for node, mode in self.modes().items() if mode != choose(node)]
+        for node in changed:
+            node.update_arg(_MODE[node.target], choose(node))
         if changed:
             self.recompile()
-        return self
 
 
 # Where each operator takes the mode.
@@ -87,18 +95,19 @@ class _Writer:
         self.fx.output(fill(self.origin.result, results))
         self.fx.set_codegen(self.origin.exported.graph._codegen)
         module = PrunedModule(self.root, self.fx, self.graph.name)
-        module.training = False
+        _take_mode(module, self.origin)
         module.tie({a: (first, tensors.persistent[a]) for a, first in tensors.aliases.items()})
         return module
 
     def _node(self, node: Node) -> None:
         source = node.source if isinstance(node.source, Source) else None
+        owner = "" if source is None else source.owner
         inputs = [None if v is None else self._get(v) for v in node.inputs]
         calls = call_of(node, self.constant, self._batch if self._dynamic else None)
         made: fx.Node | None = None
         for target, args, kwargs in calls:
             given = [made, *inputs[1:]] if made is not None else inputs
-            made = self._call(node.name, target, fill(args, given), fill(kwargs, given))
+            made = self._call(node.name, target, fill(args, given), fill(kwargs, given), owner)
         assert made is not None
         several = source.several if source is not None else len(node.outputs) > 1
         for at, value in enumerate(node.outputs):
@@ -107,12 +116,12 @@ class _Writer:
                 piece = self.fx.call_function(aten.index_select.default, (piece, axis, self.constant(indices)))
             self._env[value] = piece
 
-    def _call(self, name: str, target: Any, args: Any, kwargs: Any) -> fx.Node:
+    def _call(self, name: str, target: Any, args: Any, kwargs: Any, owner: str) -> fx.Node:
         args, kwargs = (self._submodules(a) for a in (args, kwargs))
         made = self.fx.create_node("call_function", target, args, kwargs, name.replace(".", "_"))
         at = _MODE.get(target)
         if at is not None and len(args) > at and args[at] is False:
-            made.meta["eval"] = True
+            made.meta["eval"] = owner
         return made
 
     def _submodules(self, value: Any) -> Any:
@@ -171,6 +180,16 @@ class _Writer:
         else:
             place(self.root, name, thing, persistent=persistent)
         return self.fx.get_attr(name)
+
+
+def _take_mode(module: PrunedModule, origin: Origin) -> None:
+    """Put what was captured in eval mode into the mode of the caller's module, of each dropout and batch norm its own;
+    a program without a module stays in eval mode.
+    """
+    source = origin.module
+    module.training = source is not None and source.training
+    modes = {} if source is None else {path: child.training for path, child in source.named_modules()}
+    module.set_modes(lambda node: modes.get(node.meta["eval"], module.training))
 
 
 def takes(node: Node) -> list[tuple[int, Any]]:

@@ -15,6 +15,7 @@ from .arrays import to_torch
 from .graph_module import like_parameter, lookup
 from .origin import Source, origin_of
 from .sizes import Facts, adapt
+from .tracing import switch
 
 # Attributes of nodes that hold sizes.
 _SIZES = ("shape", "sizes", "groups", "repeats", "slices", "pads", "index", "normalized_shape")
@@ -23,7 +24,8 @@ _SIZES = ("shape", "sizes", "groups", "repeats", "slices", "pads", "index", "nor
 def rebuild(graph: Graph) -> nn.Module:
     """A copy of the caller's module with the graph's tensors; those it does not read are copied as they are.
 
-    Raises whatever copying the module raises.
+    Each submodule stays in the mode it is in; tables that one computed from its parameters are dropped. Raises whatever
+    copying the module raises.
     """
     origin = origin_of(graph)
     assert origin.module is not None
@@ -40,7 +42,8 @@ def rebuild(graph: Graph) -> nn.Module:
             memo[id(own)] = _like(fresh[first].detach(), own)
     module: nn.Module = copy.deepcopy(origin.module, memo)
     adapt(module, facts_of(graph))
-    return module.eval()
+    switch(module, [(m, m.training) for m in module.modules()], module.training)
+    return module
 
 
 def _like(data: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

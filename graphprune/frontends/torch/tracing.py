@@ -23,8 +23,10 @@ from .aliasing import StaleViewError
 from .decompose import decompose
 from .dynamic import mark_batch
 from .exporting import by_example, run_export
+from .graph_module import PrunedModule
 from .lower import lower
 from .origin import Origin, Tensors, origin_of
+from .preserving import preserved
 
 _DECIDED = (
     "the model branches on the values of its inputs; this is what it computes where they decide as the example does"
@@ -225,21 +227,27 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def mode_of(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put a module and its children into train or eval mode, and back as each of them was.
+    """Put a module and its children into train or eval mode; afterwards all is as it was (see `preserved`).
 
-    Tables that a module computed from its parameters and kept for inference would be captured as constants, and what an
-    export computes must not be kept either: a module drops them where `train()` is called.
+    Tables that a module computed from its parameters and kept for inference would be captured as constants: a module
+    drops them where `train()` is called.
     """
     before = [(m, m.training) for m in module.modules()]
-    was_training = module.training
-    _switch(module, [(m, training) for m, _ in before], training)
-    try:
-        yield
-    finally:
-        _switch(module, before, was_training)
+    modes = module.modes() if isinstance(module, PrunedModule) else {}
+    if isinstance(module, PrunedModule):
+        module.set_modes(lambda node: training)
+    with preserved(module):
+        switch(module, [(m, training) for m, _ in before], training)
+        try:
+            yield
+        finally:
+            for child, mode in before:
+                child.training = mode
+            if isinstance(module, PrunedModule):
+                module.set_modes(modes.__getitem__)
 
 
-def _switch(module: nn.Module, modes: list[tuple[nn.Module, bool]], training: bool) -> None:
+def switch(module: nn.Module, modes: list[tuple[nn.Module, bool]], training: bool) -> None:
     """Through the module's own `train`, then each child as asked, whatever that has made of it.
 
     A graph module keeps nothing, and would be compiled anew.
