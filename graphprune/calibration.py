@@ -17,6 +17,7 @@ import numpy as np
 
 from . import frontends
 from .errors import InputError
+from .frontends.chance import Script
 from .frontends.spans import Span
 from .graph import Graph, Value
 from .ops.base import Array
@@ -199,12 +200,14 @@ class Flow:
     """Calibration data on their way through a graph, one span after the other.
 
     `advance` runs the next span, with the graph's weights as they are then, on all batches; after that `values` gives
-    what was asked for of that span, batch by batch.
+    what was asked for of that span, batch by batch. ONNX: random operators follow a script where there is one.
     """
 
-    def __init__(self, graph: Graph, samples: Samples, taps: Sequence[Sequence[Value]]) -> None:
+    def __init__(
+        self, graph: Graph, samples: Samples, taps: Sequence[Sequence[Value]], script: Script | None = None
+    ) -> None:
         self._graph = graph
-        self._spans = spans_of(graph, taps)
+        self._spans = spans_of(graph, taps, script)
         pairs = zip(taps, self._spans, strict=True)
         self._names = {v.name: n for group, span in pairs for v, n in zip(group, span.taps, strict=True)}
         self._store = Scratch()
@@ -237,9 +240,9 @@ class Flow:
                 del self._store[number, name]
 
 
-def spans_of(graph: Graph, taps: Sequence[Sequence[Value]]) -> list[Span]:
+def spans_of(graph: Graph, taps: Sequence[Sequence[Value]], script: Script | None = None) -> list[Span]:
     """The graph cut so that each span makes one group of values."""
     frontend = frontends.of(graph)
     if graph.frontend != "onnx":
         return list(frontend.spans(graph, taps))
-    return list(frontend.spans(graph, taps, lambda model: runner(graph, model)))
+    return list(frontend.spans(graph, taps, lambda model: runner(graph, model, script)))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .calibration import Flow, Samples
+from .frontends.chance import Full, Left
 from .graph import Graph, Node, Value
 from .ops.base import Array
 from .running import Progress
@@ -28,7 +29,7 @@ class Piecewise:
         """What it returns for each of several inputs; `progress` is told the part that is done."""
         groups = ends_of_parts(self._graph)
         batches = [dict(feed) for feed in feeds]
-        flow = Flow(self._graph, Samples(batches, len(feeds)), groups)
+        flow = Flow(self._graph, Samples(batches, len(feeds)), groups, Left(Full()))
         for number in range(len(groups)):
             flow.advance()
             if progress is not None:

@@ -17,8 +17,10 @@ import numpy as np
 
 from . import depth, frontends
 from .coupling import Coupling
+from .drawing import draws
 from .errors import UnsupportedError
 from .feeds import random_inputs
+from .frontends.chance import Draws
 from .graph import Graph, Value, Weight
 from .kept import kept_rows
 from .masking import take_out, treatment
@@ -84,23 +86,29 @@ class Reference:
     ) -> None:
         graph = self._graph = coupling.graph
         self._progress = progress
-        self._model = masked if masked is not None else _instrumented(coupling, keep, without, masks or {})
+        self._draws = draws(coupling, keep, without)
+        instrumented = partial(_instrumented, coupling, keep, without, masks or {}, self._draws)
+        self._model = masked if masked is not None else instrumented()
         self._alive = keep[coupling.component]
         renumbered = {v for table in coupling.tables for v, _ in table.outputs}
         ends = (*graph.inputs, *graph.outputs)
         self._blocks = {v: coupling.blocks.get(v, ()) for v in ends if v.follows or v in renumbered}
         self._ids = {v.name: ids for table, ids in kept_rows(coupling, keep) for v in table.inputs}
         self._feeds = [self._within(random_inputs(graph, seed + i)) for i in range(inputs)]
-        self._start: Callable[[Any], Runner] = partial(runner, graph) if masked is None else Piecewise
+        self._start: Callable[[Any], Runner] = partial(runner, graph, script=self._draws.left)
+        if masked is not None:
+            self._start = Piecewise
         self._note = ""
         self._wide: dict[int, list[Array]] = {}
         try:
-            self._run = self._start(self._model)
+            self._run = runner(graph, self._model, self._draws.full) if masked is None else Piecewise(self._model)
             self._expected = self._original(self._feeds, self._tell("the masked original"))
         except UnsupportedError as error:
             if masked is not None:
                 raise
-            self._run, self._start, self._note = other_runner(graph, self._model, self._feeds[0], error)
+            self._run, self._start, self._note = other_runner(
+                graph, self._model, self._feeds[0], error, self._draws.left
+            )
             self._expected = self._original(self._feeds)
         touched = [g for g in coupling.groups if not keep[g.components].all()]
         self._exact = sum(g.exact for g in touched)
@@ -123,10 +131,8 @@ class Reference:
         if tolerance < worst < float("inf"):
             worst, tolerance, detail = self._second_look(pruned, found, worst, tolerance, detail)
         passed = worst <= tolerance
-        if self._note:
-            detail = f"{detail or ('' if passed else f'results differ by {worst:.2g}')}; {self._note}".removeprefix(
-                "; "
-            )
+        for note in filter(None, (self._note, "" if passed else self._draws.left.beside)):
+            detail = f"{detail or ('' if passed else f'results differ by {worst:.2g}')}; {note}".removeprefix("; ")
         return Proof(passed, worst, tolerance, len(self._feeds), self._exact, self._renormalizing, detail)
 
     def _second_look(
@@ -163,7 +169,7 @@ class Reference:
             return None
         worst = 0.0
         try:
-            candidate = wide_runner(self._graph, pruned)
+            candidate = wide_runner(self._graph, pruned, self._draws.left)
             for at in which:
                 expected, found = self._wide_expected(at), list(candidate(self._cut_inputs(self._feeds[at])))
                 worst = max(worst, _largest_difference([expected], [found], self._expected)[0])
@@ -180,7 +186,7 @@ class Reference:
 
     @cached_property
     def _wide_original(self) -> Runner:
-        return wide_runner(self._graph, self._model)
+        return wide_runner(self._graph, self._model, self._draws.full)
 
     def _tell(self, what: str) -> Callable[[float], None] | None:
         """Says how far a run of a model is."""
@@ -253,9 +259,12 @@ class Reference:
         return [found], detail if error > tolerance else ""
 
 
-def _instrumented(coupling: Coupling, keep: Array, without: Sequence[depth.Block], masks: Mapping[str, Array]) -> Any:
+def _instrumented(
+    coupling: Coupling, keep: Array, without: Sequence[depth.Block], masks: Mapping[str, Array], draws: Draws
+) -> Any:
     """The masked original, of the caller's kind."""
     treated = treatment(coupling, keep)
+    treated.draws = draws
     take_out(treated, without)
     for name, mask in masks.items():
         treated.masks.setdefault(name, []).append(mask)

@@ -12,6 +12,7 @@ import numpy as np
 from . import frontends
 from .counting import macs
 from .errors import BackendError
+from .frontends.chance import Left, Script
 from .frontends.treatment import Treatment
 from .graph import Graph
 from .ops.base import Array
@@ -29,16 +30,16 @@ _MOST_MACS = 2_000_000_000
 class _Module:
     """Runs a module; several inputs at once, which a graph that reads its weights from files prefers."""
 
-    def __init__(self, frontend: Any, module: Any) -> None:
-        self._frontend, self._module = frontend, module
+    def __init__(self, frontend: Any, module: Any, script: Script | None) -> None:
+        self._frontend, self._module, self._script = frontend, module, script
 
     def __call__(self, feed: Any) -> Sequence[np.ndarray]:
-        found: Sequence[np.ndarray] = self._frontend.run(self._module, feed)
+        found: Sequence[np.ndarray] = self._frontend.run(self._module, feed, script=self._script)
         return found
 
     def together(self, feeds: Sequence[Any], progress: Progress | None) -> Sequence[Sequence[np.ndarray]]:
         """What it returns for each input."""
-        found: Sequence[Sequence[np.ndarray]] = self._frontend.run_all(self._module, feeds, progress)
+        found: Sequence[Sequence[np.ndarray]] = self._frontend.run_all(self._module, feeds, progress, self._script)
         return found
 
 
@@ -48,12 +49,16 @@ def together(run: Runner, feeds: Sequence[Any], progress: Progress | None = None
     return at_once(feeds, progress) if at_once is not None else [run(feed) for feed in feeds]
 
 
-def runner(graph: Graph, model: Any) -> Runner:
-    """Runs a foreign model (`ModelProto`, path or `nn.Module`) of this graph's framework."""
+def runner(graph: Graph, model: Any, script: Script | None = None) -> Runner:
+    """Runs a foreign model (`ModelProto`, path or `nn.Module`) of this graph's framework.
+
+    Where the graph draws random numbers, those of the `script` (see `drawing.py`) are taken.
+    """
     if graph.frontend != "onnx":
-        return _Module(frontends.of(graph), model)
+        return _Module(frontends.of(graph), model, script if frontends.of(graph).is_random(graph) else None)
     from .runtimes import get
 
+    model = _scripted(graph, model, script)
     runtime = get("onnxruntime-unoptimized" if rounds(graph) else "onnxruntime")
     try:
         return runtime.compile(model).run
@@ -65,8 +70,15 @@ def runner(graph: Graph, model: Any) -> Runner:
         return lambda feed: run({name: _in_float32(array) for name, array in feed.items()})
 
 
+def _scripted(graph: Graph, model: Any, script: Script | None) -> Any:
+    """An ONNX model that takes what is left of the original's numbers with it; the original has its own already."""
+    if not isinstance(script, Left) or not frontends.of(graph).is_random(graph):
+        return model
+    return frontends.of(graph).scripted(graph, model, script.of)
+
+
 def other_runner(
-    graph: Graph, model: Any, feed: Any, error: BackendError
+    graph: Graph, model: Any, feed: Any, error: BackendError, script: Script | None = None
 ) -> tuple[Runner, Callable[[Any], Runner], str]:
     """Where onnxruntime refuses the masked original (`model`): the way to run it by onnx's reference evaluator, the way
     to run candidates, and a sentence that says so. Candidates must run where the original file does.
@@ -86,8 +98,16 @@ def other_runner(
     except BackendError as other:
         raise type(error)(f"{before}; {other}") from error
     if refused:
-        return run, lambda made: reference.compile(made).run, f"{before}: both ran on onnx's reference evaluator"
-    return run, partial(runner, graph), f"{before}: the masked original ran on onnx's reference evaluator"
+
+        def evaluated(made: Any) -> Runner:
+            return reference.compile(_scripted(graph, made, script)).run
+
+        return run, evaluated, f"{before}: both ran on onnx's reference evaluator"
+    return (
+        run,
+        partial(runner, graph, script=script),
+        f"{before}: the masked original ran on onnx's reference evaluator",
+    )
 
 
 def _refusal(graph: Graph, feed: Any) -> str:
@@ -107,12 +127,14 @@ def wide_type(graph: Graph) -> str:
     return "float32" if halves else ""
 
 
-def wide_runner(graph: Graph, model: Any) -> Runner:
+def wide_runner(graph: Graph, model: Any, script: Script | None = None) -> Runner:
     """As `runner`, in the graph's `wide_type`."""
     if graph.frontend == "torch":
-        return partial(frontends.of(graph).run, model, wide=True)
+        own = script if frontends.of(graph).is_random(graph) else None
+        return partial(frontends.of(graph).run, model, wide=True, script=own)
     from .runtimes import get
 
+    model = _scripted(graph, model, script)
     run = get("onnxruntime").compile(frontends.of(graph).widened(model, halves=True)).run
     return lambda feed: run({name: _in_float32(array, halves=True) for name, array in feed.items()})
 

@@ -19,7 +19,7 @@ ORDER = [
     {"stages"},
     {"report", "measuring"},
     {"proof"},
-    {"masking"},
+    {"masking", "drawing"},
     {"passes"},
     {"sparsity"},
     {"plans", "budgets", "depth"},

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .chance import Draws
+
 
 @dataclass(frozen=True)
 class Index:
@@ -32,9 +34,11 @@ class Compaction:
 class Treatment:
     """Masks by value name (bool, broadcastable, True = kept) and compactions by node name.
 
-    `bypass` names, for a computed value, an earlier one of the same shape that takes its place.
+    `bypass` names, for a computed value, an earlier one of the same shape that takes its place. `draws` are the
+    numbers of random operators, for a model that takes them with it; a module is given them when it is run.
     """
 
     masks: dict[str, list[np.ndarray]] = field(default_factory=dict)
     compactions: dict[str, Compaction] = field(default_factory=dict)
     bypass: dict[str, str] = field(default_factory=dict)
+    draws: Draws | None = None

@@ -50,6 +50,24 @@ def topk(node: Node, labeller: Labeller) -> None:
     labeller.point(node.outputs[1], labels)
 
 
+def _sample_statistic(node: Node) -> Statistic:
+    return Statistic((node.attrs["axis"],), positions=(0,))
+
+
+@operator("sample", statistic=_sample_statistic)
+def sample(node: Node, labeller: Labeller) -> None:
+    """Positions along an axis picked by chance, as likely as the data says; where no two are alike, so many stay."""
+    x, axis, out = node.inputs[0], node.attrs["axis"], node.outputs[0]
+    assert x is not None
+    if any(b.joint and axis in b.axes for b in labeller.blocks(x)):
+        labeller.resolve(x)
+    labels = labeller.axis(x, axis)
+    labeller.statistic(labels)
+    labeller.at_least(labels, out.sizes[axis] if node.attrs["distinct"] else 1)
+    labeller.put_blocks(out, [b for b in labeller.blocks(x) if axis not in b.axes])
+    labeller.point(out, labels)
+
+
 def _meet_others(x: Value, others: list[Value], axis: int, labeller: Labeller) -> list[Block]:
     """Values of one rank meet on all axes but one; what some of them do not cover must stay."""
     values = [x, *others]

@@ -164,6 +164,14 @@ def expand(node: Node, labeller: Labeller) -> None:
     labeller.put(out, labels)
 
 
+@operator("noise", rewrite=_rewrite_expand)
+def noise(node: Node, labeller: Labeller) -> None:
+    """Random numbers of a size that is written down: each axis has labels of its own."""
+    out = node.outputs[0]
+    wide = [axis for axis, size in enumerate(out.sizes) if size > 1 and axis not in out.dynamic]
+    labeller.put(out, {axis: labeller.fresh(out.sizes[axis]) for axis in wide})
+
+
 def _without(block: Block, spread: set[int], labeller: Labeller) -> Block | None:
     """A block less the axes (of one index each) that are spread; what has no other axis must stay."""
     left = tuple(a for a in block.axes if a not in spread)

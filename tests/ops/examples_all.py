@@ -17,6 +17,7 @@ from . import (
     examples_onnx,
     examples_position,
     examples_quantised,
+    examples_random,
     examples_rare,
     examples_shape,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "examples_linear",
     "examples_norm",
     "examples_onnx",
+    "examples_random",
     "examples_rare",
     "examples_position",
     "examples_quantised",

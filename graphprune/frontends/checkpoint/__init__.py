@@ -9,7 +9,7 @@ from .emission import emit
 from .loading import from_config, load
 from .pretrained import pretrained
 from .ruling import rulers
-from .running import change_inputs, instrument, named_inputs, random_inputs, run, run_all, spans
+from .running import change_inputs, instrument, is_random, named_inputs, random_inputs, run, run_all, spans
 from .writing import save
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "emit",
     "from_config",
     "instrument",
+    "is_random",
     "load",
     "named_inputs",
     "pretrained",

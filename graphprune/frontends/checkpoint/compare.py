@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from ...graph import Graph, Node, Value
+from ..chance import Full, Left
+from ..torch.drawing import is_random
 from ..torch.emission import difference
 from ..torch.execute import instrument, random_inputs, run
 from ..torch.graph_module import takes
@@ -61,7 +63,12 @@ def same_numbers(one: Graph, other: Graph, names: Mapping[str, str], saved: Coll
             return False
         value.weight = given
     inputs = random_inputs(one, 1)
-    expected, found = (run(instrument(graph, Treatment()), inputs) for graph in (one, other))
+    full = Full()
+    scripts = (full, Left(full)) if is_random(one) else (None, None)
+    expected, found = (
+        run(instrument(graph, Treatment()), inputs, script=script)
+        for graph, script in zip((one, other), scripts, strict=True)
+    )
     return not difference(found, expected)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .chance import is_random, scripted
 from .emit import emit
 from .instrument import instrument
 from .loading import from_model, load
@@ -16,10 +17,12 @@ __all__ = [
     "emit",
     "from_model",
     "instrument",
+    "is_random",
     "load",
     "named_inputs",
     "original_bytes",
     "save",
+    "scripted",
     "spans",
     "sums",
     "widened",

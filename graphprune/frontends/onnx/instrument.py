@@ -10,6 +10,7 @@ from onnx import ModelProto, NodeProto
 
 from ...graph import Graph, Node, Value
 from ..treatment import Compaction, Index, Treatment
+from .chance import drawing, drawn, draws, without_chance
 from .emit import assemble, fill, name_outputs, write_node
 from .origin import Source
 from .protos import set_attribute
@@ -37,6 +38,7 @@ class _Instrumenter(Writer):
         self.treatment = treatment
         self.aliases: dict[str, str] = {}
         self.zeros = zero_points(graph)
+        self.random = set(drawing(graph).values())
         for name, masks in treatment.masks.items():
             if name in self.weights:
                 self.weights[name] = self.weights[name].masked(masks)
@@ -61,6 +63,7 @@ class _Instrumenter(Writer):
     def _write(self, node: Node) -> None:
         start = len(self.nodes)
         write_node(node, self)
+        self._without_chance(node, start)
         written = self.nodes[start:]
         compaction = self.treatment.compactions.get(node.name)
         if compaction is not None:
@@ -78,6 +81,22 @@ class _Instrumenter(Writer):
                 final, source = self.name(value), self.values[self.treatment.bypass[value.name]]
                 self._detach(final, start)
                 self.node("Identity", [self.name(source)], final)
+
+    def _without_chance(self, node: Node, start: int) -> None:
+        """Put what scripts say in the place of what a node (written from `start` on) would draw.
+
+        Where it runs on kept indices only, it draws what the result draws.
+        """
+        both = self.treatment.draws
+        if both is None or node not in self.random:
+            return
+        script = both.left if node.name in self.treatment.compactions else both.full
+        numbers = script.of(node.name, drawn(node))
+        self.nodes[start:] = [
+            new
+            for proto in self.nodes[start:]
+            for new in (without_chance(proto, node, numbers, self.opset) if draws(proto) else [proto])
+        ]
 
     def _detach(self, name: str, start: int) -> str:
         """Give what makes `name` (among the nodes from `start` on) another output name."""

@@ -117,11 +117,10 @@ def cast_like(view: View) -> Lowered:
 
 @lowers("Dropout")
 def dropout(view: View) -> Lowered | None:
-    """A no-op at inference; in training mode (never exported on purpose) unknown."""
+    """A no-op at inference; in training mode a random factor for each element."""
     training = view.param("training_mode")
-    if training is not None and training.any():
-        return None
-    return Lowered("elementwise", (0,), {"fn": "dropout"}, outputs=2 if view.produced > 1 else 1)
+    fn = "random_dropout" if training is not None and training.any() else "dropout"
+    return Lowered("elementwise", (0,), {"fn": fn}, outputs=2 if view.produced > 1 else 1)
 
 
 @lowers("Gemm", "FusedGemm")

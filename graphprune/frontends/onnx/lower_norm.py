@@ -151,7 +151,25 @@ def space_to_depth(view: View) -> Lowered:
     return Lowered("space_to_depth", (0,), {"block": int(view.attr("blocksize")), "mode": "DCR"})
 
 
-@lowers("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "EyeLike")
+@lowers("RandomNormalLike", "RandomUniformLike", "Bernoulli")
+def drawn(view: View) -> Lowered:
+    """A random number for each element of the data: it goes where they go."""
+    return Lowered("elementwise", (0,), {"fn": view.op.lower()})
+
+
+@lowers("RandomNormal", "RandomUniform")
+def generated(view: View) -> Lowered:
+    """As many random numbers as the shape says."""
+    return Lowered("noise", (), {"shape": view.out_shape()})
+
+
+@lowers("Multinomial")
+def multinomial(view: View) -> Lowered:
+    """Positions along the last axis, picked by chance."""
+    return Lowered("sample", (0,), {"axis": view.rank() - 1, "distinct": False})
+
+
+@lowers("EyeLike")
 def fill(view: View) -> Lowered:
     """Values that do not depend on the input's values."""
     return Lowered("fill", view.slots)

@@ -105,6 +105,12 @@ def expand(draft: Draft) -> None:
     draft.set_slot(1, draft.writer.vector(entries, f"{draft.out.name}_shape"))
 
 
+@raises("RandomNormal", "RandomUniform")
+def noise(draft: Draft) -> None:
+    """Sizes, which these operators have written down."""
+    draft.set("shape", [int(n) for n in draft.attrs["shape"]])
+
+
 @raises("ConstantOfShape")
 def constant_of_shape(draft: Draft) -> None:
     """A target of constants and computed sizes."""

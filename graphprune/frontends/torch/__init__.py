@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .drawing import is_random
 from .emission import Emitted, emit
 from .execute import change_inputs, flatten_outputs, instrument, random_inputs, run, run_all
 from .files import load, save
@@ -21,6 +22,7 @@ __all__ = [
     "flatten_outputs",
     "hold_zero",
     "instrument",
+    "is_random",
     "load",
     "named_inputs",
     "random_inputs",

@@ -13,7 +13,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ...graph import Graph
+from ..chance import Alike, Full, Left
 from ..treatment import Treatment
+from .drawing import is_random
 from .execute import example_inputs, instrument, random_inputs, run
 from .graph_module import to_graph_module
 from .origin import origin_of
@@ -68,9 +70,7 @@ def emit(graph: Graph, *, own_class: bool = True, trial: Trial | None = None) ->
     if not ways:
         reason = f"{type(origin.module).__name__} reads {left[0]}, which the rewritten graph does without"
         return _as_graph(graph, reason, example)
-    trial = trial or _Beside(
-        instrument(graph, Treatment()), [random_inputs(graph, 1), random_inputs(graph, 2), example]
-    )
+    trial = trial or _Beside(graph, [random_inputs(graph, 1), random_inputs(graph, 2), example])
     problem = ""
     for way in ways:
         try:
@@ -124,7 +124,9 @@ def _follows_batch(graph: Graph, module: nn.Module) -> bool:
         fresh = pytree.tree_leaves(split_inputs(random_inputs(graph, 1)))
         other = [b if m else a for a, b, m in zip(leaves, fresh, moves, strict=True)]
         both = [torch.cat([a, b]) if m else a for a, b, m in zip(leaves, other, moves, strict=True)]
-        first, second, joined = (run(module, _call(pytree.tree_unflatten(x, spec))) for x in (leaves, other, both))
+        script = Alike() if is_random(graph) else None
+        given = (_call(pytree.tree_unflatten(x, spec)) for x in (leaves, other, both))
+        first, second, joined = (run(module, x, script=script) for x in given)
         pairs = zip(first, second, axes, strict=True)
         expected = [a if axis is None else np.concatenate([a, b], axis) for a, b, axis in pairs]
         return not difference(joined, expected)
@@ -139,17 +141,20 @@ def _call(given: tuple[Any, Any]) -> Any:
 
 
 class _Beside:
-    """Runs modules beside a reference; the answer is what is wrong, or nothing."""
+    """Runs modules beside a graph; the answer is what is wrong, or nothing."""
 
-    def __init__(self, reference: nn.Module, inputs: list[Any]) -> None:
+    def __init__(self, graph: Graph, inputs: list[Any]) -> None:
         self._inputs = inputs
-        self._expected = [run(reference, i) for i in inputs]
+        full = Full() if is_random(graph) else None
+        self._script = Left(full) if full is not None else None
+        reference = instrument(graph, Treatment())
+        self._expected = [run(reference, i, script=full) for i in inputs]
         self._varied = [_variation([outputs[i] for outputs in self._expected]) for i in range(len(self._expected[0]))]
 
     def __call__(self, module: nn.Module) -> str:
         try:
             for inputs, expected in zip(self._inputs, self._expected, strict=True):
-                problem = difference(run(module, inputs), expected, self._varied)
+                problem = difference(run(module, inputs, script=self._script), expected, self._varied)
                 if problem:
                     return problem
         except Exception as error:

@@ -14,9 +14,11 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ...graph import Graph, Node, Value
+from ..chance import Script
 from ..treatment import Compaction, Index, Treatment
 from .aliasing import mutates
 from .arrays import shared, to_numpy, to_torch
+from .drawing import following, inside
 from .examples import fresh_like
 from .graph_module import takes
 from .origin import Origin, Source, fill, origin_of
@@ -40,23 +42,28 @@ def flatten_outputs(outputs: Any) -> list[torch.Tensor]:
     return found
 
 
-def run(module: nn.Module, inputs: Any, *, wide: bool = False) -> list[np.ndarray]:
-    """Run a module in eval mode without gradients, in float64 if `wide`; its tensors in order."""
+def run(module: nn.Module, inputs: Any, *, wide: bool = False, script: Script | None = None) -> list[np.ndarray]:
+    """Run a module in eval mode without gradients, in float64 if `wide`; its tensors in order.
+
+    Random operators follow the script, where there is one.
+    """
     args, kwargs = split_inputs(inputs)
     with mode_of(module, training=False), torch.no_grad():
-        with widening() if wide else nullcontext():
+        with widening() if wide else nullcontext(), following(script):
             found = flatten_outputs(module(*args, **kwargs))
         return [to_numpy(t) for t in found]
 
 
-def run_all(module: nn.Module, feeds: Sequence[Any], progress: Progress | None = None) -> list[list[np.ndarray]]:
+def run_all(
+    module: nn.Module, feeds: Sequence[Any], progress: Progress | None = None, script: Script | None = None
+) -> list[list[np.ndarray]]:
     """`run` on several inputs; an instrumented graph takes them through each operator together, see `Reference`.
 
     `progress` is told which part of the operators has run, where that is known.
     """
     if not isinstance(module, Reference):
-        return [run(module, feed) for feed in feeds]
-    with torch.no_grad():
+        return [run(module, feed, script=script) for feed in feeds]
+    with torch.no_grad(), following(script):
         found = module.together([split_inputs(feed) for feed in feeds], progress)
     return [[to_numpy(t) for t in flatten_outputs(outputs)] for outputs in found]
 
@@ -239,9 +246,10 @@ class Reference(nn.Module):
 
 def _called(node: Node, calls: Calls, inputs: list[Any]) -> Sequence[Any]:
     result: Any = None
-    for at, (target, args, kwargs) in enumerate(calls):
-        given = [result, *inputs[1:]] if at else inputs
-        result = target(*fill(_follow(node, args, given), given), **fill(kwargs, given))
+    with inside(node.name):
+        for at, (target, args, kwargs) in enumerate(calls):
+            given = [result, *inputs[1:]] if at else inputs
+            result = target(*fill(_follow(node, args, given), given), **fill(kwargs, given))
     several = node.source.several if isinstance(node.source, Source) else len(node.outputs) > 1
     return list(result) if several else [result]
 

@@ -13,6 +13,8 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
+from ..chance import Alike
+from .drawing import following
 from .examples import fresh_like
 
 #: Where an exported program remembers that it holds for what the example decides.
@@ -74,10 +76,16 @@ def _agrees(program: ExportedProgram, module: nn.Module, example: Any) -> bool:
     exported = program.module(check_guards=False)
     for seed in range(TRIALS):
         args, kwargs = fresh_like(example, seed)
-        pairs = zip(*(pytree.tree_leaves(m(*args, **kwargs)) for m in (exported, module)), strict=True)
+        pairs = zip(*(_leaves(m, args, kwargs) for m in (exported, module)), strict=True)
         if not all(torch.allclose(a, b, 1e-3, 1e-5, equal_nan=True) for a, b in pairs if isinstance(a, torch.Tensor)):
             return False
     return True
+
+
+def _leaves(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """What a module returns, where chance is the same each time."""
+    with following(Alike()):
+        return pytree.tree_leaves(module(*args, **kwargs))
 
 
 @contextmanager

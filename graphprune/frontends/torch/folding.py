@@ -9,6 +9,8 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
+from .lower_random import draws
+
 # These read only the shape, type and device of their first argument.
 _SHAPE_ONLY = frozenset(
     "zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty new_empty_strided".split()
@@ -27,7 +29,7 @@ class Folder:
     def foldable(self, node: fx.Node, root: Callable[[fx.Node], fx.Node]) -> bool:
         """Whether a call can be evaluated now; `root` finds the first name of a tensor."""
         target = node.target
-        if not isinstance(target, OpOverload) or torch.Tag.nondeterministic_seeded in target.tags:
+        if not isinstance(target, OpOverload) or draws(target):
             return False
         if target._opname in _SHAPE_ONLY:
             return True

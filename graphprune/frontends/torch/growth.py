@@ -71,6 +71,8 @@ def options(node: Node, known: Known) -> Sequence[Outcome]:
     """What may become of the batch in a node, likeliest first; nothing where the sizes contradict each other."""
     source = node.source
     assert isinstance(source, Source)
+    if node.kind == "noise":
+        return _noise(node, known)
     if source.target in _GUESSES:
         return _GUESSES[source.target](node, known)
     if not any(v in known.where for v in node.inputs if v is not None):
@@ -88,6 +90,15 @@ def _expand(node: Node, known: Known) -> list[Outcome]:
         axis = batch.axis + missing
         return [(Batch(axis, batch.inner),)] if out.sizes[axis] == x.sizes[batch.axis] else []
     made = [a for a in range(out.rank) if out.sizes[a] == known.size and (a < missing or x.sizes[a - missing] == 1)]
+    answers: list[Outcome] = [(Batch(axis, 1),) for axis in made]
+    answers.insert(1 if 0 in made else 0, (None,))
+    return answers
+
+
+def _noise(node: Node, known: Known) -> list[Outcome]:
+    """Random numbers of a size that is written down: as an axis that is made by broadcasting."""
+    out = node.outputs[0]
+    made = [axis for axis, size in enumerate(out.sizes) if size == known.size]
     answers: list[Outcome] = [(Batch(axis, 1),) for axis in made]
     answers.insert(1 if 0 in made else 0, (None,))
     return answers

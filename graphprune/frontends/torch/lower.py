@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 
 from ...errors import GraphPruneError
 from ...graph import Graph, Node, Value, Weight
-from . import lower_contract, lower_elementwise, lower_norm, lower_reduce, lower_shape  # noqa: F401  (fill the table)
+from . import lower_contract, lower_elementwise, lower_norm, lower_random, lower_reduce, lower_shape  # noqa: F401  (fill the table)
 from .aliasing import Aliases, StaleViewError, functional, is_view, mutates, only_metadata
 from .arrays import numpy_dtype, to_numpy
 from .folding import Folder

@@ -1,4 +1,4 @@
-"""Lowerings of normalisations, softmax and dropout."""
+"""Lowerings of normalisations and softmax."""
 
 from __future__ import annotations
 
@@ -53,9 +53,3 @@ def instance_norm(call: Call) -> Spec:
 def softmax(call: Call) -> Spec:
     """One axis."""
     return Spec("softmax", ("self",), {"axis": call.axis("self", call["dim"])})
-
-
-@lowers("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
-def dropout(call: Call) -> Spec:
-    """A no-op at inference."""
-    return Spec("elementwise", ("input",), {"fn": "dropout"})

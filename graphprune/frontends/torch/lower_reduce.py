@@ -134,9 +134,8 @@ def grid_sampler(call: Call) -> Spec:
 
 
 @lowers(
-    "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "zeros_like", "ones_like",
-    "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty", "zeros", "ones", "full", "empty",
-    "arange", "linspace", "eye", "scalar_tensor",
+    "randperm", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty",
+    "zeros", "ones", "full", "empty", "arange", "linspace", "eye", "scalar_tensor",
 )  # fmt: skip
 def fill(call: Call) -> Spec:
     """Values independent of the input's values (those that are constant have been folded before)."""

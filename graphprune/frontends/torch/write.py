@@ -36,6 +36,8 @@ def call_of(node: Node, constant: Constant, batch: Callable[[], Any] | None = No
     calls = _call_of(node, constant)
     if batch is None or not any(v.dynamic for v in node.outputs):
         return calls
+    if node.kind == "noise":
+        return [(target, _sizes(node, args, batch), kwargs) for target, args, kwargs in calls]
     return [_dynamic(node, call, batch) if call[0] in BAKED else call for call in calls]
 
 
@@ -63,6 +65,13 @@ def _dynamic(node: Node, call: Call, batch: Callable[[], Any]) -> Call:
         elif target is aten.expand.default:
             sizes[axis] = -1
     return target, (x, sizes, *rest), kwargs
+
+
+def _sizes(node: Node, args: tuple[Any, ...], batch: Callable[[], Any]) -> tuple[Any, ...]:
+    """The arguments of an operator that is told the size of its result, where that has a dynamic axis."""
+    out, at = node.outputs[0], schema_of(_source(node).target).place["size"]
+    size = [batch() if axis in out.dynamic else n for axis, n in enumerate(args[at])]
+    return (*args[:at], size, *args[at + 1 :])
 
 
 def _sized(node: Node, source: Source) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -149,6 +158,12 @@ def _reshape(node: Node, constant: Constant) -> Calls:
 @writes("expand")
 def _expand(node: Node, constant: Constant) -> Calls:
     return [(aten.expand.default, (_X, list(node.attrs["shape"])), {})]
+
+
+@writes("noise")
+def _noise(node: Node, constant: Constant) -> Calls:
+    source = _source(node)
+    return [(source.target, _with(source, size=list(node.attrs["shape"])), source.kwargs)]
 
 
 @writes("transpose")
