@@ -81,6 +81,22 @@ def prelu(node: Node, labeller: Labeller) -> None:
     labeller.put_blocks(node.outputs[0], labeller.blocks(x))
 
 
+@operator("per_channel")
+def per_channel(node: Node, labeller: Labeller) -> None:
+    """Element by element, with vectors of one number for each index of an axis, or for all."""
+    x, axis = node.inputs[0], node.attrs["axis"]
+    assert x is not None
+    size = x.sizes[axis]
+    vectors = [v for v in node.inputs[1:] if v is not None and v.rank == 1 and v.sizes[0] == size]
+    for vector in vectors:
+        labeller.equal(labeller.axis(x, axis, touched=True), labeller.axis(vector, 0))
+    for output in node.outputs:
+        if output.rank == x.rank:
+            labeller.put_blocks(output, labeller.blocks(x))
+        elif output.shape == (size,) and vectors:
+            labeller.put(output, {0: labeller.axis(x, axis)})
+
+
 @operator("glu")
 def glu(node: Node, labeller: Labeller) -> None:
     """The two halves of the axis go together."""

@@ -95,6 +95,25 @@ def take_along(node: Node, labeller: Labeller) -> None:
     labeller.put(out, {axis: places})
 
 
+@operator("searchsorted")
+def searchsorted(node: Node, labeller: Labeller) -> None:
+    """Where numbers would go among sorted ones: along a last axis that stays, or in one row of them for all.
+
+    Each number is found alone, so that its axes pass; those before the last meet those of the sorted ones.
+    """
+    x, row = node.inputs[0], node.inputs[1]
+    assert x is not None and row is not None
+    last = row.rank - 1
+    if row.rank == 1:
+        labeller.freeze(labeller.axis(row, last), "numbers are looked for along it")
+        labeller.put_blocks(node.outputs[0], labeller.blocks(x))
+        return
+    blocks = _meet_others(x, [row], last, labeller)
+    labeller.freeze(labeller.axis(row, last), "numbers are looked for along it")
+    labeller.put_blocks(node.outputs[0], blocks)
+    labeller.put(node.outputs[0], {last: labeller.axis(x, last)})
+
+
 @operator("scatter_along")
 def scatter_along(node: Node, labeller: Labeller) -> None:
     """The inverse: values (or one number) are written to, or joined with, the positions along an axis."""

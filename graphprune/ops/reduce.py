@@ -12,6 +12,8 @@ from .broadcast import rows_of
 
 #: Reductions for which a removed index counts as zero: no statistic is renormalized.
 SUMS = frozenset({"sum", "l1", "l2", "sumsq", "any"})
+#: Reductions to one of the numbers, which also tell its position.
+_FOUND = frozenset({"max", "min", "median", "nanmedian", "mode", "kthvalue"})
 #: Of which norms are made.
 _MOMENTS = frozenset({"mean", "var", "std"})
 
@@ -26,7 +28,7 @@ def _positions(node: Node) -> tuple[int, ...]:
     """The outputs that hold positions: of `argmax`, and the second of `max` along an axis."""
     if node.attrs["fn"] in ("argmax", "argmin"):
         return (0,)
-    return (1,) if node.attrs["fn"] in ("max", "min") and len(node.outputs) > 1 else ()
+    return (1,) if node.attrs["fn"] in _FOUND and len(node.outputs) > 1 else ()
 
 
 def _absent(node: Node, slot: int) -> Absence | None:
@@ -52,6 +54,8 @@ def reduce(node: Node, labeller: Labeller) -> None:
             labeller.freeze(labeller.axis(x, axis), "an index into several axes at once is returned")
         elif fn not in SUMS:
             labeller.statistic(labeller.axis(x, axis))
+            if node.attrs.get("least"):
+                labeller.at_least(labeller.axis(x, axis), node.attrs["least"])
     names = [a for a in range(x.rank) if a not in axes or node.attrs["keepdims"]]
     position = {axis: i for i, axis in enumerate(names)}
     from_x = [b for b in labeller.blocks(x) if not axes & set(b.axes)]

@@ -12,6 +12,7 @@ from torch import nn
 
 import graphprune as gp
 from graphprune.frontends.torch import capture, run, to_graph_module
+from graphprune.frontends.torch.aliasing import twin
 from graphprune.graph import Graph
 
 Body = Callable[["Around", torch.Tensor], object]
@@ -271,3 +272,76 @@ def test_parts_written_into_empty_memory_are_pruned() -> None:
     result = gp.prune(Parts(), torch.randn(2, 5, 8), target="channels=0.5")
     assert result.report.proof is not None and result.report.proof.max_error < 1e-4
     assert [result.graph.weights()[f"{n}.weight"].shape for n in ("one", "other", "out")] == [(2, 8), (1, 8), (3, 3)]
+
+
+#: In-place operators of ATen without a function of the same arguments: what they do is no function, or of another kind.
+ALONE = frozenset(
+    """
+    _fill_mem_eff_dropout_mask_ _sobol_engine_ff_ _sobol_engine_initialize_state_ _sobol_engine_scramble_ fill_diagonal_
+    normal_ polygamma_ requires_grad_ set_
+    """.split()
+)
+
+
+def inplace_operators() -> list[torch._ops.OpOverload]:
+    found = []
+    for name in torch._C._dispatch_get_all_op_names():
+        base, _, overload = name.removeprefix("aten::").partition(".")
+        if name.startswith("aten::") and base.endswith("_") and not base.endswith("__"):
+            target = getattr(getattr(torch.ops.aten, base), overload or "default")
+            arguments = target._schema.arguments
+            if arguments and arguments[0].is_write:
+                found.append(target)
+    return found
+
+
+def test_every_inplace_operator_has_a_function_that_takes_what_it_takes() -> None:
+    operators = inplace_operators()
+    assert len(operators) > 250
+    for target in operators:
+        function = twin(target)
+        if function is None:
+            assert target._opname in ALONE, target
+            continue
+        assert function._opname == target._opname[:-1] and not function._schema.arguments[0].is_write
+        pairs = zip(target._schema.arguments, function._schema.arguments, strict=True)
+        assert all(str(a.type) == str(b.type) for a, b in pairs), target
+
+
+def power_of_a_number(m: Around, y: torch.Tensor) -> object:
+    return y.relu().pow_(2)
+
+
+def powers(m: Around, y: torch.Tensor) -> object:
+    return y.abs_().pow_(torch.ones_like(y)).float_power(2).float()
+
+
+def turned_slice(m: Around, y: torch.Tensor) -> object:
+    z = y.clone()
+    z[:, 1:3].t_().mul_(2)
+    return z
+
+
+def triangle(m: Around, y: torch.Tensor) -> object:
+    z = y.clone()
+    z.tril_()
+    return z
+
+
+def filled_and_copied_rows(m: Around, y: torch.Tensor) -> object:
+    return y.index_fill_(1, torch.tensor([1, 3]), 0.5).index_copy_(1, torch.tensor([0]), y[:, 7:])
+
+
+def grown_from_nothing(m: Around, y: torch.Tensor) -> object:
+    found = torch.tensor([])
+    for _ in range(2):
+        found = torch.cat([found, y], 1)
+    return found
+
+
+@pytest.mark.parametrize(
+    "body", [power_of_a_number, powers, turned_slice, triangle, filled_and_copied_rows, grown_from_nothing]
+)
+def test_inplace_operators_of_many_overloads(body: Body) -> None:
+    graph = checked(body)
+    assert not [node for node in graph.nodes if node.kind == "unknown"]

@@ -20,6 +20,7 @@ from . import (
     examples_random,
     examples_rare,
     examples_shape,
+    examples_sorting,
 )
 from .registry import EXAMPLES, Example
 
@@ -43,4 +44,5 @@ __all__ = [
     "examples_position",
     "examples_quantised",
     "examples_shape",
+    "examples_sorting",
 ]

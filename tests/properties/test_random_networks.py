@@ -93,6 +93,10 @@ IN_TORCH = (
 )  # fmt: skip
 
 
+#: Kinds whose results jump where rounding decides: random networks would differ by chance. They have worked examples.
+JUMPING = frozenset({"per_channel", "searchsorted"})
+
+
 def test_every_kind_occurs_in_some_random_network() -> None:
     """Each block alone, and some in PyTorch, hold every canonical kind."""
     found: Counter[str] = Counter()
@@ -104,5 +108,5 @@ def test_every_kind_occurs_in_some_random_network() -> None:
     names, numbers = IN_TORCH[::2], IN_TORCH[1::2]
     program = Case("torch", tuple((n, i, i) for n, i in zip(names, numbers, strict=True))).program()
     found.update(node.kind for node in graph_of(program, program.example).nodes)
-    missing = {kind for kind in ops.kinds() if kind not in found and kind != "unknown"}
+    missing = {kind for kind in ops.kinds() if kind not in {*found, *JUMPING, "unknown"}}
     assert not missing, "write a block for each of these"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -42,14 +43,30 @@ def functional(node: fx.Node) -> OpOverload | None:
     """The function that an in-place operator applies, where it gives a result of the same type."""
     target = node.target
     assert isinstance(target, OpOverload)
+    found = twin(target)
+    return found if found is not None and (only_metadata(target) or _keeps_type(node)) else None
+
+
+@cache
+def twin(target: OpOverload) -> OpOverload | None:
+    """The function of an in-place operator: of all overloads the one that takes arguments of the same types.
+
+    Names of overloads do not tell: `pow_.Scalar` has a number as exponent, `pow.Scalar` one as base.
+    """
     name, schema = target._opname, target._schema
-    if not name.endswith("_") or name.endswith("__") or not schema.arguments[0].is_write:
+    if not name.endswith("_") or name.endswith("__") or not (schema.arguments and schema.arguments[0].is_write):
         return None
     packet = getattr(getattr(torch.ops, target.namespace), name[:-1], None)
-    found = getattr(packet, target._overloadname, None) if packet is not None else None
-    if found is None or len(found._schema.arguments) != len(schema.arguments):
+    if packet is None:
         return None
-    return found if _keeps_type(node) or name in _METADATA else None
+    names = sorted(packet.overloads(), key=lambda overload: overload != target._overloadname)
+    fitting = (getattr(packet, overload) for overload in names)
+    return next((f for f in fitting if argument_types(f) == argument_types(target)), None)
+
+
+def argument_types(target: OpOverload) -> list[tuple[str, str]]:
+    """Types of the arguments of an operator, and their names but for that of the first, which is given by position."""
+    return [(argument.name if at else "", str(argument.type)) for at, argument in enumerate(target._schema.arguments)]
 
 
 def _keeps_type(node: fx.Node) -> bool:
@@ -79,6 +96,14 @@ class Aliases:
     def same(self, result: fx.Node, tensor: fx.Node) -> None:
         """`result` is the very tensor object that `tensor` is."""
         self._same[result] = self.root(tensor)
+
+    def same_tensor(self, first: Any, second: Any) -> bool:
+        """Whether two arguments are one tensor object."""
+        return isinstance(first, fx.Node) and isinstance(second, fx.Node) and self.root(first) is self.root(second)
+
+    def is_looking(self, root: fx.Node) -> bool:
+        """Whether a tensor object looks at the memory of another."""
+        return self._memory.get(root, [root])[0] is not root
 
     def view(self, result: fx.Node, base: fx.Node) -> None:
         """`result` looks at the memory of `base`."""

@@ -2,54 +2,94 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import fx
+from torch._decomp import decomposition_table
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from .aliasing import twin
+from .observers import follows_range, quantiser_at_rest
 from .registry import lowering_of
-from .replacements import REPLACEMENTS
+from .replacements import REPLACEMENTS, cat_without_empty, in_place
 
 aten = torch.ops.aten
+_EXPANDING = (aten.expand.default, aten.expand_as.default, aten.broadcast_to.default)
+_SAME_ELEMENTS = (aten.to.device, aten.to.dtype, aten.to.dtype_layout, aten._to_copy.default, aten.clone.default)
+#: Parts that torch knows of operators which are not composites. They are taken where all of them have rules.
+_TABLED = frozenset(decomposition_table.values())
 
 
 def decompose(module: fx.GraphModule) -> None:
     """Take composites apart in place, a bounded number of times since they nest."""
-    for _ in range(4):
+    for node in module.graph.find_nodes(op="call_function", target=aten.masked_scatter.default):
+        node.update_arg(1, _unexpanded(node.args[1]))
+    for _ in range(6):
         unwrapped = [_unwrap(module, n) for n in list(module.graph.nodes) if _body_at(n)]
-        todo = [n for n in module.graph.nodes if n.op == "call_function" and _replacement(n) is not None]
+        calls = [n for n in module.graph.nodes if n.op == "call_function"]
+        todo = [(n, function) for n in calls if (function := _replacement(module, n)) is not None]
         if not todo and not any(unwrapped):
             return
-        for node in todo:
-            _inline(module.graph, node)
+        for node, function in todo:
+            _inline(node, function)
 
 
-def _replacement(node: fx.Node) -> Callable[..., Any] | None:
+def _replacement(module: fx.GraphModule, node: fx.Node) -> Callable[..., Any] | None:
     target = node.target
+    if follows_range(node):
+        made: Callable[..., Any] = quantiser_at_rest(module, node)
+        return made
     if not isinstance(target, OpOverload):
         return None
+    if target is aten.cat.default:
+        ranks = {n.meta["val"].ndim for n in node.all_input_nodes}
+        return cat_without_empty if len(ranks) > 1 else None
     if target._opname in REPLACEMENTS and target.namespace == "aten":
         return REPLACEMENTS[target._opname]
     if target._schema.is_mutable:
+        function = twin(target)
+        return in_place(function) if function is not None and _parts(function) is not None else None
+    return _parts(target)
+
+
+def _parts(target: OpOverload) -> Callable[..., Any] | None:
+    """What an operator without a lowering is made of: a composite says so itself, of others torch has a table."""
+    if lowering_of(target._opname) is not None or torch.Tag.nondeterministic_seeded in target.tags:
         return None
-    if lowering_of(target._opname) is None and target._can_decompose():
+    if target._can_decompose():
         return target.decompose
-    return None
+    return REPLACEMENTS.get(target._opname) or decomposition_table.get(target)
 
 
-def _inline(graph: fx.Graph, node: fx.Node) -> None:
-    function = _replacement(node)
-    assert function is not None
+def _inline(node: fx.Node, function: Callable[..., Any]) -> None:
     inner = _trace(function, node)
-    if inner is None:
+    if inner is None or (function in _TABLED and not _all_known(inner)):
         return
     operands = [n for n in _flat((node.args, node.kwargs)) if isinstance(n, fx.Node)]
     _splice(node, inner, operands)
+
+
+def _unexpanded(mask: Any) -> Any:
+    """A mask before it was broadcast, which `masked_scatter` does itself: so its rows are seen to be rows."""
+    node = mask
+    while isinstance(node, fx.Node) and node.target in _SAME_ELEMENTS:
+        node = node.args[0]
+    if not isinstance(node, fx.Node) or node.target not in _EXPANDING:
+        return mask
+    source: Any = node.args[0]
+    return source if source.meta["val"].dtype == torch.bool else mask
+
+
+def _all_known(inner: fx.Graph) -> bool:
+    """Whether each operator has a lowering, or has parts itself."""
+    calls = [n.target for n in inner.nodes if n.op == "call_function" and n.target is not operator.getitem]
+    return all(isinstance(t, OpOverload) and (lowering_of(t._opname) or _parts(t)) is not None for t in calls)
 
 
 def _body_at(node: fx.Node) -> int:
@@ -121,7 +161,8 @@ def _trace(function: Callable[..., Any], node: fx.Node) -> fx.Graph | None:
     def run(*tensors: torch.Tensor) -> Any:
         feed = iter(tensors)
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda _: next(feed))
-        return function(*args, **kwargs)
+        found = function(*args, **kwargs)
+        return tuple(found) if isinstance(found, tuple) else found  # torch would trace the making of a named tuple
 
     try:
         made = make_fx(run)(*fakes).graph

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._functorch import config as functorch_config
 from torch.distributions import Distribution
 from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
@@ -53,7 +54,7 @@ def by_example(program: ExportedProgram) -> bool:
 def _attempt(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any, decided: bool = False
 ) -> ExportedProgram:
-    settings = torch._functorch.config.patch(fake_tensor_propagate_real_tensors=True) if decided else nullcontext()
+    settings = functorch_config.patch(fake_tensor_propagate_real_tensors=True) if decided else nullcontext()
     with settings:
         program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     program.graph_module.meta[_DECIDED] = decided

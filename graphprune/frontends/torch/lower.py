@@ -11,7 +11,15 @@ from torch._ops import OpOverload
 
 from ...errors import GraphPruneError
 from ...graph import Graph, Node, Value, Weight
-from . import lower_contract, lower_elementwise, lower_norm, lower_random, lower_reduce, lower_shape  # noqa: F401  (fill the table)
+from . import (  # noqa: F401  (fill the table)
+    lower_contract,
+    lower_elementwise,
+    lower_norm,
+    lower_quantised,
+    lower_random,
+    lower_reduce,
+    lower_shape,
+)
 from .aliasing import Aliases, StaleViewError, functional, is_view, mutates, only_metadata
 from .arrays import numpy_dtype, to_numpy
 from .folding import Folder
@@ -148,14 +156,20 @@ class _Walk:
     def _write(self, node: fx.Node) -> None:
         """An in-place call: the tensor it writes to has a new value from here on."""
         written = node.args[0] if node.args else None
+        copied = node.args[1] if node.target is aten.copy_.default else None
+        if isinstance(written, fx.Node) and self._aliases.same_tensor(written, copied):
+            self._aliases.same(node, written)
+            return
         if not isinstance(written, fx.Node) or self._aliases.root(written) in self._parameters:
             self._values[node] = self._lower_unknown(node)
             return
         target = functional(node)
         if target is None:
             raise StaleViewError(node.name)
-        root = self._aliases.root(written)
-        chain = [] if only_metadata(target) else self._aliases.write(root)
+        root, turned = self._aliases.root(written), only_metadata(node.target)  # type: ignore[arg-type]
+        if turned and self._aliases.is_looking(root):  # what is written to it from here on lies elsewhere in its base
+            raise StaleViewError(node.name)
+        chain = [] if turned else self._aliases.write(root)
         self._overwrite(root, self._lower(node, target))
         self._aliases.same(node, root)
         for view in chain:

@@ -30,6 +30,34 @@ def reduce(call: Call) -> Spec | None:
     return _reduce(call, _REDUCE[call.name])
 
 
+@lowers("median", "nanmedian", "mode")
+def middle(call: Call) -> Spec:
+    """The middle (or most frequent) of one axis with its position; of all numbers, alone."""
+    return _reduce(call, call.name)
+
+
+@lowers("kthvalue")
+def kthvalue(call: Call) -> Spec:
+    """The k-th of the numbers along one axis, so that k of them must stay."""
+    spec = _reduce(call, "kthvalue")
+    return Spec(spec.kind, spec.inputs, {**spec.attrs, "least": call["k"]})
+
+
+@lowers("bucketize", "searchsorted")
+def searched(call: Call) -> Spec | None:
+    """Where numbers would go among sorted ones."""
+    if not call.has("self") or call.has("sorter") or not call.rank("self"):
+        return None
+    return Spec("searchsorted", ("self", "boundaries" if call.name == "bucketize" else "sorted_sequence"))
+
+
+@lowers("segment_reduce")
+def segment_reduce(call: Call) -> Spec:
+    """Neighbors along one axis become one, as many as lengths (or offsets) say."""
+    named = [name for name in ("lengths", "indices", "offsets") if call.has(name)]
+    return Spec("axiswise", ("data", *named), {"axes": [call.axis("data", call["axis"])]})
+
+
 @lowers("norm", "linalg_vector_norm")
 def norm(call: Call) -> Spec | None:
     """The 1-, 2- and maximum norm."""
@@ -131,6 +159,12 @@ def _each(given: Any, count: int) -> list[Any]:
 def grid_sampler(call: Call) -> Spec:
     """The data is read at the places that the grid names."""
     return Spec("spatial", ("input", "grid"))
+
+
+@lowers("affine_grid_generator")
+def affine_grid(call: Call) -> Spec:
+    """Coordinates of each place of an image under a matrix, of which nothing may go."""
+    return Spec("axiswise", ("theta",), {"axes": [1, call.rank("theta") - 1], "trailing": True})
 
 
 @lowers(

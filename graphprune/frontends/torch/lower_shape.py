@@ -88,7 +88,7 @@ def repeat_interleave(call: Call) -> Spec | None:
 
 @lowers("cat", "concat", "concatenate")
 def concat(call: Call) -> Spec | None:
-    """Empty one-dimensional operands, which ATen skips, are left unknown."""
+    """Operands of one rank: those that ATen skips have been left out before."""
     rank = len(call.out)
     if any(len(t.meta["val"].shape) != rank for t in call["tensors"]):
         return None

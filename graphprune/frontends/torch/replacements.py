@@ -17,6 +17,21 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     return x.reshape(n, groups, c // groups, *rest).transpose(1, 2).reshape(n, c, *rest)
 
 
+def cat_without_empty(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """A concatenation without the empty one-dimensional tensors that ATen skips, whatever the rank of the others."""
+    return torch.cat([t for t in tensors if tuple(t.shape) != (0,)], dim)
+
+
+def windows_in_memory(x: Tensor, size: Sequence[int], stride: Sequence[int], offset: int | None = None) -> Tensor:
+    """`as_strided` where it makes windows along the last axis, as `torch.stft` does."""
+    *lead, count, width = size
+    step = stride[-2]
+    along = list(stride) == [*x.stride()[:-1], step, x.stride(-1)] and lead == list(x.shape[:-1])
+    if not along or offset or not step or (count - 1) * step + width > x.shape[-1]:
+        raise NotImplementedError("only windows along the last axis")
+    return x.unfold(-1, width, step).narrow(-2, 0, count)
+
+
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
     """Directions and lengths, as `torch.nn.utils.weight_norm` joins them."""
     others = [axis for axis in range(v.ndim) if axis != dim]
@@ -182,6 +197,7 @@ REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "channel_shuffle": channel_shuffle,
     "native_channel_shuffle": channel_shuffle,
     "_weight_norm_interface": weight_norm,
+    "as_strided": windows_in_memory,
     "select_scatter": select_scatter,
     "var_mean": with_mean(torch.var),
     "std_mean": with_mean(torch.std),

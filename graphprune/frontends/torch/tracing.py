@@ -25,6 +25,7 @@ from .dynamic import mark_batch
 from .exporting import by_example, run_export
 from .graph_module import PrunedModule
 from .lower import lower
+from .observers import resting
 from .origin import Origin, Tensors, origin_of
 from .preserving import preserved
 
@@ -236,7 +237,7 @@ def mode_of(module: nn.Module, *, training: bool) -> Iterator[None]:
     modes = module.modes() if isinstance(module, PrunedModule) else {}
     if isinstance(module, PrunedModule):
         module.set_modes(lambda node: training)
-    with preserved(module):
+    with preserved(module), resting(module):
         switch(module, [(m, training) for m, _ in before], training)
         try:
             yield
