@@ -121,6 +121,8 @@ class _Snapshot:
         version, before = tensor._version, tensor.detach().clone()
 
         def back() -> None:
+            if tensor.shape != before.shape:  # an observer's buffers take their size from what they see
+                tensor.resize_(before.shape)
             if tensor._version != version or (tensor.numel() < _SMALL and not _equal(tensor, before)):
                 with torch.no_grad():
                     tensor.copy_(before)
