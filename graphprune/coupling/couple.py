@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..graph import Graph, Node, Value, uncollected
 from ..ops import Block, Operator, known, lookup, reader
 from ..ops.base import Array
+from ..ops.joining import STACKED
 from .components import Solution, solve
 from .failing import failing
 from .labeller import Use, Walk
@@ -74,6 +75,7 @@ class Coupling:
     def __init__(self, graph: Graph, walk: Walk, solution: Solution, causes: list[tuple[int, str]]) -> None:
         self.graph = graph
         self.grouped = walk.grouped
+        self.picked: frozenset[str] = frozenset()
         self.failed: dict[Node, str] = walk.failed
         self.tables = tuple(walk.tables)
         self.blocks: dict[Value, tuple[Block, ...]] = walk.values
@@ -385,8 +387,14 @@ def _attempt(
         failed = walk.failed
     solution, causes = solve(walk.said, walk.count)
     stuck: dict[str, frozenset[int]] = {}
+    found = Coupling(graph, walk, solution, causes)
+    whole = np.unique(solution.component[walk.presences.labels()])
+    picked = set()
     for origin, labels in walk.said.resolved:
         components = solution.component[labels]
         if origin and (solution.frozen[components].all() or (components == components[0]).all()):
             stuck[origin] = stuck.get(origin, frozenset()) | frozenset(np.unique(components).tolist())
-    return Coupling(graph, walk, solution, causes), stuck
+        elif origin and not origin.endswith(STACKED) and np.isin(components, whole).any():
+            picked.add(origin)
+    found.picked = frozenset(picked)
+    return found, stuck

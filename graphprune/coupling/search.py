@@ -15,7 +15,9 @@ _ALONE = 4
 
 
 class Found(Protocol):
-    """A coupling."""
+    """A coupling; `picked` are the origins of choices whose active axis is taken apart into whole values."""
+
+    picked: frozenset[str]
 
     def free_indices(self) -> int:
         """How many indices may go."""
@@ -30,6 +32,8 @@ Attempt = Callable[[frozenset[str]], tuple[T, Mapping[str, frozenset[int]]]]
 def best(attempt: Attempt[T]) -> T:
     """The coupling with the choices that free most, in few walks."""
     first, choices, stacks = _with_stacks(attempt)
+    if first.picked:
+        first, choices, stacks = _spread(attempt, first, choices, stacks)
     stuck = _unstacked(choices)
     if not stuck:
         return first
@@ -99,6 +103,16 @@ def _with_stacks(attempt: Attempt[T]) -> tuple[T, Mapping[str, frozenset[int]], 
         if _freer(first, second) is second:
             return second, rest, useful
     return first, stuck, frozenset()
+
+
+def _spread(
+    attempt: Attempt[T], first: T, choices: Mapping[str, frozenset[int]], base: frozenset[str]
+) -> tuple[T, Mapping[str, frozenset[int]], frozenset[str]]:
+    """Where an axis that counts whole values (shift, scale and gate) was made the active one, rather their width, if
+    that frees more.
+    """
+    other, rest = attempt(base | first.picked)
+    return (other, rest, base | first.picked) if _freer(first, other) is other else (first, choices, base)
 
 
 def _unstacked(origins: Iterable[str]) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from graphprune.coupling.search import best, tangled
@@ -12,6 +13,7 @@ class Coupled:
     """A coupling as the search sees it."""
 
     free: int
+    picked: frozenset[str] = frozenset()
 
     def free_indices(self) -> int:
         return self.free
@@ -33,17 +35,28 @@ def test_of_choices_that_hang_together_one_alone_is_tried() -> None:
     assert _best(walks).free == 8
 
 
+def test_the_width_of_values_that_are_taken_apart_is_tried_though_their_number_is_free() -> None:
+    """What is freer of both is where the search for what is stuck begins."""
+    picks = {"pieces"}
+    walks = {"": (4, "heads"), "pieces": (9, "heads"), "heads pieces": (12, "")}
+    assert _best(walks, picks).free == 12
+    assert _best({"": (4, ""), "pieces": (3, "")}, picks).free == 4
+
+
 def test_choices_hang_together_by_what_they_are_about() -> None:
     parts = {"a": frozenset({1, 2}), "b": frozenset({3}), "c": frozenset({2, 4}), "d": frozenset({4})}
     assert tangled(parts) == [["a", "c", "d"]]
     assert tangled({}) == []
 
 
-def _best(walks: dict[str, tuple[int, str]]) -> Coupled:
-    """Walks by the choices made the other way: what is free, and which choices are stuck (all about one component)."""
+def _best(walks: dict[str, tuple[int, str]], picked: Collection[str] = ()) -> Coupled:
+    """Walks by the choices made the other way: what is free, and which choices are stuck (all about one component).
+
+    `picked` are choices whose active axis is taken apart, as long as they are not made the other way.
+    """
 
     def attempt(flipped: frozenset[str]) -> tuple[Coupled, dict[str, frozenset[int]]]:
         free, stuck = walks[" ".join(sorted(flipped))]
-        return Coupled(free), dict.fromkeys(stuck.split(), frozenset({7}))
+        return Coupled(free, frozenset(picked) - flipped), dict.fromkeys(stuck.split(), frozenset({7}))
 
     return best(attempt)

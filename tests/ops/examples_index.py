@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from .examples_onnx import model, node, normal
 from .registry import Net, conv, example, image
 
 
@@ -264,3 +265,57 @@ def overwritten() -> Any:
         lambda m, x: m.out(torch.slice_scatter(m.a(x), m.b(x), 1, 1, 4)), a=conv(3, 6), b=conv(3, 3), out=conv(6, 2)
     )
     return net, image()
+
+
+def _modulated(pick: Any) -> Any:
+    """A table of three rows plus three numbers for each channel, made from a condition: shift, scale and gate."""
+
+    def call(m: Any, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        shift, scale, gate = pick(m.table[None] + m.t(t).reshape(2, 3, -1))
+        x = m.a(x)
+        return m.out(x + gate * m.b(x * (1 + scale) + shift))
+
+    table = nn.Parameter(torch.randn(3, 8))
+    parts = {"t": nn.Linear(4, 24), "a": nn.Linear(5, 8), "b": nn.Linear(8, 8), "out": nn.Linear(8, 2)}
+    return Net(call, table=table, **parts), (torch.randn(2, 6, 5), torch.randn(2, 4))
+
+
+@example(
+    """
+    8 of 3 exact: table[1] t.weight[0] t.bias[0] a.weight[0] a.bias[0] b.weight[0] b.weight[1] b.bias[0] out.weight[1]
+    """
+)
+def modulation_in_pieces() -> Any:
+    """Channels of the residual stream go, not the shift, the scale or the gate, though each of these could."""
+    return _modulated(lambda made: made.chunk(3, 1))
+
+
+@example(
+    """
+    8 of 3 exact: table[1] t.weight[0] t.bias[0] a.weight[0] a.bias[0] b.weight[0] b.weight[1] b.bias[0] out.weight[1]
+    """
+)
+def modulation_index_by_index() -> Any:
+    """The same where each is picked by its index."""
+    return _modulated(lambda made: [made[:, i : i + 1] for i in range(2)] + [made[:, 2].unsqueeze(1)])
+
+
+@example("8 of 3 exact: t[1] table[1] a[1] b[0] b[1] c[0]")
+def onnx_modulation() -> Any:
+    """The same in an ONNX file."""
+    nodes = [
+        node("MatMul", "x t", "made"),
+        node("Reshape", "made apart", "rows"),
+        node("Add", "rows table", "m"),
+        node("Split", "m", "shift scale gate", axis=1),
+        node("MatMul", "x a", "i"),
+        node("Reshape", "i one", "h"),
+        node("Mul", "h scale", "scaled"),
+        node("Add", "scaled shift", "shifted"),
+        node("MatMul", "shifted b", "j"),
+        node("Mul", "j gate", "gated"),
+        node("Add", "h gated", "sum"),
+        node("MatMul", "sum c", "y"),
+    ]
+    weights = {"t": normal(5, 24), "table": normal(3, 8), "a": normal(5, 8), "b": normal(8, 8), "c": normal(8, 2)}
+    return model(nodes, {**weights, "apart": [2, 3, 8], "one": [2, 1, 8]}, [2, 5], [2, 1, 2], 13)
