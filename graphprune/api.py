@@ -7,24 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from . import alignment, budgets, coupling, criteria, depth, frontends
+from . import alignment, budgets, coupling, criteria, depth, frontends, proven
 from . import proof as proving
 from .budgets import FLOOR, Options
+from .calibration import Data
 from .coupling import Coupling
-from .errors import InputError, VerificationError
+from .errors import InputError
 from .graph import Graph
 from .measuring import benchmark
 from .passes.base import Pass
 from .passes.cast_precision import CastPrecision
 from .passes.permute import Permute
 from .passes.pipeline import PassTiming, parse_pipeline, run_pipeline
-from .passes.remove_blocks import RemoveBlocks
-from .passes.remove_channels import RemoveChannels, remove_channels
+from .passes.remove_channels import remove_channels
 from .passes.sparsify import Sparsify
 from .plans import Plan
 from .report import BlocksReport, EligibilityReport, InspectReport, PassRow, Report
@@ -33,7 +32,7 @@ from .report.eligible import eligibility_report
 from .sparsifying import SparseResult, sparsify
 from .sparsity import Masks, load_compact, restore_compact, save_compact
 from .sparsity.measured import read_measured
-from .stages import Clock, Progress, model_of, tried
+from .stages import Clock, Progress, model_of
 from .targets import Target, Targets, channels, macs, params
 
 __all__ = [
@@ -70,11 +69,11 @@ __all__ = [
 _LOOKING = (Sparsify, Permute, CastPrecision)
 
 
-def load(model: Any, input_shapes: Any = None) -> Graph:
+def load(model: Any, input_shapes: Any = None, data: Data | None = None) -> Graph:
     """Read an `.onnx` or `.pt2` file, `package.module:factory`, a transformers folder or an `onnx.ModelProto`; see
-    `frontends.load`. A `torch.nn.Module` goes to `capture`.
+    `frontends.load`. A `torch.nn.Module` goes to `capture`. Free sizes that are not given are those of `data`.
     """
-    return frontends.load(model, input_shapes)
+    return frontends.load(model, input_shapes) if data is None else proven.loaded(model, None, input_shapes, data)
 
 
 def capture(module: Any, example_inputs: Any) -> Graph:
@@ -131,31 +130,41 @@ def apply(graph: Graph | Coupling, plan: Plan) -> Graph:
     return remove_channels(coupled, plan.kept(coupled))
 
 
-def verify(graph: Graph | Coupling, pruned: Any, plan: Plan, *, inputs: int = 3, seed: int = 0) -> proving.Proof:
-    """Compare a pruned model (a `Graph` or a foreign model) with the masked original."""
+def verify(
+    graph: Graph | Coupling,
+    pruned: Any,
+    plan: Plan,
+    *,
+    inputs: int = 3,
+    seed: int = 0,
+    data: Data | None = None,
+    strict: bool = False,
+) -> proving.Proof:
+    """Compare a pruned model (a `Graph` or a foreign model) with the masked original, on made-up inputs or on `data`.
+
+    Raises VerificationError where nothing was proven and `strict` asks for a proof.
+    """
     coupled = graph if isinstance(graph, Coupling) else _coupled(graph, plan.grouped, plan.rows)
-    keep = plan.kept(coupled)
-    proof = proving.verify(
-        coupled, keep, _foreign(pruned) if isinstance(pruned, Graph) else pruned, inputs=inputs, seed=seed
-    )
-    if proof.detail and isinstance(pruned, Graph):
-        with proving.livened(coupled.graph) as changed:
-            if changed:
-                model = _foreign(remove_channels(coupled, keep))
-                proof = proving.verify(coupled, keep, model, inputs=inputs, seed=seed)
+    proof = proven.compared(coupled, plan.kept(coupled), pruned, inputs=inputs, seed=seed, data=proven.few(data))
+    if proof.undecided:
+        proven.settle(proof, f"the pruned '{coupled.graph.name}'", strict)
     return proof
 
 
-def verify_files(original: str | Path, pruned: str | Path, plan: str | Path, input_shapes: Any = None) -> proving.Proof:
+def verify_files(
+    original: str | Path,
+    pruned: str | Path,
+    plan: str | Path,
+    input_shapes: Any = None,
+    data: Data | None = None,
+    strict: bool = False,
+) -> proving.Proof:
     """Compare two model files under a plan file."""
     made = Plan.load(plan)
-    graph = load(original, input_shapes)
-    other = load(pruned, input_shapes)
-    if other.frontend != graph.frontend:
-        raise InputError(
-            f"'{original}' and '{pruned}' are of different kinds; compare ONNX with ONNX or PyTorch with PyTorch"
-        )
-    return verify(graph, other, made)
+    graph = load(original, input_shapes, data)
+    other = load(pruned, input_shapes, data)
+    proven.same_kind(graph, other, (original, pruned))
+    return verify(graph, other, made, data=data, strict=strict)
 
 
 def emit(graph: Graph) -> Any:
@@ -172,49 +181,32 @@ def save(graph: Graph, path: str | Path, plan: Plan | None = None) -> None:
 
 
 def optimize(
-    graph: Graph, pipeline: str, verify_each: bool = False, data: str | Path | None = None
+    graph: Graph, pipeline: str, verify_each: bool = False, data: str | Path | None = None, strict: bool = False
 ) -> tuple[Graph, list[PassRow]]:
     """Run a textual pipeline of passes; returns the new graph, and of each pass its time and what it tells.
 
-    `data` is a file of calibration data (.npz) for the passes that look at some and name none themselves.
+    `data` is a file of samples (.npz) for the passes that look at some and name none themselves.
 
-    `verify_each` also runs the model before and after every pass: all must compute the same, remove-channels,
-    remove-blocks and sparsify what the model computes with that masked or bypassed. Raises InputError for a bad
-    pipeline, PassError naming the pass that broke the graph.
+    `verify_each` also runs the model before and after every pass, on the samples where there are some: all must compute
+    the same, remove-channels, remove-blocks and sparsify what the model computes with that masked or bypassed. Where
+    nothing was proven a remark says so; with `strict` that is an error. Raises InputError for a bad pipeline, PassError
+    naming the pass that broke the graph.
     """
-    check = _verify_pass if verify_each else None
-    result, timings = run_pipeline(graph, _given(parse_pipeline(pipeline), data), verify_each=check)
+    check = partial(proven.verify_pass, data=data, strict=strict) if verify_each else None
+    passes = _given(parse_pipeline(pipeline), data, verify_each)
+    result, timings = run_pipeline(graph, passes, verify_each=check)
     return result, [_pass_row(t) for t in timings]
 
 
-def _given(passes: list[Pass], data: str | Path | None) -> list[Pass]:
+def _given(passes: list[Pass], data: str | Path | None, verify_each: bool) -> list[Pass]:
     """Passes with the data that they look at."""
     if data is None:
         return passes
-    if not any(isinstance(step, _LOOKING) for step in passes):
-        raise InputError("none of the passes looks at data: sparsify, permute and cast-precision do")
+    if not (verify_each or any(isinstance(step, _LOOKING) for step in passes)):
+        raise InputError(
+            "none of the passes looks at data (sparsify, permute, cast-precision), and neither does --verify-each"
+        )
     return [replace(s, data=str(data)) if isinstance(s, _LOOKING) and not s.data else s for s in passes]
-
-
-def _verify_pass(before: Graph, after: Graph, step: Pass) -> None:
-    """Compare the models before and after a pass; raises VerificationError where they differ."""
-    sparse = step.make(before) if isinstance(step, Sparsify) else None
-    if isinstance(step, RemoveChannels):
-        coupled, made = step.plan(before)
-        keep = made.kept(coupled)
-    else:
-        before = sparse.graph if sparse is not None and sparse.updated else before
-        coupled = coupling.couple(before)
-        keep = np.ones(coupled.count, bool)
-    without = step.choose(before) if isinstance(step, RemoveBlocks) else ()
-    masks = sparse.masks if sparse is not None else None
-    if isinstance(step, CastPrecision) and not step.keep_io:
-        after = replace(step, keep_io=True).run(before)  # both take the same inputs then
-    proof = proving.verify(coupled, keep, _foreign(after), without=without, masks=masks)
-    allowed = proving.TOLERANCES[step.to] if isinstance(step, CastPrecision) else proof.tolerance
-    if not proof.passed and not proof.max_error <= allowed:
-        why = f": {proof.detail}" if proof.detail else ""
-        raise VerificationError(f"the outputs differ by {proof.max_error:.2g} (allowed: {allowed:.2g}){why}")
 
 
 def _pass_row(timing: PassTiming) -> PassRow:
@@ -273,18 +265,25 @@ def prune(
     grouped: str = "within",
     seed: int = 0,
     verify: bool = True,
+    data: Data | None = None,
+    strict: bool = False,
     input_shapes: Any = None,
     progress: Progress | None = None,
 ) -> Result:
     """Prune a model to a target, or to several at once, and prove the result.
 
-    `model` is an `nn.Module` (with `example_inputs`), a `Graph`, or anything `load` takes. Raises InputError for what
-    cannot be used, TargetError where the target is out of reach, VerificationError where the result is not what it
-    should be.
+    `model` is an `nn.Module` (with `example_inputs`), a `Graph`, or anything `load` takes. `data` are samples that the
+    proof runs on: the path of an `.npz` file or a mapping, both with an array for each input (axis 0: samples), or an
+    iterable of batches as the model takes them. Without, inputs are made up.
+
+    Raises InputError for what cannot be used, TargetError where the target is out of reach, VerificationError where the
+    result is not what it should be, or where nothing was proven and `strict` asks for a proof.
     """
-    clock, goal = Clock(progress), Targets.of(target)
+    clock, goal, data = Clock(progress), Targets.of(target), proven.few(data)
+    if data is not None and not verify:
+        raise InputError("data serve the proof, which is not to run: leave out data, or verify=False (--no-verify)")
     with clock("reading the model"):
-        graph = frontends.read(model, example_inputs, input_shapes)
+        graph = proven.loaded(model, example_inputs, input_shapes, data)
     with clock("coupling"):
         coupled = coupling.couple(graph, grouped=grouped, rows=coupling.requested(graph, include))
     with clock("planning"):
@@ -300,35 +299,12 @@ def prune(
     proof = None
     if verify:
         with clock("verifying"):
-            emitted, proof = _prove(coupled, keep, pruned, emitted, seed, progress)
+            emitted, proof = proven.prove(coupled, keep, pruned, emitted, seed, progress, data)
     notes = [*budgets.nothing_removed(coupled, made, options), *alignment.slow_kernels(graph, pruned)]
     report = pruning_report(coupled, made, pruned, emitted, proof, clock.seconds, notes)
-    if proof is not None and not proof.passed:
-        raise VerificationError(
-            f"the pruned '{graph.name}' differs from the masked original by {proof.max_error:.2g} "
-            f"(allowed: {proof.tolerance:.2g}){': ' + proof.detail if proof.detail else ''}"
-        )
+    if proof is not None:
+        proven.settle(proof, f"the pruned '{graph.name}'", strict)
     return Result(model_of(emitted), made, report, pruned, coupled, emitted)
-
-
-def _prove(
-    coupled: Coupling, keep: np.ndarray, pruned: Graph, emitted: Any, seed: int, progress: Progress | None
-) -> tuple[Any, proving.Proof]:
-    """The model and its proof, which also decides whether the caller's own class will do.
-
-    Where outputs do not depend on inputs because a weight is all zero, it is the proof of a model without such weights.
-    """
-    emitted, proof = tried(proving.Reference(coupled, keep, seed=seed, progress=progress), pruned, emitted)
-    if not proof.detail:
-        return emitted, proof
-    with proving.livened(coupled.graph) as changed:
-        if not changed:
-            return emitted, proof
-        live = remove_channels(coupled, keep)
-        again, proof = tried(proving.Reference(coupled, keep, seed=seed), live, frontends.emit(live))
-    if getattr(again, "form", None) != getattr(emitted, "form", None):
-        emitted = frontends.of(pruned).emit(pruned, own_class=False)
-    return emitted, proof
 
 
 def _coupled(graph: Graph, grouped: str, rows: tuple[str, ...] = ()) -> Coupling:

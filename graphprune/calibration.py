@@ -44,8 +44,9 @@ class Samples:
     note: str = ""
 
 
-def read(graph: Graph, data: Data) -> Samples:
-    """Check data against the inputs of a graph and cut them into batches: of the bound size where that is fixed.
+def read(graph: Graph, data: Data, *, bound: bool = False) -> Samples:
+    """Check data against the inputs of a graph and cut them into batches: of the bound size where that is fixed, or
+    wherever all sizes must be as `bound` (samples are repeated then if there are too few).
 
     Raises InputError where an input is missing, its type, shape or number of samples do not fit, or a file is none.
     """
@@ -55,7 +56,7 @@ def read(graph: Graph, data: Data) -> Samples:
         batches = [_by_name(graph, data, "the calibration data")]
     else:
         batches = _taken(graph, data)
-    return _cut(graph, [_checked(graph, batch) for batch in batches])
+    return _cut(graph, [_checked(graph, batch, bound) for batch in batches], bound)
 
 
 def _arrays_of(path: str | Path) -> dict[str, Array]:
@@ -107,12 +108,12 @@ def _taken(graph: Graph, batches: Iterable[Any]) -> Iterator[Batch]:
         yield {name: _array(item) for name, item in named.items()}
 
 
-def _checked(graph: Graph, batch: Batch) -> Batch:
-    return {value.name: _fitting(value, batch[value.name]) for value in graph.inputs}
+def _checked(graph: Graph, batch: Batch, fixed: bool) -> Batch:
+    return {value.name: _fitting(value, batch[value.name], fixed) for value in graph.inputs}
 
 
-def _fitting(value: Value, array: Array) -> Array:
-    name, bound = f"the calibration data for '{value.name}'", value.sizes
+def _fitting(value: Value, array: Array, fixed: bool) -> Array:
+    name, bound, free = f"the data for '{value.name}'", value.sizes, frozenset() if fixed else value.dynamic
     if array.dtype != value.dtype:
         kinds = {_kind(array.dtype), _kind(value.dtype)}
         if len(kinds) > 1:
@@ -121,13 +122,14 @@ def _fitting(value: Value, array: Array) -> Array:
             raise InputError(f"{name} are {array.dtype} and do not fit into {value.dtype}")
         array = array.astype(value.dtype)
     fits = array.ndim == len(bound) and all(
-        axis == 0 or axis in value.dynamic or have == want
+        axis == 0 or axis in free or have == want
         for axis, (have, want) in enumerate(zip(array.shape, bound, strict=True))
     )
     if not fits:
-        want = [f"any ({n} now)" if a in value.dynamic and a else n for a, n in enumerate(bound)]
+        want = [f"any ({n} now)" if a in free and a else n for a, n in enumerate(bound)]
         text = ", ".join(map(str, ["samples", *want[1:]] if want else want))
-        raise InputError(f"{name} have the shape {list(array.shape)}; the input takes [{text}]")
+        hint = " (other sizes: --input-shape)" if value.dynamic - free - {0} else ""
+        raise InputError(f"{name} have the shape {list(array.shape)}; the input takes [{text}]{hint}")
     return array
 
 
@@ -142,7 +144,7 @@ def _holds(dtype: np.dtype[Any], array: Array) -> bool:
     return int(array.min()) >= limits.min and int(array.max()) <= limits.max
 
 
-def _cut(graph: Graph, given: Sequence[Batch]) -> Samples:
+def _cut(graph: Graph, given: Sequence[Batch], bound: bool) -> Samples:
     """Batches of one size, and as many as there are complete ones. Inputs that are no samples come with each."""
     sampled = _sampled(graph)
     if not sampled:
@@ -155,18 +157,24 @@ def _cut(graph: Graph, given: Sequence[Batch]) -> Samples:
     total = sum(len(batch[first.name]) for batch in given)
     if not total:
         raise InputError("the calibration data hold no samples")
-    if 0 in first.dynamic and graph.frontend == "onnx":  # a captured graph runs at the sizes it was captured with
+    if (
+        0 in first.dynamic and graph.frontend == "onnx" and not bound
+    ):  # a captured graph runs at the sizes it was captured with
         size = min(_free_size(graph, given[0], first), total)
         return Samples([part for batch in given for part in _parts(batch, sampled, size)], total)
     size = first.sizes[0]
     alike = len({tuple(batch[v.name].shape[1:] for v in sampled) for batch in given}) == 1
     if alike and any(len(batch[first.name]) % size for batch in given):
         given = [_joined(graph, given, sampled)]
+    if bound and total < size:
+        given = [_repeated(given[0], sampled, size)]
     parts = [part for batch in given for part in _parts(batch, sampled, size) if len(part[first.name]) == size]
     if not parts:
         raise InputError(f"the model takes batches of {size}, and the calibration data hold {total} samples")
     lost = total - size * len(parts)
-    return Samples(parts, total - lost, f"{lost} samples fill no batch of {size} and were left out" if lost else "")
+    return Samples(
+        parts, total - max(lost, 0), f"{lost} samples fill no batch of {size} and were left out" if lost > 0 else ""
+    )
 
 
 def _sampled(graph: Graph) -> list[Value]:
@@ -181,6 +189,11 @@ def _joined(graph: Graph, given: Sequence[Batch], sampled: Sequence[Value]) -> B
         v.name: np.concatenate([batch[v.name] for batch in given]) if v in sampled else given[0][v.name]
         for v in graph.inputs
     }
+
+
+def _repeated(batch: Batch, sampled: Sequence[Value], size: int) -> Batch:
+    """Samples again and again, for a whole batch."""
+    return {**batch, **{v.name: np.resize(batch[v.name], (size, *batch[v.name].shape[1:])) for v in sampled}}
 
 
 def _parts(batch: Batch, sampled: Sequence[Value], size: int) -> Iterator[Batch]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,29 +85,47 @@ def other_runner(
 
     Raises `error`, with what the evaluator says, where that cannot run it either or would take too long.
     """
-    from .runtimes import get
-
     if graph.frontend != "onnx" or macs(graph) > _MOST_MACS:
         raise error
     refused = _refusal(graph, feed)
     before = f"{refused} (that is the original file, before anything was removed)" if refused else str(error)
-    reference = get("reference")
     try:
-        run = reference.compile(model).run
+        run = reference_runner(graph, model)
         run(feed)
     except BackendError as other:
         raise type(error)(f"{before}; {other}") from error
     if refused:
+        start, what = partial(reference_runner, graph, script=script), "both ran"
+    else:
+        start, what = partial(runner, graph, script=script), "the masked original ran"
+    return run, start, f"{before}: {what} on onnx's reference evaluator"
 
-        def evaluated(made: Any) -> Runner:
-            return reference.compile(_scripted(graph, made, script)).run
 
-        return run, evaluated, f"{before}: both ran on onnx's reference evaluator"
-    return (
-        run,
-        partial(runner, graph, script=script),
-        f"{before}: the masked original ran on onnx's reference evaluator",
-    )
+def inner_runner(
+    graph: Graph, model: Any, wanted: Mapping[str, str], start: Callable[[Any], Runner], script: Script
+) -> Callable[[Any], dict[str, np.ndarray]]:
+    """Runs a foreign model and gives the values of some names inside it, as far as it has them; `wanted` says for each
+    the weight that makes it, `start` how its framework runs a model.
+    """
+    if graph.frontend != "onnx":
+        own = script if frontends.of(graph).is_random(graph) else None
+        return partial(frontends.of(graph).run_inner, model, wanted=wanted, script=own)
+    with frontends.of(graph).tapped(model, [*wanted]) as (more, places):
+        run = start(more) if places else None
+
+    def inner(feed: Any) -> dict[str, np.ndarray]:
+        found = [] if run is None else run(feed)
+        return {name: found[at] for name, at in places.items()}
+
+    return inner
+
+
+def reference_runner(graph: Graph, model: Any, script: Script | None = None) -> Runner:
+    """As `runner`, by onnx's reference evaluator."""
+    from .runtimes import get
+
+    run: Runner = get("reference").compile(_scripted(graph, model, script)).run
+    return run
 
 
 def _refusal(graph: Graph, feed: Any) -> str:

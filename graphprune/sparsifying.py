@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import prod
@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from . import counting, coupling, frontends, sparsity
-from .calibration import Data
+from .calibration import Data, Samples
 from .coupling import Coupling
 from .errors import BackendError, VerificationError
 from .graph import Graph, Weight
 from .ops.base import Array
 from .passes.permute import Permute, Reordered
 from .proof import Proof, Reference
+from .proven import loaded, settle
 from .report import SparseReport, SparseRow
 from .report.build import FORMS
 from .sparsity import Calibrated, Left, Made, Masks, Method, Outcome
@@ -61,6 +62,7 @@ def sparsify(
     seconds: float = SECONDS,
     seed: int = 0,
     verify: bool = True,
+    strict: bool = False,
     input_shapes: Any = None,
     progress: Progress | None = None,
 ) -> SparseResult:
@@ -71,13 +73,15 @@ def sparsify(
 
     `data` are calibration data for the methods `sparsegpt` (the default with data) and `wanda`: the path of an `.npz`
     file or a mapping, both with an array for each input (axis 0: samples), or an iterable of batches as the model takes
-    them. `sparsegpt` also changes the values of what stays.
+    them. `sparsegpt` also changes the values of what stays. The proof runs on the first of them.
 
-    Raises InputError for what cannot be used, VerificationError where the result is not what it should be.
+    Raises InputError for what cannot be used, VerificationError where the result is not what it should be, or where
+    nothing was proven and `strict` asks for a proof.
     """
     clock, wanted = Clock(progress), sparsity.parse(pattern)
+    data = list(data) if isinstance(data, Iterator) else data
     with clock("reading the model"):
-        graph = frontends.read(model, example_inputs, input_shapes)
+        graph = loaded(model, example_inputs, input_shapes, data)
     method, maker = sparsity.make_method(graph, method, data)
     layers, left = sparsity.choose(graph, wanted, include, exclude)
     order = None
@@ -92,7 +96,8 @@ def sparsify(
     emitted, proof = None, None
     if verify:
         with clock("verifying"):
-            emitted, proof = _prove(graph, made, order, seed, clock.say)
+            samples = maker.samples if isinstance(maker, Calibrated) else data
+            emitted, proof = _prove(graph, made, order, seed, clock.say, samples)
     elif graph.frontend != "onnx":  # of which weights stay in their file until it is saved
         with clock("writing the model"):
             emitted = frontends.emit(made.graph)
@@ -100,15 +105,14 @@ def sparsify(
     report = _report(graph, made, left, method, emitted, proof, clock.seconds, notes)
     judged = "magnitude times the norm of its data" if isinstance(maker, Calibrated) else "magnitude"
     report = replace(report, reordered=[] if order is None else order.gains, reordered_by=judged)
-    if proof is not None and not proof.passed:
-        raise VerificationError(
-            f"the sparse '{graph.name}' differs from {proof.against} by {proof.max_error:.2g} "
-            f"(allowed: {proof.tolerance:.2g}){': ' + proof.detail if proof.detail else ''}"
-        )
+    if proof is not None:
+        settle(proof, f"the sparse '{graph.name}'", strict)
     return SparseResult(made.masks, report, made.graph, emitted)
 
 
-def _prove(graph: Graph, made: Outcome, order: Reordered | None, seed: int, say: Progress) -> tuple[Any, Proof]:
+def _prove(
+    graph: Graph, made: Outcome, order: Reordered | None, seed: int, say: Progress, data: Data | Samples | None
+) -> tuple[Any, Proof]:
     """The model, and its comparison with the original whose weights are masked where it runs, in their old order.
 
     Where values that stay changed as well, no mask makes them of the original's: then the original gets those values,
@@ -119,18 +123,21 @@ def _prove(graph: Graph, made: Outcome, order: Reordered | None, seed: int, say:
         _expect_zeros(made)
         graph = _with_new_values(graph, made, order)
     coupled = order.coupling if order is not None and not made.updated else coupling.couple(graph)
-    emitted, proof = _by_parts(coupled, made, order, seed, say) or _whole(coupled, made, order, seed)
+    emitted, proof = _by_parts(coupled, made, order, seed, say, data) or _whole(coupled, made, order, seed, data)
     return emitted, replace(proof, against=_UPDATED) if made.updated else proof
 
 
-def _whole(coupled: Coupling, made: Outcome, order: Reordered | None, seed: int) -> tuple[Any, Proof]:
+def _whole(
+    coupled: Coupling, made: Outcome, order: Reordered | None, seed: int, data: Data | Samples | None
+) -> tuple[Any, Proof]:
     masks = made.masks if order is None else order.original(made.masks)
     emitted = frontends.emit(made.graph, lambda _: "")
-    return tried(Reference(coupled, np.ones(coupled.count, bool), seed=seed, masks=masks), made.graph, emitted)
+    reference = Reference(coupled, np.ones(coupled.count, bool), seed=seed, masks=masks, data=data)
+    return tried(reference, made.graph, emitted)
 
 
 def _by_parts(
-    coupled: Coupling, made: Outcome, order: Reordered | None, seed: int, say: Progress
+    coupled: Coupling, made: Outcome, order: Reordered | None, seed: int, say: Progress, data: Data | Samples | None
 ) -> tuple[None, Proof] | None:
     """The proof of an ONNX model with external data; nothing for other models, and where a part does not run alone."""
     graph = coupled.graph
@@ -143,7 +150,7 @@ def _by_parts(
         assert weight is not None
         values[name].weight = _masked(weight, name, made, order)
     try:
-        reference = Reference(coupled, np.ones(coupled.count, bool), seed=seed, masked=twin, progress=say)
+        reference = Reference(coupled, np.ones(coupled.count, bool), seed=seed, masked=twin, progress=say, data=data)
         return None, reference.compare(made.graph)
     except BackendError:
         return None
@@ -214,7 +221,7 @@ def _report(
         SparseRow(row.value.shown, row.node.op if row.node is not None else "", row.value.sizes, 0, reason=row.reason)
         for row in left
     ]
-    notes = [*more, *([proof.detail] if proof is not None and proof.detail else [])]
+    notes = [*more, *([proof.detail] if proof is not None and proof.passed and proof.detail else [])]
     return SparseReport(
         graph.name,
         made.masks.pattern,

@@ -42,7 +42,7 @@ def tried(reference: proving.Reference, pruned: Graph, emitted: Any) -> tuple[An
             proof = reference.compare(emitted.module)
         except Exception:  # the class cannot run with these sizes
             proof = None
-        if proof is not None and proof.passed:
+        if proof is not None and not proof.failed:
             return emitted, proof
         emitted = frontends.emit(pruned, reference.problem)
     return emitted, reference.compare(model_of(emitted))

@@ -27,8 +27,8 @@ from . import (  # noqa: F401
 )
 from .base import Pass, Remark, find
 
-#: Called with the graph before and after a pass; raises where the pass has done harm.
-Check = Callable[[Graph, Graph, Pass], None]
+#: Called with the graph before and after a pass; raises where the pass has done harm, and may remark on it.
+Check = Callable[[Graph, Graph, Pass], Sequence[Remark] | None]
 #: Called with the graph after each pass.
 Dump = Callable[[Graph, Pass], None]
 
@@ -77,7 +77,7 @@ class PassManager:
         self._guarded(step, after.check)
         check = self.verify_each
         if check is not None and after is not graph:
-            self._guarded(step, lambda: check(graph, after, step))
+            remarks = [*remarks, *(self._guarded(step, lambda: check(graph, after, step)) or ())]
         self.timings.append(PassTiming(step.name, seconds, after is not graph, tuple(remarks)))
         return after
 

@@ -41,7 +41,7 @@ class StandIn:
         plan = SimpleNamespace(save=lambda path: Path(path).write_text("plan"))
         return SimpleNamespace(report=REPORT, plan=plan, save=lambda path: Path(path).write_text("model"))
 
-    def load(self, model: str, shapes: Any) -> str:
+    def load(self, model: str, shapes: Any, data: Path | None = None) -> str:
         self.calls["load"] = (model, shapes)
         return f"graph {model}"
 
@@ -56,10 +56,14 @@ class StandIn:
         path.write_text(graph)
 
     def optimize(
-        self, graph: str, pipeline: str, verify_each: bool, data: Path | None
+        self, graph: str, pipeline: str, verify_each: bool, data: Path | None, strict: bool
     ) -> tuple[str, list[reports.PassRow]]:
         self.calls["optimize"] = (pipeline, verify_each)
         return graph, [reports.PassRow(pipeline, 0.1, True)]
+
+    def verify(self, *arguments: Any, **options: Any) -> Proof:
+        self.calls["verify"] = (arguments, options)
+        return self.proof
 
     def verify_files(self, *arguments: Any) -> Proof:
         self.calls["verify"] = arguments
@@ -186,7 +190,7 @@ def test_bench_hands_on_runtime_threads_and_shapes(api: StandIn, model: str) -> 
 
 
 def test_failed_verification_is_exit_code_1(api: StandIn, model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    api.proof = replace(PROOF, passed=False, max_error=0.3)
+    api.proof = replace(PROOF, verdict="FAILED", max_error=0.3)
     assert run(["verify", "m.onnx", "plan.json", "--plan", "plan.json"]) == 1
     out, err = capsys.readouterr()
     assert "Verification FAILED" in out
@@ -266,7 +270,7 @@ PRUNE = "prune m.onnx -o o.onnx --target macs=0.5 "
         (PRUNE + "--input-shape 1,0", "sizes are whole numbers"),
         (PRUNE + "--input-shape x=1 --input-shape 2", "a name with every shape or with none"),
         (PRUNE + "--input-shape x=1 --input-shape x=2", "given twice"),
-        (PRUNE + "--data d.npz", "--data is for criteria that look at data, which come with a later version"),
+        (PRUNE + "--data d.npz", "there is no file 'd.npz'"),
         (PRUNE + "--frobnicate", "No such option"),
         ("prune m.onnx --target macs=0.5", "Missing option '--output'"),
         ("sparsify m.onnx -o o.onnx --data nope.npz", "there is no file 'nope.npz'"),

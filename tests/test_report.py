@@ -28,7 +28,7 @@ FROZEN = [
     reports.FrozenRow("head.weight", 1, 24, "nms", "it meets what a box is", "unknown", "NonMaxSuppression", "detect"),
 ]
 UNKNOWN = [reports.UnknownRow("NonMaxSuppression", 2, "/nms")]
-PROOF = Proof(True, 2e-6, 1e-4, 3, 1, 1)
+PROOF = Proof("passed", 2e-6, 1e-4, 3, 1, 1)
 REPORT = reports.Report(
     model="resnet[18].onnx",
     target="macs=0.5",
@@ -62,7 +62,7 @@ def test_the_report_shows_gain_groups_frozen_unknown_and_proof() -> None:
         "fc.weight[0] (1,000 indices): it makes the output 'logits'",
         "head.weight[1] (24 indices): it meets what a box is, at nms (NonMaxSuppression in detect)",
         "NonMaxSuppression x2 (first: /nms)",
-        "Verification passed: largest error 2e-06 of the outputs' spread against the masked original (allowed",
+        "Verification passed: largest error 2e-06 of how much the outputs vary, against the masked original (allowed",
         "Output: own class (its outputs agree with the fx graph's).",
         "Note: a note",
     ):
@@ -167,7 +167,7 @@ def test_json_holds_everything(item: reports.Report | reports.InspectReport) -> 
 
 
 def test_numpy_and_infinite_numbers_are_json() -> None:
-    proof = replace(PROOF, passed=False, max_error=float("inf"), inputs=np.int64(3))  # type: ignore[arg-type]
+    proof = replace(PROOF, verdict="FAILED", max_error=float("inf"), inputs=np.int64(3))  # type: ignore[arg-type]
     assert reports.jsonable(proof)["max_error"] is None
     assert json.dumps(reports.jsonable({"a": np.arange(2), "b": (np.float32(0.5),)})) == '{"a": [0, 1], "b": [0.5]}'
 

@@ -57,6 +57,12 @@ def _show(report: Any, as_json: bool, **how: bool) -> None:
         report.render(_console(), **how)
 
 
+def _check_data(path: Path | None) -> None:
+    """The file of --data, where it is given."""
+    if path is not None:
+        check_file(path)
+
+
 def _write_report(report: Any, path: Path | None) -> None:
     """The file of --report, where it is wanted."""
     if path is not None:
@@ -124,6 +130,7 @@ def prune(
     plan_out: opt.PlanOut = None,
     report_out: opt.ReportOut = None,
     no_verify: opt.NoVerify = False,
+    strict: opt.Strict = False,
     as_json: opt.Json = False,
 ) -> None:
     """Remove whole channels, heads and neurons, prove the result and write it."""
@@ -134,14 +141,15 @@ def prune(
         "align": align,
         "floor": floor,
         "uniform": uniform or None,
+        "data": data,
+        "strict": strict or None,
         "overrides": parse_overrides(override or []),
         "reduction": reduction,
         "normalization": normalization,
         "input_shapes": parse_shapes(input_shape or []),
     }
-    if data is not None:
-        raise InputError("--data is for criteria that look at data, which come with a later version")
     check_model(model)
+    _check_data(data)
     outputs = [("--plan-out", plan_out, _JSON_FILE), ("--report", report_out, _JSON_FILE)]
     check_outputs([model], [("--output", output, model_suffixes(model)), *outputs])
     with working("pruning") as progress:
@@ -181,6 +189,7 @@ def sparsify(
     seed: opt.Seed = 0,
     report_out: opt.ReportOut = None,
     no_verify: opt.NoVerify = False,
+    strict: opt.Strict = False,
     every: opt.All = False,
     as_json: opt.Json = False,
 ) -> None:
@@ -189,8 +198,7 @@ def sparsify(
     if seconds is not None and not permute:
         raise InputError("--seconds says how long --permute may search; give both")
     check_model(model)
-    if data is not None:
-        check_file(data)
+    _check_data(data)
     outputs = [
         ("--output", output, model_suffixes(model)),
         ("--masks-out", masks_out, (".safetensors",)),
@@ -210,6 +218,7 @@ def sparsify(
             **({} if seconds is None else {"seconds": seconds}),
             seed=seed,
             verify=not no_verify,
+            strict=strict,
             input_shapes=shapes,
             progress=progress,
         )
@@ -232,8 +241,9 @@ def optimize(
         str,
         typer.Option("--passes", help="Passes in order: fold-batchnorm,remove-channels{macs=0.5}.", metavar="PIPELINE"),
     ],
-    verify_each: Annotated[bool, typer.Option("--verify-each", help="Check the graph after every pass.")] = False,
+    verify_each: Annotated[bool, typer.Option("--verify-each", help="Prove every pass.")] = False,
     data: opt.Data = None,
+    strict: opt.Strict = False,
     input_shape: opt.InputShape = None,
     report_out: opt.ReportOut = None,
     every: opt.All = False,
@@ -242,11 +252,10 @@ def optimize(
     """Run a pipeline of passes over a model and write the result."""
     shapes = parse_shapes(input_shape or [])
     check_model(model)
-    if data is not None:
-        check_file(data)
+    _check_data(data)
     check_outputs([model], [("--output", output, model_suffixes(model)), ("--report", report_out, _JSON_FILE)])
     with working("running passes"):
-        graph, rows = _api().optimize(_api().load(model, shapes), passes, verify_each, data)
+        graph, rows = _api().optimize(_api().load(model, shapes, data), passes, verify_each, data, strict)
         _api().save(graph, output)
         report = reports.PassesReport(model, rows)
         _write_report(report, report_out)
@@ -258,7 +267,9 @@ def verify(
     original: opt.Model,
     pruned: Annotated[str, typer.Argument(help="The pruned model.")],
     plan: opt.PlanFile,
+    data: opt.Data = None,
     input_shape: opt.InputShape = None,
+    strict: opt.Strict = False,
     as_json: opt.Json = False,
 ) -> None:
     """Check that a pruned model computes what the original does with the removed parts masked."""
@@ -266,14 +277,17 @@ def verify(
     check_model(original)
     check_model(pruned)
     check_file(plan)
+    _check_data(data)
     with working("verifying"):
-        proof = _api().verify_files(original, pruned, plan, shapes)
+        proof = _api().verify_files(original, pruned, plan, shapes, data)
     if as_json:
         _print_json(proof)
     else:
         reports.render_proof(proof, _console())
-    if not proof.passed:
+    if proof.failed:
         raise VerificationError(f"'{pruned}' differs from the masked '{original}' by up to {proof.max_error:.2g}")
+    if strict and proof.undecided:
+        raise VerificationError(f"'{pruned}' is {proof.sentence}")
 
 
 @app.command()
@@ -308,16 +322,35 @@ def bench(
 
 
 @app.command()
-def apply(model: opt.Model, plan: opt.PlanFile, output: opt.Output, input_shape: opt.InputShape = None) -> None:
-    """Prune a fresh copy of a model by a saved plan."""
+def apply(
+    model: opt.Model,
+    plan: opt.PlanFile,
+    output: opt.Output,
+    data: opt.Data = None,
+    input_shape: opt.InputShape = None,
+    no_verify: opt.NoVerify = False,
+    strict: opt.Strict = False,
+) -> None:
+    """Prune a fresh copy of a model by a saved plan, prove the result and write it."""
     shapes = parse_shapes(input_shape or [])
     check_model(model)
     check_file(plan)
+    _check_data(data)
+    if data is not None and no_verify:
+        raise InputError("--data serves the proof, which --no-verify leaves out; give one of them")
     check_outputs([model, plan], [("--output", output, model_suffixes(model))])
-    with working("applying the plan"):
+    with working("applying the plan") as progress:
         made = _api().Plan.load(plan)
-        _api().save(_api().apply(_api().load(model, shapes), made), output, made)
+        graph = _api().load(model, shapes, data)
+        pruned = _api().apply(graph, made)
+        progress("verifying")
+        proof = None if no_verify else _api().verify(graph, pruned, made, data=data, strict=strict)
+        if proof is not None and proof.failed:
+            raise VerificationError(f"'{model}' pruned by '{plan}' {proof.sentence}")
+        _api().save(pruned, output, made)
     typer.echo(f"wrote {Path(output)}")
+    if proof is not None:
+        reports.render_proof(proof, _console())
 
 
 @app.command()

@@ -31,7 +31,16 @@ InputShape = Annotated[
 All = Annotated[bool, typer.Option("--all", help="Show every group and every reason, also those that are alike.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
-Data = Annotated[Path | None, typer.Option("--data", help="Calibration data (.npz).", metavar="FILE.npz")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Real samples, for the proof and for what looks at data: numpy.savez(FILE, INPUT=array, ...), arrays by"
+        " the names of the inputs, with samples along the first axis.",
+        metavar="FILE.npz",
+    ),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Fail (exit code 1) where nothing could be proven.")]
 PlanFile = Annotated[Path, typer.Option("--plan", help="The plan (.json) written by prune --plan-out.")]
 
 Target = Annotated[

@@ -94,7 +94,7 @@ def pruning_report(
             *notes,
             *graph.notes,
             *_interface(graph, pruned),
-            *([proof.detail] if proof is not None and proof.detail else []),
+            *([proof.detail] if proof is not None and proof.passed and proof.detail else []),
         ],
         seconds=seconds,
         kept_ids={name: ids.tolist() for name, ids in pruned.kept_rows.items()},

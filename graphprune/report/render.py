@@ -30,6 +30,7 @@ def render_report(report: Report, console: Console) -> None:
     console.print(_gain_table(report))
     for line in _report_lines(report):
         say(console, line)
+    say_unproven(report.proof, console)
 
 
 def _gain_table(report: Report) -> Table:
@@ -141,19 +142,25 @@ def proof_line(proof: Proof | None) -> str:
     """The verification result in one sentence."""
     if proof is None:
         return "Verification: not run."
-    verdict = "passed" if proof.passed else "FAILED"
     line = (
-        f"Verification {verdict}: largest error {proof.max_error:.2g} of the outputs' spread against {proof.against}"
-        f" (allowed {proof.tolerance:.2g}) on {proof.inputs} random inputs"
+        f"Verification {proof.verdict}: largest error {proof.max_error:.2g} of how much the outputs vary, against"
+        f" {proof.against} (allowed {proof.tolerance:.2g}) on {proof.inputs} {proof.on}"
     )
     if proof.exact_groups or proof.renormalizing_groups:
         line += f", {proof.exact_groups} exact and {proof.renormalizing_groups} renormalizing groups"
-    return f"{line}. {proof.detail}".rstrip()
+    return f"{line}. {'' if proof.undecided else proof.detail}".rstrip()
 
 
 def render_proof(proof: Proof, console: Console) -> None:
     """The verification result."""
     say(console, proof_line(proof))
+    say_unproven(proof, console)
+
+
+def say_unproven(proof: Proof | None, console: Console) -> None:
+    """Where nothing was proven, that, last and in bold."""
+    if proof is not None and proof.undecided:
+        say(console, f"{proof.sentence}.", style="bold")
 
 
 def render_passes(rows: Sequence[PassRow], console: Console, *, every: bool = False) -> None:
@@ -167,7 +174,7 @@ def render_passes(rows: Sequence[PassRow], console: Console, *, every: bool = Fa
         table.add_row(Text(row.name), f"{1e3 * row.seconds:.1f}", words[row.changed])
     console.print(table)
     for line in (line for row in rows for line in _remark_lines(row, every)):
-        say(console, line)
+        say(console, line, style="bold" if ": NOT PROVEN" in line else "")
 
 
 def _remark_lines(row: PassRow, every: bool) -> list[str]:
@@ -279,8 +286,8 @@ def new_table(title: str) -> Table:
     return Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
 
 
-def say(console: Console, line: str) -> None:
+def say(console: Console, line: str, style: str = "") -> None:
     """Print text in which square brackets are just brackets; what is wrapped stays indented."""
     indent = " " * (len(line) - len(line.lstrip()) + 2)
     for part in wrap(line, console.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False):
-        console.print(Text(part), soft_wrap=True)
+        console.print(Text(part, style), soft_wrap=True)

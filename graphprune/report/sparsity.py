@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from .data import SparseReport, SparseRow
-from .render import count_text, new_table, proof_line, say
+from .render import count_text, new_table, proof_line, say, say_unproven
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,6 +26,7 @@ def render_sparse(report: SparseReport, console: Console, *, every: bool = False
     console.print(_table(report, shown))
     for line in _lines(report, done, len(done) - len(shown), every):
         say(console, line)
+    say_unproven(report.proof, console)
 
 
 def _table(report: SparseReport, rows: Sequence[SparseRow]) -> Table:

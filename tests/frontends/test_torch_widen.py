@@ -14,6 +14,7 @@ from torch import nn
 
 from graphprune import frontends, proof, targets
 from graphprune.coupling import couple
+from graphprune.evidence import trial
 from graphprune.frontends.torch.execute import run
 from graphprune.masking import treatment
 from graphprune.passes.remove_channels import remove_channels
@@ -90,8 +91,8 @@ def _proof(change: Any = None) -> proof.Proof:
 def test_rounding_is_told_by_float64() -> None:
     found = _proof()
     assert found.passed
-    assert found.max_error <= proof.WIDE["float64"]
-    assert found.tolerance == proof.WIDE["float64"]
+    assert found.max_error <= trial.WIDE["float64"]
+    assert found.tolerance == trial.WIDE["float64"]
     assert "in float64 they differ by" in found.detail
 
 
@@ -110,11 +111,11 @@ def test_wrong_modules_are_told_by_one_input_and_the_reference_runs_in_float64_o
     keep = random_plan(coupling, targets.channels(0.5)).kept(coupling)
     right = frontends.emit(remove_channels(coupling, keep)).module
     reference, runs = proof.Reference(coupling, keep), Counter[str]()
-    names = {id(reference._model): "reference", id(right): "right"}
+    names = {id(reference._bench.model): "reference", id(right): "right"}
 
-    def counted(graph: Any, model: Any) -> Any:
+    def counted(graph: Any, model: Any, script: Any) -> Any:
         runs[names.get(id(model), "wrong")] += 0
-        plain = wide_runner(graph, model)
+        plain = wide_runner(graph, model, script)
 
         def run_wide(feed: Any) -> Any:
             runs[names.get(id(model), "wrong")] += 1
@@ -122,7 +123,7 @@ def test_wrong_modules_are_told_by_one_input_and_the_reference_runs_in_float64_o
 
         return run_wide
 
-    monkeypatch.setattr(proof, "wide_runner", counted)
+    monkeypatch.setattr(trial, "wide_runner", counted)
     for factor in (1.01, 1.02, 1.03):
         wrong = copy.deepcopy(right)
         with torch.no_grad():

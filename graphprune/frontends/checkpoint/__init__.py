@@ -9,7 +9,7 @@ from .emission import emit
 from .loading import from_config, load
 from .pretrained import pretrained
 from .ruling import rulers
-from .running import change_inputs, instrument, is_random, named_inputs, random_inputs, run, run_all, spans
+from .running import change_inputs, instrument, is_random, named_inputs, random_inputs, run, run_all, run_inner, spans
 from .writing import save
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "rulers",
     "run",
     "run_all",
+    "run_inner",
     "save",
     "spans",
 ]

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from ..torch.drawing import is_random
 from ..torch.execute import change_inputs, instrument, random_inputs, run, run_all
+from ..torch.inner import run_inner
 from ..torch.spans import named_inputs, spans
 
-__all__ = ["change_inputs", "instrument", "is_random", "named_inputs", "random_inputs", "run", "run_all", "spans"]
+__all__ = [
+    "change_inputs",
+    "instrument",
+    "is_random",
+    "named_inputs",
+    "random_inputs",
+    "run",
+    "run_all",
+    "run_inner",
+    "spans",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .chance import is_random, scripted
 from .emit import emit
+from .inner import tapped
 from .instrument import instrument
 from .loading import from_model, load
 from .origin import original_bytes
@@ -25,6 +26,7 @@ __all__ = [
     "scripted",
     "spans",
     "sums",
+    "tapped",
     "widened",
     "written_bytes",
 ]

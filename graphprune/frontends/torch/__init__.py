@@ -7,6 +7,7 @@ from .emission import Emitted, emit
 from .execute import change_inputs, flatten_outputs, instrument, random_inputs, run, run_all
 from .files import load, save
 from .graph_module import PrunedModule, to_graph_module
+from .inner import run_inner
 from .spans import as_array, named_inputs, spans
 from .tracing import capture, capture_training
 from .training import hold_zero, set_weights, zero_entries
@@ -28,6 +29,7 @@ __all__ = [
     "random_inputs",
     "run",
     "run_all",
+    "run_inner",
     "save",
     "set_weights",
     "spans",

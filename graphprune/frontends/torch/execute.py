@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -181,6 +181,16 @@ class Reference(nn.Module):
                 for value in done:
                     env.pop(value, None)
         return [self._results(env) for env in runs]
+
+    def inner(self, args: Any, kwargs: Any, names: Collection[str]) -> dict[str, Any]:
+        """What it computes for the values of some names."""
+        env, found = self._start(args, kwargs), dict[str, Any]()
+        for (node, calls), done in zip(self._calls, self._done, strict=True):
+            self._step(node, calls, [env])
+            found.update({v.name: _whole(env[v]).clone() for v in node.outputs if v.name in names})
+            for value in done:
+                env.pop(value, None)
+        return found
 
     def _step(self, node: Node, calls: Calls, runs: Sequence[dict[Value, Any]]) -> None:
         """One operator in all runs; what it reads is let go before the next."""
