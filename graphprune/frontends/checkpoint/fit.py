@@ -17,7 +17,7 @@ import torch
 
 from ...errors import InputError
 from ...graph import Graph
-from ..torch.own_class import size_changes
+from ..torch.size_settings import size_changes
 from ..torch.tracing import capture, quiet
 from .compare import mismatch, same_constants, same_numbers
 from .layers import Layers, numbered

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,11 +14,13 @@ from torch.utils import _pytree as pytree
 from ...graph import Graph
 from ..chance import Alike, Full, Left
 from ..treatment import Treatment
+from .adapting import Adapting, Trial
+from .causes import why_not
 from .drawing import is_random
 from .execute import example_inputs, instrument, random_inputs, run
 from .graph_module import to_graph_module
 from .origin import origin_of
-from .own_class import Setting, apply_setting, rebuild, settings, size_changes
+from .own_class import rebuild
 from .shortening import Shortening, shortenings
 from .tracing import first_line, split_inputs
 
@@ -28,12 +29,6 @@ _TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1}
 #: The tolerance is of the size of an output, but at most so many times how much it varies, and at least so much of its
 #: size (rounding).
 _OF_VARIATION, _OF_SIZE = 10.0, 0.1
-
-#: Attributes, or sets of alike ones, for which other values are tried.
-_MOST_TRIED = 16
-
-#: Says what is wrong with a module; nothing if it will do.
-Trial = Callable[[nn.Module], str]
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ def emit(graph: Graph, *, own_class: bool = True, trial: Trial | None = None) ->
             return _as_graph(graph, f"the module cannot be copied: {first_line(error)}", example)
         if not found:
             return Emitted(module, "module", note, example)
-        problem = found
+        problem = problem or why_not(graph, module, found)
     reason = f"{type(origin.module).__name__} as it stands does not do: {problem}"
     return _as_graph(graph, reason, example)
 
@@ -91,12 +86,12 @@ def _as_it_is(module: nn.Module) -> str:
 def _own(graph: Graph, way: Shortening, trial: Trial) -> tuple[nn.Module, str, str]:
     """The own class, shortened in one way and adapted where it has to be; what was done to it, and what is wrong."""
     module = rebuild(graph)
-    found = settings(module, size_changes(graph))
+    adapting = Adapting(graph, module, example_inputs(graph))
     note = way(module)
     problem = trial(module)
     if not problem:
         return module, note, ""
-    adapted = _adapt(found, module, trial)
+    adapted = adapting.search(trial)
     if adapted is None:
         return module, note, problem
     return module, "; ".join(filter(None, (note, f"adapted {adapted}"))), ""
@@ -189,38 +184,3 @@ def difference(got: list[np.ndarray], expected: list[np.ndarray], varied: list[f
         if not np.allclose(x, y, rtol=0.0, atol=tolerance * scale, equal_nan=True):
             return f"results differ by {float(np.nanmax(np.abs(x - y))):.2g}"
     return ""
-
-
-def _adapt(found: list[Setting], module: nn.Module, trial: Trial) -> str | None:
-    """Try size attributes at their new values: all, then other values for alike ones together, then one by one."""
-    if not found:
-        return None
-    chosen = {s: s.candidates[0] for s in found}
-    for setting, value in chosen.items():
-        apply_setting(setting, value)
-    if not trial(module):
-        return _describe(chosen)
-    alike = _alike(found)
-    for same in [*alike, *([one] for several in alike if len(several) > 1 for one in several)][:_MOST_TRIED]:
-        for value in (same[0].before, *same[0].candidates[1:]):
-            for setting in same:
-                apply_setting(setting, value)
-            if not trial(module):
-                return _describe(chosen | dict.fromkeys(same, value))
-        for setting in same:
-            apply_setting(setting, chosen[setting])
-    return None
-
-
-def _alike(found: list[Setting]) -> list[list[Setting]]:
-    """Attributes of one name and value in modules of one class: the layers of a network."""
-    groups: dict[str, list[Setting]] = {}
-    for s in found:
-        groups.setdefault(f"{type(s.owner)} {s.name} {s.before} {s.candidates}", []).append(s)
-    return list(groups.values())
-
-
-def _describe(chosen: dict[Setting, Any]) -> str:
-    moved = [f"{s.path}.{s.name}: {s.before} -> {v}".lstrip(".") for s, v in chosen.items() if v != s.before]
-    more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
-    return ", ".join(moved[:3]) + more

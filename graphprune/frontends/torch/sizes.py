@@ -111,6 +111,11 @@ _ADAPTERS: tuple[tuple[type[nn.Module], Adapter], ...] = (
 )
 
 
+def is_standard(module: nn.Module) -> bool:
+    """Whether a module is a layer of PyTorch's whose size attributes `adapt` knows."""
+    return type(module).__module__.startswith("torch.") and any(isinstance(module, kind) for kind, _ in _ADAPTERS)
+
+
 def adapt(module: nn.Module, facts: dict[str, Facts]) -> None:
     """Bring the size attributes of every standard module up to date; `facts` is by module path."""
     nothing = Facts()
