@@ -18,7 +18,8 @@ from ...weights import RowReader
 from ..torch.arrays import torch_dtype
 from ..torch.files import Shapes
 from ..torch.origin import Origin, fill, origin_of
-from ..torch.tracing import capture, first_line, quiet
+from ..torch.refusals import first_line
+from ..torch.tracing import capture, quiet
 from .conversion import Converted, Spelling, spelling
 from .inputs import example_inputs
 from .origin import CheckpointOrigin

@@ -12,7 +12,8 @@ from ...errors import InputError
 from ...graph import Graph
 from ..torch.arrays import to_numpy
 from ..torch.execute import example_inputs
-from ..torch.tracing import first_line, quiet
+from ..torch.refusals import first_line
+from ..torch.tracing import quiet
 from .origin import checkpoint_of
 from .skeleton import floating_dtype
 

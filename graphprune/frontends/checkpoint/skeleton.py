@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from ...errors import InputError
-from ..torch.tracing import first_line, quiet
+from ..torch.refusals import first_line
+from ..torch.tracing import quiet
 
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 _ALIGNMENT = 64

@@ -19,7 +19,8 @@ import torch
 from torch.export import ExportedProgram
 
 from ...errors import InputError
-from .tracing import first_line, quiet
+from .refusals import first_line
+from .tracing import quiet
 
 # Symbolic sizes are read by evaluating text: only these names, quoted symbols, numbers and signs may stand there.
 _NAMES = frozenset(

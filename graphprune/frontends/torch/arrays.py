@@ -10,6 +10,8 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from ...errors import InputError
+
 # Types that numpy itself lacks travel as integers of the same width and are relabelled on the other side.
 _EXTENDED: dict[torch.dtype, tuple[torch.dtype, Any]] = {
     torch.bfloat16: (torch.int16, ml_dtypes.bfloat16),
@@ -45,6 +47,10 @@ def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     """The elements as an array; it shares memory with a CPU tensor."""
+    if tensor.is_meta:
+        raise InputError(
+            "the model's tensors are on the meta device, without values: load its weights (or `to_empty`) first"
+        )
     tensor = tensor.detach().resolve_conj().resolve_neg()
     if tensor.device.type != "cpu":
         tensor = tensor.cpu()

@@ -21,8 +21,9 @@ from .execute import example_inputs, instrument, random_inputs, run
 from .graph_module import to_graph_module
 from .origin import origin_of
 from .own_class import rebuild
+from .refusals import first_line
 from .shortening import Shortening, shortenings
-from .tracing import first_line, split_inputs
+from .tracing import split_inputs
 
 # Largest difference, relative to the largest magnitude, at which two runs of the same operators agree.
 _TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1}
@@ -57,7 +58,7 @@ def emit(graph: Graph, *, own_class: bool = True, trial: Trial | None = None) ->
     origin = origin_of(graph)
     example = example_inputs(graph)
     if origin.module is None:
-        return _as_graph(graph, "a .pt2 file holds no class", example)
+        return _as_graph(graph, origin.classless, example)
     if not own_class:
         return Emitted(to_graph_module(graph), "graph", "its own class was found to compute something else", example)
     left = sorted((origin.read & origin.tensors.tensors.keys()) - graph.weights().keys())

@@ -20,7 +20,8 @@ from ...graph import Graph
 from ...writing import whole
 from .archive import load_program
 from .emission import Emitted, emit
-from .tracing import batch_shapes, capture, export, first_line, lower_program, quiet, split_inputs, twice
+from .refusals import first_line
+from .tracing import batch_shapes, capture, export, lower_program, quiet, split_inputs, twice
 
 aten = torch.ops.aten
 

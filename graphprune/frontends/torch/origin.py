@@ -111,7 +111,8 @@ class Origin:
     """The captured module: the caller's own (None for a `.pt2` file), its exported graph, its example inputs.
 
     `result` is the exported graph's result with `Slot`s for `Graph.outputs`; `placeholders` are the names of its
-    inputs (tensors or not). `read` names the tensors that the graph read as captured.
+    inputs (tensors or not). `read` names the tensors that the graph read as captured. `classless` says why there is no
+    class of the caller's, where `module` is None.
     """
 
     module: nn.Module | None
@@ -122,6 +123,7 @@ class Origin:
     result: Any = None
     placeholders: list[str] = field(default_factory=list)
     read: frozenset[str] = frozenset()
+    classless: str = "a .pt2 file holds no class"
 
 
 def origin_of(graph: Graph) -> Origin:

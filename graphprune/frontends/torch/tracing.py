@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.export import Dim, ExportedProgram
+from torch._ops import OpOverload
+from torch.export import Dim, ExportedProgram, default_decompositions
 from torch.utils import _pytree as pytree
 
-from ...errors import InputError
+from ...errors import GraphPruneError, InputError
 from ...graph import Graph
 from ..caches import mark_caches
 from .aliasing import StaleViewError
@@ -28,6 +29,12 @@ from .lower import lower
 from .observers import resting
 from .origin import Origin, Tensors, origin_of
 from .preserving import preserved
+from .refusals import first_line, packed, shadowed, why_not
+from .registry import lowering_of
+from .unwrapping import translated, unwrapped
+
+#: Where the functions come from that `torch.vmap` leaves in a captured program.
+_VMAP = "torch._functorch.predispatch"
 
 _DECIDED = (
     "the model branches on the values of its inputs; this is what it computes where they decide as the example does"
@@ -57,37 +64,77 @@ def capture(module: nn.Module, example_inputs: Any) -> Graph:
     if not isinstance(module, nn.Module):
         raise InputError(f"cannot capture a {type(module).__name__}: it is no torch.nn.Module")
     args, kwargs = split_inputs(example_inputs)
-    program = export(module, args, kwargs)
-    return lower_program(program, module, args, kwargs, type(module).__name__)
+    module, notes = unwrapped(module)
+    problem = shadowed(module) or packed(module)
+    if problem:
+        raise InputError(problem)
+    if isinstance(module, torch.jit.ScriptModule):
+        graph = _capture_script(module, args, kwargs)
+    else:
+        program = export(module, args, kwargs)
+        graph = lower_program(program, module, args, kwargs, type(module).__name__)
+    graph.notes = (*notes, *graph.notes)
+    return graph
+
+
+def _capture_script(module: torch.jit.ScriptModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    """TorchScript has no class of Python to give back."""
+    with mode_of(module, training=False), quiet():
+        translation = translated(module, args, kwargs)
+    program = export(translation, args, kwargs)  # all sizes are those of the example
+    graph = lower_program(program, None, args, kwargs, getattr(module, "original_name", "script"))
+    origin_of(graph).classless = "TorchScript holds no Python class"
+    return graph
 
 
 def lower_program(
     program: ExportedProgram, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any], name: str
 ) -> Graph:
-    """The neutral graph of an exported program; in-place writes through views are undone by torch where we cannot."""
-    decided = by_example(program)
+    """The neutral graph of an exported program; in-place writes through views are undone by torch where we cannot.
+
+    Raises:
+        InputError: something in it cannot be read.
+    """
     try:
-        graph = lower(_origin(program, module, args, kwargs), name)
-    except StaleViewError:
-        graph = _lower_functional(program, module, args, kwargs, name)
+        graph = _lower_program(program, module, args, kwargs, name)
+    except (GraphPruneError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(f"{name} cannot be captured: {type(error).__name__}: {first_line(error)}") from error
     origin_of(graph).read = frozenset(graph.weights())
     mark_batch(graph)
     mark_caches(graph)
-    graph.notes = (_DECIDED,) if decided else ()
+    graph.notes = (_DECIDED,) if by_example(program) else ()
     return graph
+
+
+def _lower_program(
+    program: ExportedProgram, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any], name: str
+) -> Graph:
+    if any(getattr(n.target, "__module__", "") == _VMAP for n in program.graph.nodes if n.op == "call_function"):
+        return _lower_functional(program, module, args, kwargs, name)
+    try:
+        return lower(_origin(program, module, args, kwargs), name)
+    except StaleViewError:
+        return _lower_functional(program, module, args, kwargs, name)
 
 
 def _lower_functional(
     program: ExportedProgram, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any], name: str
 ) -> Graph:
-    """The graph of a program without in-place operators; where composites still hide some, of its smallest parts."""
+    """The graph of a program without in-place operators and `torch.vmap`; where composites still hide some, without
+    those that have no rule.
+    """
     with quiet():
         functional = program.run_decompositions({})
     try:
         return lower(_origin(functional, module, args, kwargs), name)
     except StaleViewError:
+        table = default_decompositions()
+        for target in [t for t in table if isinstance(t, OpOverload) and lowering_of(t._opname) is not None]:
+            del table[target]
         with quiet():
-            functional = program.run_decompositions()
+            functional = program.run_decompositions(table)
         return lower(_origin(functional, module, args, kwargs), name)
 
 
@@ -203,27 +250,7 @@ def _export(
         try:
             return run_export(module, args, kwargs, shapes)
         except Exception as error:
-            raise InputError(_why(module, args, kwargs, error)) from error
-
-
-def _why(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:
-    """Tell inputs that do not fit from a module that cannot be exported."""
-    name = type(module).__name__
-    shapes = ", ".join(str(list(v.shape)) for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor))
-    try:
-        with torch.no_grad():
-            module(*args, **kwargs)
-    except Exception as own:
-        return f"{name} cannot be run on inputs of shape {shapes or 'none'}: {first_line(own)}"
-    return f"{name} runs, but torch.export cannot capture it: {first_line(error)}"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text that says something; with the next one, where it ends in a colon."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+            raise InputError(why_not(module, args, kwargs, error)) from error
 
 
 @contextmanager
