@@ -15,7 +15,8 @@ from torch import nn
 from ...graph import Graph, Node
 from .execute import example_inputs
 from .origin import origin_of
-from .tracing import export, first_line, lower_program, mode_of, split_inputs
+from .refusals import first_line
+from .tracing import export, lower_program, mode_of, split_inputs
 
 #: Longer lines of code are cut.
 _WIDTH = 80
