@@ -9,7 +9,7 @@ import numpy as np
 
 from . import frontends
 from .errors import InputError
-from .graph import Graph, Value
+from .graph import Case, Graph, Value
 from .ops import inner
 from .ops.base import Array
 
@@ -25,7 +25,13 @@ def random_inputs(graph: Graph, seed: int) -> Any:
     if graph.frontend != "onnx":
         return frontends.of(graph).random_inputs(graph, seed)
     generator = np.random.default_rng(seed)
-    return {v.name: np.asarray(_random_array(graph, v, generator)) for v in graph.inputs}  # of no axes, too
+    case = graph.cases[seed % len(graph.cases)] if graph.cases else Case({})
+    made = {v.name: _random_array(graph, _resized(v, case), generator) for v in graph.inputs}
+    return {name: np.asarray(case.values.get(name, array)) for name, array in made.items()}  # of no axes, too
+
+
+def _resized(value: Value, case: Case) -> Value:
+    return Value(value.name, case.shapes.get(value.name, value.shape), value.dtype)
 
 
 def _random_array(graph: Graph, value: Value, generator: np.random.Generator) -> Array:
@@ -37,15 +43,15 @@ def _random_array(graph: Graph, value: Value, generator: np.random.Generator) ->
     if value.dtype == np.bool_:
         return generator.random(value.sizes) < 0.5
     if np.issubdtype(value.dtype, np.integer):
-        return generator.integers(0, index_bound(graph, value), value.sizes).astype(value.dtype)
+        return generator.integers(0, index_bound(graph, value.name), value.sizes).astype(value.dtype)
     noise = generator.standard_normal(value.sizes)
     shared = generator.standard_normal((*value.sizes[:2], *[1] * max(0, len(value.sizes) - 2)))
     return (noise + shared if len(value.sizes) > 2 else noise).astype(value.dtype)
 
 
-def index_bound(graph: Graph, value: Value) -> int:
+def index_bound(graph: Graph, name: str) -> int:
     """How large an integer input may be: the smallest table that it, unchanged in value, looks into; 2 if none."""
-    same, bounds = {value}, []
+    same, bounds = {v for v in graph.inputs if v.name == name}, []
     for node in (step for outer in graph.flat_nodes for step in inner(outer)):
         if node.kind == "gather" and len(node.inputs) > 1 and node.inputs[1] in same and node.inputs[0] is not None:
             bounds.append(node.inputs[0].sizes[node.attrs["axis"]])

@@ -17,7 +17,7 @@ import numpy as np
 from .errors import GraphPruneError
 from .weights import Weight
 
-__all__ = ["Graph", "Node", "Value", "Weight", "uncollected"]
+__all__ = ["Case", "Graph", "Node", "Value", "Weight", "uncollected"]
 
 
 @contextmanager
@@ -124,6 +124,16 @@ class Node:
         return f"{', '.join(map(repr, self.outputs))} = {self.kind}({args})  # {self.op} {self.name}"
 
 
+@dataclass(frozen=True)
+class Case:
+    """Values of small inputs that choose a way through a model's branches, and the input shapes at which that way runs
+    (those not listed are the bound ones).
+    """
+
+    values: Mapping[str, np.ndarray]
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
 @dataclass(eq=False)
 class Graph:
     """A model: nodes in topological order. `frontend` is "onnx" or "torch"; `origin` is that frontend's own state.
@@ -132,7 +142,8 @@ class Graph:
     (auxiliary heads): it is coupled and sliced along, so that the result still trains. Both graphs share the `Value`s
     of their weights. `pinned` are ids that must stay where the rows of a table may go (special tokens);
     `kept_rows` are the ids that did, by the name of the input: new id `i` is what was id `kept_rows[name][i]`.
-    `notes` are sentences for the user about what the graph holds for.
+    `notes` are sentences for the user about what the graph holds for. `assumed` are the sizes of free axes that nobody
+    gave, by input and axis; `cases` lead through every branch that small inputs choose.
     """
 
     name: str
@@ -145,6 +156,8 @@ class Graph:
     pinned: frozenset[int] = frozenset()
     kept_rows: dict[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    assumed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    cases: tuple[Case, ...] = ()
 
     @property
     def flat_nodes(self) -> list[Node]:
@@ -247,6 +260,8 @@ class Graph:
             self.pinned,
             dict(self.kept_rows),
             self.notes,
+            self.assumed,
+            self.cases,
         )
 
     def check(self) -> None:

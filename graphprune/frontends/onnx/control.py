@@ -37,6 +37,9 @@ class Bodies(Protocol):
     def body(self, proto: GraphProto) -> Graph:
         """Walk a body."""
 
+    def branch(self, proto: GraphProto) -> Graph:
+        """Walk a branch, at sizes of its own where those of the model do not fit it."""
+
     def forget(self, proto: GraphProto) -> None:
         """Undo a walk."""
 
@@ -69,14 +72,22 @@ def _fits(node: NodeProto, body: GraphProto, attrs: dict[str, Any]) -> bool:
     return carried >= 0 and len(body.input) == len(node.input) and enough
 
 
-def decided(node: NodeProto, facts: dict[str, Fact]) -> list[NodeProto] | None:
-    """The nodes of the branch that an If always takes, making the If's outputs; None where it depends on the input."""
+def decided(node: NodeProto, facts: dict[str, Fact], *, careful: bool) -> list[NodeProto] | None:
+    """The nodes of the branch that an If always takes, making the If's outputs; None where it depends on the input.
+
+    If `careful`, sizes decide nothing.
+    """
     fact = facts.get(node.input[0]) if node.op_type == "If" and node.input else None
-    small = None if fact is None else fact.known()
+    small = None if fact is None or (careful and fact.derived) else fact.known()
     if small is None or not small.static or small.value.size != 1:
         return None
+    return _inlined(node, bool(small.value.reshape(())[()]))
+
+
+def _inlined(node: NodeProto, taken: bool) -> list[NodeProto]:
+    """The nodes of a branch, making the If's outputs."""
     branch = GraphProto()
-    branch.CopyFrom(attributes(node)["then_branch" if small.value.reshape(())[()] else "else_branch"])
+    branch.CopyFrom(attributes(node)["then_branch" if taken else "else_branch"])
     made = {name for inner in branch.node for name in inner.output if name}
     names: dict[str, str] = {}
     copies: list[NodeProto] = []
@@ -90,13 +101,40 @@ def decided(node: NodeProto, facts: dict[str, Fact]) -> list[NodeProto] | None:
     return [*branch.node, *copies]
 
 
+#: What hands on its first operand whatever that is, but for axes of size one.
+_HANDING_ON = frozenset({"Identity", "Squeeze", "Unsqueeze"})
+
+
+def guarded(node: NodeProto, facts: dict[str, Fact]) -> tuple[list[NodeProto], str] | None:
+    """The nodes of the branch that an If takes at the sizes of the input, and the value that it hands on, where no
+    branch does more than to add or to drop axes of size one (as exporters write a squeeze). The If itself stays.
+    """
+    fact = facts.get(node.input[0]) if node.op_type == "If" and node.input else None
+    small = None if fact is None else fact.known()
+    if small is None or small.value.size != 1 or len(node.output) != 1:
+        return None
+    taken = bool(small.value.reshape(())[()])
+    handed = {_handed_on(branch) for branch in bodies_of(node)}
+    name = next(iter(handed))
+    return (_inlined(node, taken), name) if len(handed) == 1 and name else None
+
+
+def _handed_on(branch: GraphProto) -> str:
+    """The one value from outside that a branch hands on; empty where it does anything else."""
+    steps = [node for node in branch.node if node.op_type != "Constant"]
+    if not steps:
+        return "" if any(branch.output[0].name in node.output for node in branch.node) else str(branch.output[0].name)
+    fits = len(steps) == 1 and steps[0].op_type in _HANDING_ON and not domain(steps[0])
+    return str(steps[0].input[0]) if fits and branch.output[0].name in steps[0].output else ""
+
+
 def settle(node: NodeProto, loader: Bodies) -> Flow:
     """Walk the bodies and learn about the node's outputs."""
     return _SETTLE[node.op_type](node, bodies_of(node), loader)
 
 
 def _branches(node: NodeProto, protos: Sequence[GraphProto], loader: Bodies) -> Flow:
-    bodies = [loader.body(proto) for proto in protos]
+    bodies = [loader.branch(proto) for proto in protos]
     for i, name in enumerate(node.output):
         if name:
             loader.facts[name] = _common([loader.facts.get(proto.output[i].name) for proto in protos])

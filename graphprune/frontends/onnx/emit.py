@@ -10,6 +10,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 from ...errors import GraphPruneError
 from ...graph import Graph, Node, Value, Weight, uncollected
 from . import raise_fused, raise_shape  # noqa: F401  (they register the raisings)
+from .branches import Alias
 from .create import create_node
 from .emit_body import resized, write_bodies
 from .makers import cheapest
@@ -53,6 +54,9 @@ def build(graph: Graph) -> tuple[ModelProto, dict[str, Weight]]:
 
 def write_node(node: Node, writer: Writer) -> None:
     """Write one node, rewired, with what changed."""
+    if isinstance(node.source, Alias):
+        writer.renamed[node.outputs[0].name] = writer.name(node.inputs[0])
+        return
     if node.source is None:
         create_node(node, writer)
         return

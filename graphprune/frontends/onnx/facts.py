@@ -6,7 +6,7 @@ come from the onnx package's inference for that operator, which is told the valu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -17,8 +17,9 @@ from onnx import ModelProto, NodeProto, TensorProto, TypeProto, defs, shape_infe
 from ...graph import Weight
 from .binding import Bound, Shape
 from .contrib import contrib_types
+from .fitting import too_small
 from .fold import LIMIT, Small, evaluate
-from .protos import attributes, domain, element_type, output_names, static_shape, subgraphs, tensor_type
+from .protos import attributes, domain, element_type, open_shape, output_names, static_shape, subgraphs, tensor_type
 from .tensors import is_data, numpy_dtype, onnx_dtype, to_tensor
 
 #: Float constants up to this size are read while loading (Resize scales, Clip bounds).
@@ -48,8 +49,8 @@ class Fact:
 
     @cached_property
     def other_shape(self) -> Shape | None:
-        """The sizes under the second binding."""
-        return static_shape(self.other)
+        """The sizes under the second binding; -1 where they follow an axis that has only one size in both."""
+        return open_shape(self.other)
 
     @cached_property
     def elem_type(self) -> int:
@@ -109,7 +110,10 @@ def of_small(small: Small, derived: bool) -> Fact:
 
 
 class Propagation:
-    """The walk: `facts` by value name, filled node by node."""
+    """The walk: `facts` by value name, filled node by node.
+
+    `refused` are the nodes that the sizes do not fit, under each binding.
+    """
 
     def __init__(self, model: ModelProto, bound: Mapping[str, Bound], weights: Mapping[str, Weight]) -> None:
         self.model = model
@@ -118,6 +122,7 @@ class Propagation:
         self._declared = {v.name: v.type for v in [*model.graph.value_info, *model.graph.output]}
         self._whole: dict[str, TypeProto] | None = None
         self._bound = bound
+        self.refused: tuple[set[str], set[str]] = (set(), set())
         for info in model.graph.input:
             if info.name in bound:
                 sizes, elem_type = bound[info.name], element_type(info.type)
@@ -145,8 +150,8 @@ class Propagation:
         constant = literal or (bool(inputs) and all(i is None or i.constant for i in inputs))
         for name in output_names(node):
             kind = first.get(name)
-            again = other.get(name) if static_shape(other.get(name)) is not None else kind
-            if static_shape(kind) == static_shape(again):
+            again = other.get(name) if open_shape(other.get(name)) is not None else _opened(kind, inputs)
+            if open_shape(kind) == open_shape(again):
                 again = kind
             fact = Fact(kind, again, constant=constant, computed=literal)
             fact.derived = derived and _numbers(numpy_dtype(fact.elem_type), fact.shape)
@@ -188,14 +193,22 @@ class Propagation:
             if fact.data is not None:
                 data[name] = fact.data[binding]
         else:
-            found = contrib_types(node, types, attributes(node)) or self._schema_types(node, types, data)
+            found = contrib_types(node, types, attributes(node)) or self._schema_types(node, types, data, binding)
+            if too_small(node, types, data):
+                self._refuse(node, binding)
+                return {name: _ranked(kind) for name, kind in found.items()}
+            if binding == 1:
+                return _followed(node, found, [self.facts.get(name) for name in node.input])
             if all(static_shape(found.get(name)) is not None for name in node.output if name):
                 return found
             return {**(self._fallback(node) if binding == 0 else {}), **_whole_ones(found)}
         return self._fallback(node) if binding == 0 else {}
 
+    def _refuse(self, node: NodeProto, binding: int) -> None:
+        self.refused[binding].add(next(filter(None, node.output), node.name))
+
     def _schema_types(
-        self, node: NodeProto, types: dict[str, TypeProto], data: dict[str, TensorProto]
+        self, node: NodeProto, types: dict[str, TypeProto], data: dict[str, TensorProto], binding: int
     ) -> dict[str, TypeProto]:
         place, opset = domain(node), self.opsets.get(domain(node), 1)
         if any(subgraphs(node)) or not defs.has(node.op_type, opset, place):
@@ -208,6 +221,8 @@ class Propagation:
                 schema, bare, types, data, opset_imports=list(self.model.opset_import), ir_version=self.model.ir_version
             )
         except Exception:  # inference is advice: what it cannot tell stays unknown and frozen
+            if all(static_shape(kind) is not None for kind in types.values()):
+                self._refuse(node, binding)
             return {}
         return found | _further_outputs(node, found)
 
@@ -231,6 +246,38 @@ class Propagation:
         return {v.name: v.type for v in [*found.value_info, *found.output]}
 
 
+#: The slot of a target shape, whose entries are the sizes of the output.
+_TARGETS = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
+
+
+def _followed(node: NodeProto, types: Mapping[str, TypeProto], inputs: Sequence[Fact | None]) -> dict[str, TypeProto]:
+    """Types under the second binding, with sizes open that are computed from an open size."""
+    found = dict(types)
+    slot = _TARGETS.get(node.op_type, -1)
+    small = inputs[slot].small if 0 <= slot < len(inputs) and inputs[slot] is not None else None  # type: ignore[union-attr]
+    if small is None or small.static or node.output[0] not in found:
+        return found
+    sizes, entries = open_shape(found[node.output[0]]), small.follows.reshape(-1)
+    if sizes is not None and len(sizes) == len(entries):
+        same = small.value.reshape(-1) == small.other.reshape(-1)
+        opened = tuple(-1 if e and s else n for n, e, s in zip(sizes, entries, same, strict=True))
+        found[node.output[0]] = tensor_type(element_type(found[node.output[0]]), opened)
+    return found
+
+
+def _opened(kind: TypeProto | None, inputs: Sequence[Fact | None]) -> TypeProto | None:
+    """A type under the second binding where that cannot be inferred: open along axes that look like open ones of the
+    first input.
+    """
+    first, sizes = next(iter(inputs), None), static_shape(kind)
+    if first is None or kind is None or sizes is None or first.shape is None or first.other_shape is None:
+        return kind
+    if len(first.shape) != len(sizes) or -1 not in first.other_shape:
+        return kind
+    pairs = zip(sizes, first.shape, first.other_shape, strict=True)
+    return tensor_type(element_type(kind), tuple(-1 if b < 0 and n == a else n for n, a, b in pairs))
+
+
 def _single_numbers(node: NodeProto, inputs: list[Fact | None], found: list[Small]) -> bool:
     """Whether constants of one number each make such again: an exporter's arithmetic for paddings, not learned axes."""
     if node.op_type == "DequantizeLinear" or not all(_numbers(s.value.dtype, s.value.shape) for s in found):
@@ -252,6 +299,11 @@ def _further_outputs(node: NodeProto, found: Mapping[str, TypeProto]) -> dict[st
     return {n: tensor_type(element_type(found[n]), sizes) for n in node.output[1:] if n in found}
 
 
+def _ranked(kind: TypeProto) -> TypeProto:
+    """The type without its sizes."""
+    return tensor_type(element_type(kind), None)
+
+
 def _whole_ones(types: dict[str, TypeProto]) -> dict[str, TypeProto]:
     return {name: kind for name, kind in types.items() if static_shape(kind) is not None}
 
@@ -263,11 +315,13 @@ def _measured(node: NodeProto, fact: Fact | None) -> list[Small] | None:
     first, other = np.array(fact.shape, np.int64), np.array(fact.other_shape, np.int64)
     if len(first) != len(other):
         return None
+    follows = first != other
+    other = np.where(other < 0, first, other)
     if node.op_type == "Size":
         return [Small(first.prod(), other.prod(), np.asarray(bool(fact.dynamic)))]
     attrs = attributes(node)
     part = slice(attrs.get("start", 0), attrs.get("end"))
-    return [Small(first[part], other[part], (first != other)[part])]
+    return [Small(first[part], other[part], follows[part])]
 
 
 def dtype_of(fact: Fact | None) -> np.dtype[np.generic]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ from . import (  # noqa: F401  (they register the lowerings)
     lower_quantized,
     lower_shape,
 )
-from .binding import InputShapes, bind
+from .binding import Binding, InputShapes, Sizes
+from .branches import World, facts_at, walked
+from .choices import cases
 from .constants import constant_weight, dense_weight, fill_of, weight_of
-from .control import DEEPEST, bodies_of, decided, settle
+from .control import DEEPEST, bodies_of, decided, guarded, settle
 from .facts import Fact, Propagation, dtype_of
 from .functions import inlined
 from .naming import label_weights, scope_of
@@ -36,6 +38,8 @@ from .reading import check_model, check_structure, external_tensors, read_model
 from .registry import FILL, Lowered, View, lower
 from .scopes import Taken, share_names
 from .sequences import Sequences
+from .sizing import Attempt
+from .sizing import settle as settle_sizes
 from .stored import Store
 from .tensors import external_file
 
@@ -70,11 +74,28 @@ def _graph(
     weights.update({t.name: weight_of(t, folder, file) for t in inner.weights})
     weights.update({s.values.name: dense_weight(s) for s in inner.sparse})
     data_files = frozenset(external_file(t, folder, file)[0] for t in external_tensors(model))
-    origin = Origin(skeleton, file, data_files, weights=weights, bytes=_bytes(model, path, data_files))
-    origin.headers = {t.name: t for t in (*skeleton.graph.initializer, *map(_header, inner.weights))}
-    propagation = Propagation(skeleton, bind(skeleton, input_shapes), weights)
-    origin.facts = propagation.facts
-    return _Loader(origin, propagation, folder).run(list(skeleton.graph.node))
+    size = _bytes(model, path, data_files)
+    headers = {t.name: t for t in (*skeleton.graph.initializer, *map(_header, inner.weights))}
+    binding = Binding(skeleton, input_shapes, [w.shape for w in weights.values()])
+
+    def build(sizes: Sizes, others: Sizes, *, careful: bool = False) -> Attempt[Graph]:
+        origin = Origin(skeleton, file, data_files, weights=dict(weights), headers=headers, bytes=size)
+        propagation = Propagation(skeleton, binding.bounds(sizes, others), origin.weights)
+        origin.facts = propagation.facts
+        loader = _Loader(origin, propagation, folder, binding, sizes)
+        loader.careful = careful
+        graph = loader.run(list(skeleton.graph.node))
+        graph.cases = cases(skeleton, origin.weights, loader.worlds)
+        refused, moved = propagation.refused
+        unknown = sum(value.shape is None for node in graph.flat_nodes for value in node.outputs)
+        return Attempt(graph, sizes, others, frozenset(refused), frozenset(moved - refused), unknown)
+
+    settled = settle_sizes(binding, build, len(skeleton.graph.node))
+    if settled.refused:  # what was computed from sizes that do not fit decides nothing
+        settled = build(settled.sizes, settled.others, careful=True)
+    graph = settled.found
+    graph.assumed = binding.assumed(settled.sizes)
+    return graph
 
 
 def _bytes(model: ModelProto, path: Path | None, data_files: Iterable[Path]) -> int:
@@ -105,11 +126,18 @@ def _header(tensor: TensorProto) -> TensorProto:
 
 
 class _Loader:
-    def __init__(self, origin: Origin, propagation: Propagation, folder: Path | None) -> None:
+    def __init__(
+        self, origin: Origin, propagation: Propagation, folder: Path | None, binding: Binding, sizes: Sizes
+    ) -> None:
         self.origin = origin
         self.propagation = propagation
         self.facts = propagation.facts
         self.folder = folder
+        self.binding, self.sizes = binding, sizes
+        self.refused = propagation.refused
+        self.worlds: list[World] = []
+        self.careful = False
+        self.protos: list[NodeProto] = []
         self.values: dict[str, Value] = {name: _constant(name, weight) for name, weight in origin.weights.items()}
         self.outputs = {o.name for o in origin.model.graph.output}
         self.names: dict[str, int] = {}
@@ -121,7 +149,7 @@ class _Loader:
         graph = self.origin.model.graph
         inputs = [self._value(i.name) for i in graph.input if i.name not in self.origin.weights]
         self.values.update({v.name: v for v in inputs})
-        self.store = Store(self.values, protos)
+        self.store, self.protos = Store(self.values, protos), protos
         nodes = self._nodes(protos, self.outputs)
         outputs = [self._read(o.name, "the graph's outputs") for o in graph.output]
         made = Graph(graph.name, nodes, inputs, outputs, "onnx", self.origin)
@@ -150,6 +178,19 @@ class _Loader:
             outputs.append(value)
         self.depth -= 1
         return Graph(proto.name, nodes, inputs, outputs, "onnx", self.origin)
+
+    def branch(self, proto: GraphProto) -> Graph:
+        """See `control.Bodies`."""
+        if self.depth:
+            return self.body(proto)
+        found, world = walked(proto, self)
+        self.worlds += [world] if world is not None else []
+        return found
+
+    def around(self, names: list[str], sizes: Sizes) -> Mapping[str, Fact]:
+        """See `branches.Walker`."""
+        weights = {n: w for n, w in self.origin.weights.items() if n not in self.origin.makers}
+        return facts_at(self.origin.model, self.binding, weights, self.protos, names, sizes)
 
     def _copied(self, value: Value) -> Node:
         """A body hands on what it did not make: a copy, so that every output of a body is its own."""
@@ -207,9 +248,12 @@ class _Loader:
         return [node]
 
     def _control(self, proto: NodeProto, index: int) -> list[Node]:
-        branch = decided(proto, self.facts)
+        branch = decided(proto, self.facts, careful=self.careful)
         if branch is not None:
             return [node for at, inner in enumerate(branch) for node in self._node(inner, at)]
+        handing = guarded(proto, self.facts)
+        if handing is not None:
+            return [self._guarded(proto, index, *handing)]
         outer = self._captured(proto)
         flow = settle(proto, self)
         slots = tuple(range(len(proto.input)))
@@ -218,6 +262,12 @@ class _Loader:
         name, source = self._name(proto, index), Source(proto, slots, outer)
         kind, scope = proto.op_type.lower(), scope_of(proto)
         return [Node(kind, name, inputs, outputs, flow.attrs, proto.op_type, source, bodies=flow.bodies, scope=scope)]
+
+    def _guarded(self, proto: NodeProto, index: int, steps: list[NodeProto], handed: str) -> Node:
+        """The one node that an If comes to at these sizes; the If is what is written."""
+        (node,) = [node for at, step in enumerate(steps) for node in self._node(step, at)]
+        name, source = self._name(proto, index), Source(proto, (-1,), (handed,))
+        return Node(node.kind, name, node.inputs[:1], node.outputs, node.attrs, "If", source, scope=node.scope)
 
     def _captured(self, proto: NodeProto) -> tuple[str, ...]:
         """Values of this graph that the node's subgraphs read."""

@@ -47,8 +47,9 @@ def output_names(node: NodeProto) -> list[str]:
 
 
 def tensor_type(elem_type: int, shape: tuple[int, ...] | None) -> TypeProto:
-    """A tensor type; without a shape where that is None."""
-    made: TypeProto = helper.make_tensor_type_proto(elem_type, shape)
+    """A tensor type; without a shape where that is None, with open sizes where they are -1."""
+    sizes = None if shape is None else [None if n < 0 else n for n in shape]
+    made: TypeProto = helper.make_tensor_type_proto(elem_type, sizes)
     return made
 
 
@@ -60,6 +61,14 @@ def static_shape(proto: TypeProto | None) -> tuple[int, ...] | None:
     if any(not d.HasField("dim_value") or d.dim_value < 0 for d in dims):
         return None
     return tuple(int(d.dim_value) for d in dims)
+
+
+def open_shape(proto: TypeProto | None) -> tuple[int, ...] | None:
+    """The sizes, those not known as -1; None where not even the rank is known."""
+    if proto is None or not proto.HasField("tensor_type") or not proto.tensor_type.HasField("shape"):
+        return None
+    dims = proto.tensor_type.shape.dim
+    return tuple(int(d.dim_value) if d.HasField("dim_value") and d.dim_value >= 0 else -1 for d in dims)
 
 
 def element_type(proto: TypeProto | None) -> int:

@@ -18,6 +18,8 @@ def _carried(draft: Draft, own: int, axis: int) -> bool:
     if None in (x.shape, x.other_shape, out.shape, out.other_shape) or not 0 <= own < draft.x.rank:
         return False
     pairs = ((x.shape, out.shape), (x.other_shape, out.other_shape))
+    if own != axis and x.other_shape is not None and x.other_shape[own] < 0:
+        return False  # it may be any size
     return all(a is not None and b is not None and a[own] == b[axis] for a, b in pairs)
 
 
