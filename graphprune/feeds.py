@@ -43,15 +43,15 @@ def _random_array(graph: Graph, value: Value, generator: np.random.Generator) ->
     if value.dtype == np.bool_:
         return generator.random(value.sizes) < 0.5
     if np.issubdtype(value.dtype, np.integer):
-        return generator.integers(0, index_bound(graph, value.name), value.sizes).astype(value.dtype)
+        return generator.integers(0, index_bound(graph, value), value.sizes).astype(value.dtype)
     noise = generator.standard_normal(value.sizes)
     shared = generator.standard_normal((*value.sizes[:2], *[1] * max(0, len(value.sizes) - 2)))
     return (noise + shared if len(value.sizes) > 2 else noise).astype(value.dtype)
 
 
-def index_bound(graph: Graph, name: str) -> int:
+def index_bound(graph: Graph, value: Value) -> int:
     """How large an integer input may be: the smallest table that it, unchanged in value, looks into; 2 if none."""
-    same, bounds = {v for v in graph.inputs if v.name == name}, []
+    same, bounds = {v for v in graph.inputs if v.name == value.name}, []
     for node in (step for outer in graph.flat_nodes for step in inner(outer)):
         if node.kind == "gather" and len(node.inputs) > 1 and node.inputs[1] in same and node.inputs[0] is not None:
             bounds.append(node.inputs[0].sizes[node.attrs["axis"]])

@@ -45,5 +45,5 @@ def shapes_of(graph: Graph, data: Data) -> dict[str, tuple[int, ...]]:
 
 
 def made_up(graph: Graph, seed: int, count: int) -> list[Any]:
-    """Noise and ids at the bound sizes."""
-    return [random_inputs(graph, seed + at) for at in range(count)]
+    """Noise and ids at the bound sizes; two for each way through branches that small inputs choose."""
+    return [random_inputs(graph, seed + at) for at in range(max(count, 2 * len(graph.cases)))]

@@ -22,7 +22,7 @@ def further_kinds(graph: Graph, seed: int) -> Iterator[list[Any]]:
     """Inputs of one kind after the other, beyond the noise that a proof begins with; ids from all of each table."""
     for at, make in enumerate(_KINDS):
         generator = np.random.default_rng((seed, at + 1))
-        yield [_feed(graph, make, generator, seed + i) for i in range(_EACH)]
+        yield [_feed(graph, make, generator, seed + i) for i in range(_EACH * max(1, len(graph.cases)))]
 
 
 def _feed(graph: Graph, make: Callable[[Value, Generator], Array], generator: Generator, seed: int) -> Any:
@@ -36,7 +36,11 @@ def _is_float(value: Value) -> bool:
 
 
 def _giving(value: Value, make: Callable[[Value, Generator], Array], generator: Generator) -> Callable[[Array], Array]:
-    return lambda array: np.asarray(make(value, generator)).astype(array.dtype)
+    def given(array: Array) -> Array:
+        own = Value(value.name, array.shape, value.dtype)  # branches may have sizes of their own
+        return np.asarray(make(own, generator)).astype(array.dtype)
+
+    return given
 
 
 def _ids(value: Value, graph: Graph, generator: Generator) -> Callable[[Array], Array]:
