@@ -17,7 +17,9 @@ _MOST_NUMBERS = 10_000
 
 
 def matches(names: set[str], globs: Sequence[str]) -> bool:
-    """Whether a name is one of these, or matches one as a glob (`w[0]` is both a name and a glob)."""
+    """Whether a name is one of these, or matches one as a glob (`w[0]` is both a name and a glob), or lies in a module
+    that does: `layer1.0` means all that is named `layer1.0.` and so on.
+    """
     return any(name == glob or _pattern(glob).match(name) is not None for glob in globs for name in names)
 
 
@@ -34,8 +36,11 @@ def check_globs(coupling: Coupling, names: Sequence[set[str]], globs: Sequence[s
 
 @lru_cache(maxsize=256)
 def _pattern(glob: str) -> re.Pattern[str]:
-    """A glob as a regular expression; `[0]` at its end is an axis, no choice of characters."""
-    return re.compile(_BRACES.sub(_alternatives, translate(_AXIS.sub(r"[[]\1]", glob))))
+    """A glob as a regular expression, with all that may follow the path of a module; `[0]` at its end is an axis, no
+    choice of characters.
+    """
+    whole = _BRACES.sub(_alternatives, translate(_AXIS.sub(r"[[]\1]", glob)))
+    return re.compile(f"{whole[:-2]}(?s:[./].*)?{whole[-2:]}")
 
 
 def _alternatives(found: re.Match[str]) -> str:

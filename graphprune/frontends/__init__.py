@@ -70,6 +70,7 @@ def capture(module: Any, example_inputs: Any) -> Graph:
 
 def _with_training(graph: Graph) -> Graph:
     graph.training = frontend("torch").capture_training(graph)
+    graph.notes = (*graph.notes, *frontend("torch").unused_parameters(graph))
     return graph
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..writing import whole
+from .printing import Printed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,8 +92,8 @@ class PassRow:
     remarks: list[Remark] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class PassesReport:
+@dataclass(frozen=True, repr=False)
+class PassesReport(Printed):
     """What a pipeline did to a model."""
 
     model: str
@@ -109,8 +110,8 @@ class PassesReport:
         render_passes(self.passes, console, every=every)
 
 
-@dataclass(frozen=True)
-class InspectReport:
+@dataclass(frozen=True, repr=False)
+class InspectReport(Printed):
     """What can be pruned in a model, and what cannot and why.
 
     `renamed` gives the names in the file of weights that the report calls by another name, since an exporter made up
@@ -159,8 +160,8 @@ class BlockRow:
     outer: bool = False
 
 
-@dataclass(frozen=True)
-class BlocksReport:
+@dataclass(frozen=True, repr=False)
+class BlocksReport(Printed):
     """What `remove-blocks` may take out of a model."""
 
     model: str
@@ -179,8 +180,8 @@ class BlocksReport:
         render_blocks(self, console)
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Printed):
     """What one pruning did.
 
     `output_form` says what came out ("own class", "fx GraphModule", "ONNX") and `output_reason` why. `seconds` holds
@@ -234,8 +235,8 @@ class SparseRow:
     error: float | None = None
 
 
-@dataclass(frozen=True)
-class SparseReport:
+@dataclass(frozen=True, repr=False)
+class SparseReport(Printed):
     """What making a model sparse did; `macs` are those of the whole model.
 
     `reordered` are the sets of channels that traded places, with the share of the magnitude of the weights that

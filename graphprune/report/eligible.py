@@ -16,6 +16,7 @@ from ..sparsity.eligibility import Finding, Verdict, judge, shares
 from ..sparsity.measured import Measured
 from ..sparsity.rules import NOTES, RULES, Rule
 from .data import jsonable
+from .printing import Printed
 from .render import count_text, new_table, say
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ class EligibleRow:
     measured: str
 
 
-@dataclass(frozen=True)
-class EligibilityReport:
+@dataclass(frozen=True, repr=False)
+class EligibilityReport(Printed):
     """What can run sparse in a model; shares are of all its multiply-accumulates (`macs`)."""
 
     model: str

@@ -11,8 +11,10 @@ from .inner import run_inner
 from .spans import as_array, named_inputs, spans
 from .tracing import capture, capture_training
 from .training import hold_zero, set_weights, zero_entries
+from .unused import unused_parameters
 
 __all__ = [
+    "unused_parameters",
     "as_array",
     "Emitted",
     "PrunedModule",
