@@ -15,6 +15,7 @@ from .coupling import Coupling, Group, Use
 from .coupling.kinds import kinds
 from .errors import InputError
 from .graph import Weight, uncollected
+from .naming import pick
 from .ops import lookup, reader
 from .ops.base import Array, Block
 
@@ -50,13 +51,9 @@ def score(
     `reduction` joins what a component has on several weight axes ("sum", "mean", "max"); `normalization` divides each
     group's scores by their mean, max or sum, or leaves them ("none"). Raises InputError for an unknown name.
     """
-    for value, known, what in (
-        (name, tuple(CRITERIA), "criterion"),
-        (reduction, REDUCTIONS, "reduction"),
-        (normalization, NORMALIZATIONS, "normalization"),
-    ):
-        if value not in known:
-            raise InputError(f"unknown {what} '{value}'; known are {', '.join(sorted(known))}")
+    name = pick("criterion", name, sorted(CRITERIA))
+    reduction = pick("reduction", reduction, sorted(REDUCTIONS))
+    normalization = pick("normalization", normalization, sorted(NORMALIZATIONS))
     scores = CRITERIA[name](coupling, reduction, seed)
     for group in coupling.groups:
         if not np.isfinite(scores[group.components]).all():

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import translate
 from functools import lru_cache
 
 from .coupling import Coupling
 from .errors import InputError
+from .naming import meant
 
 #: `{0-11}` or `{1,3-5}` in a glob (here as `fnmatch.translate` leaves it): these numbers, as folded names in reports.
 _BRACES = re.compile(r"\\\{(\d+(?:\\?-\d+)?(?:,\d+(?:\\?-\d+)?)*)\\\}")
+_STEP = re.compile(r"[./]|$")
 _AXIS = re.compile(r"\[(\d+)\]$")
 _MOST_NUMBERS = 10_000
 
@@ -30,8 +32,15 @@ def check_globs(coupling: Coupling, names: Sequence[set[str]], globs: Sequence[s
         if any(matches(own, [glob]) for own in names):
             continue
         shown = {text for value in graph.weights().values() for text in (value.name, value.shown)}
-        if not matches(shown | {node.name for node in graph.flat_nodes}, [glob]):
-            raise InputError(f"'{glob}' matches no weight or node of '{graph.name}'")
+        shown |= {node.name for node in graph.flat_nodes}
+        if not matches(shown, [glob]):
+            raise InputError(no_match(glob, graph.name, shown))
+
+
+def no_match(glob: str, model: str, names: Iterable[str]) -> str:
+    """What is said of a glob that matches none of these names, with a near name or module where there is one."""
+    paths = {name[: cut.start()] for name in names for cut in _STEP.finditer(name)}
+    return f"'{glob}' matches no weight or node of '{model}'{meant(glob, sorted({*names, *paths}))}"
 
 
 @lru_cache(maxsize=256)

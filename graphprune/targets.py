@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .errors import InputError
+from .naming import pick
 
 KINDS = ("channels", "params", "macs")
 
@@ -18,8 +19,7 @@ class Target:
     ratio: float
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"unknown target '{self.kind}'; known are {', '.join(sorted(KINDS))}")
+        object.__setattr__(self, "kind", pick("target", self.kind, sorted(KINDS)))
         if not 0 < self.ratio <= 1:
             raise InputError(f"target {self.kind}={self.ratio}: the ratio must be greater than 0 and at most 1")
 

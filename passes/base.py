@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphprune.errors import GraphPruneError, InputError
+from graphprune.errors import GraphPruneError
 from graphprune.graph import Graph
+from graphprune.naming import pick
 
 
 class Names:
@@ -65,6 +66,4 @@ def register(cls: type[Pass]) -> type[Pass]:
 
 def find(name: str) -> type[Pass]:
     """The pass of a name; raises InputError listing the known ones."""
-    if name not in _PASSES:
-        raise InputError(f"there is no pass '{name}'; the passes are {', '.join(sorted(_PASSES))}")
-    return _PASSES[name]
+    return _PASSES[pick("pass", name, sorted(_PASSES))]

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 
 from graphprune.errors import BackendError, InputError
+from graphprune.naming import pick
 from graphprune.options import fill
 
 Inputs = Mapping[str, np.ndarray] | Sequence[np.ndarray]
@@ -174,10 +175,8 @@ def _entry(name: str) -> tuple[str, _Entry, str]:
     """The name by itself, its entry, and the text of its options."""
     parts = _NAMED.fullmatch(name)
     plain = parts[1] if parts else name
-    entry = _RUNTIMES.get(plain)
-    if entry is None:
-        raise InputError(f"there is no runtime '{plain}'; the runtimes are {', '.join(_RUNTIMES)}")
-    return plain, entry, (parts[2] if parts else "") or ""
+    plain = pick("runtime", plain, _RUNTIMES)
+    return plain, _RUNTIMES[plain], (parts[2] if parts else "") or ""
 
 
 def cache_folder(given: str, name: str) -> Path | None:

@@ -238,9 +238,10 @@ PRUNE = "prune m.onnx -o o.onnx --target macs=0.5 "
     [
         (
             "prune m.onnx -o o.onnx --target speed=0.5",
-            "unknown target 'speed'; the targets are channels, params and macs",
+            "unknown target 'speed'; known are channels, params, macs (written channels=0.5)",
         ),
         ("prune m.onnx -o o.onnx --target 0.5", "unknown target '0.5'"),
+        ("prune m.onnx -o o.onnx --target mac=0.5", "unknown target 'mac', did you mean 'macs'?; known are"),
         ("prune m.onnx -o o.onnx --target macs=0.5 --target macs=0.4", "--target macs is given 2 times"),
         ("prune m.onnx -o o.onnx --target macs", "has no value"),
         ("prune m.onnx -o o.onnx --target macs=half", "'half' is not a number"),

@@ -36,6 +36,7 @@ ORDER = [
     {"graph", "scratch", "options"},
     {"weights", "writing"},
     {"targets"},
+    {"naming"},
     {"errors"},
 ]
 RANK = {layer: rank for rank, layers in enumerate(ORDER) for layer in layers}

@@ -213,3 +213,35 @@ def test_passes_are_listed_with_their_time() -> None:
     reports.render_passes(rows, Console(file=out, width=200))
     assert ["fold-batchnorm", "12.3", "yes"] in [line.split() for line in out.getvalue().splitlines()]
     assert "remove-channels{macs=0.5}" in out.getvalue()
+
+
+@pytest.mark.parametrize("item", [REPORT, INSPECTION], ids=["report", "inspection"])
+def test_reports_print_as_their_tables(item: reports.Report | reports.InspectReport) -> None:
+    text = str(item)
+    assert all(len(line) <= 120 for line in text.splitlines()) and "\x1b" not in text
+    assert "Frozen: " in text and "Report(" not in text
+    assert len(repr(item)) < 100
+
+
+def test_parameters_that_never_run_are_named() -> None:
+    """Stages that a caller left aside are in no count; without a word they would be missed in the file's size."""
+    import torch
+    from torch import nn
+
+    import graphprune as gp
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 16), nn.Linear(16, 4)
+            self.aux = nn.Linear(16, 3)
+            self.stages = nn.ModuleList([nn.Linear(16, 16), nn.Sequential(nn.Linear(16, 8), nn.Linear(8, 8))])
+            self.scale = nn.Parameter(torch.ones(5))
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            h = self.stages[0](self.a(x).relu())
+            return (self.b(h), self.aux(h)) if self.training else (self.b(h),)
+
+    result = gp.prune(Net(), torch.randn(3, 4), target="channels=0.5")
+    [note] = [note for note in result.report.notes if "never used" in note]
+    assert note.startswith("these parameters are never used: 'scale', 'stages.1', 213 of 684 (31%)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import InputError
+from ..naming import pick
 from ..targets import KINDS as TARGETS
 
 _LATER_TARGETS = ("latency",)
@@ -26,8 +27,10 @@ def _target_kind(text: str) -> str:
     key, equals, value = text.partition("=")
     if key in _LATER_TARGETS:
         raise InputError(f"--target {key}=... comes with a later version; the targets are {_listed(TARGETS)}")
-    if key not in TARGETS:
-        raise InputError(f"--target '{text}': unknown target '{key}'; the targets are {_listed(TARGETS)}")
+    try:
+        key = pick("target", key.strip(), TARGETS)
+    except InputError as error:
+        raise InputError(f"--target '{text}': {error} (written {TARGETS[0]}=0.5)") from None
     if not equals:
         raise InputError(f"--target '{text}' has no value; write for instance {key}=0.5")
     parse_ratio(value, f"--target '{text}'")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..errors import InputError
+from ..naming import pick
 from .data import Block
 
 #: What a criterion computes for a block, not yet relative to others of its structure.
@@ -34,9 +34,7 @@ def score(blocks: Sequence[Block], how: str | Score = "norm") -> list[Block]:
 
     `how` names a criterion of `SCORES` or is one; raises InputError for an unknown name.
     """
-    if isinstance(how, str) and how not in SCORES:
-        raise InputError(f"unknown block criterion '{how}'; known are {', '.join(sorted(SCORES))}")
-    criterion = SCORES[how] if isinstance(how, str) else how
+    criterion = SCORES[pick("block criterion", how, sorted(SCORES))] if isinstance(how, str) else how
     raw = [criterion(block) for block in blocks]
     alike: dict[tuple[str, str], list[float]] = {}
     for block, value in zip(blocks, raw, strict=True):

@@ -8,6 +8,7 @@ from .. import calibration
 from ..calibration import Data, Samples
 from ..errors import InputError
 from ..graph import Graph
+from ..naming import pick
 from .calibrated import Calibrated
 from .methods import METHODS, Method
 from .sparsegpt import SparseGPT
@@ -28,11 +29,9 @@ def make_method(graph: Graph, name: str, data: Data | None) -> tuple[str, Method
 
     Raises InputError for a name that there is not, data that do not fit, and a method that lacks them.
     """
-    name = name or (_BEST if data is not None else _PLAIN)
+    name = pick("method", name, NAMES) if name else (_BEST if data is not None else _PLAIN)
     if name in METHODS:
         return name, METHODS[name]()
-    if name not in WITH_DATA:
-        raise InputError(f"there is no method '{name}'; there are {', '.join(NAMES)}")
     if data is None:
         raise InputError(f"the method '{name}' looks at data: give some (--data FILE.npz, data=)")
     return name, WITH_DATA[name](calibration.read(graph, data))

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..graph import Graph, Weight
 from ..ops.base import Array
 from ..scratch import Scratch
-from ..selection import matches
+from ..selection import matches, no_match
 from .calibrated import Calibrated, Told
 from .layers import Layer, Left, find_layers
 from .masks import Masks
@@ -57,7 +57,7 @@ def choose(
     names = [layer.names for layer in layers] + [{row.value.name, row.value.shown} for row in left]
     for glob in (*include, *exclude):
         if not any(matches(own, [glob]) for own in names):
-            raise InputError(f"'{glob}' matches no weight or node of '{graph.name}'")
+            raise InputError(no_match(glob, graph.name, {name for own in names for name in own}))
     chosen = []
     for layer in layers:
         wanted = (not include or matches(layer.names, include)) and not matches(layer.names, exclude)

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..errors import InputError
+from ..naming import meant
 from ..ops.base import Array
 from .layers import Layer
 
@@ -298,7 +299,7 @@ def parse(text: str) -> Pattern:
     """A pattern from its text: `2:4`, `64:2:8`, `unstructured:0.5`, `global:0.5`, `block:4x4:0.5`, `row:0.5`,
     `column:0.5`, `kernel:0.5` (the share that becomes zero) or `4-of-9`. Raises InputError.
     """
-    text = str(text).strip()  # a number is a mistake to be named, too
+    text = str(text).strip().casefold()  # a number is a mistake to be named, too
     if found := _NM.fullmatch(text):
         return NM(int(found[1]), int(found[2]))
     if found := _VNM.fullmatch(text):
@@ -319,7 +320,8 @@ def parse(text: str) -> Pattern:
         if "0" in (found[1], found[2]):
             raise InputError(f"pattern '{text}': a block has at least one row and one column")
         return Blocks(int(found[1]), int(found[2]), _share(text, found[3]))
-    raise InputError(f"there is no pattern '{text}'; patterns are {FORMS}")
+    near = meant(text.partition(":")[0], ("unstructured", "global", "block", "row", "column", "kernel", "4-of-9"))
+    raise InputError(f"unknown pattern '{text}'{near}; patterns are {FORMS}")
 
 
 def _share(text: str, number: str) -> float:

@@ -83,7 +83,7 @@ def test_every_type_is_read_from_its_annotation() -> None:
         ("cleanup,,cleanup", "position 8, found ',cleanup'"),
         ("cleanup cleanup", "expected ',' after 'cleanup', found 'cleanup'"),
         ("cleanup{rounds=2", "the '{' after 'cleanup' is not closed"),
-        ("frobnicate", "no pass 'frobnicate'; the passes are cast-precision, cleanup, fold-batchnorm"),
+        ("frobnicate", "unknown pass 'frobnicate'; known are cast-precision, cleanup, fold-batchnorm"),
         ("cleanup{speed=2}", "pass 'cleanup' has no option 'speed'; its options are rounds"),
         ("fold-batchnorm{a=1}", "pass 'fold-batchnorm' has no option 'a'; it has no options"),
         ("cleanup{rounds=2 rounds=3}", "option 'rounds' is given twice"),
@@ -224,4 +224,7 @@ def test_opt_writes_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert [n.op_type for n in written.graph.node] == ["Conv", "Relu", "Conv"]
     assert "remove-channels" in capsys.readouterr().out
     assert run(["opt", str(source), "-o", str(tmp_path / "c.onnx"), "--passes", "clean"]) == 2
-    assert "there is no pass 'clean'" in capsys.readouterr().err and not (tmp_path / "c.onnx").exists()
+    assert (
+        "unknown pass 'clean', did you mean 'cleanup'?" in capsys.readouterr().err
+        and not (tmp_path / "c.onnx").exists()
+    )

@@ -103,7 +103,7 @@ def test_a_runtime_that_tells_nothing_of_layers_says_so() -> None:
     ("name", "sentence"),
     [
         ("onnxruntime{fast=true}", "the runtime 'onnxruntime' has no options, but 'fast=true' was given"),
-        ("onnxruntime{", "there is no runtime 'onnxruntime{'; the runtimes are"),
+        ("onnxruntime{", "unknown runtime 'onnxruntime{', did you mean 'onnxruntime'\\?; known are"),
     ],
 )
 def test_options_in_braces_are_for_runtimes_that_have_some(name: str, sentence: str) -> None:

@@ -102,8 +102,8 @@ def test_a_pipeline_prunes_permutes_and_makes_sparse(tmp_path: Path) -> None:
     ("words", "sentence"),
     [
         ("--pattern 4:2", "N must be at least 1 and less than M"),
-        ("--pattern nonsense", "there is no pattern 'nonsense'"),
-        ("--method nonsense", "no method 'nonsense'"),
+        ("--pattern nonsense", "unknown pattern 'nonsense'"),
+        ("--method nonsense", "unknown method 'nonsense'"),
         ("--include nonsense", "'nonsense' matches no weight or node"),
         ("--compact x.bin", "must end in .safetensors"),
         ("--seconds 5", "--seconds says how long --permute may search"),
