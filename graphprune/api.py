@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import alignment, budgets, coupling, criteria, depth, frontends, proven
+from . import alignment, budgets, coupling, criteria, depth, frontends, proven, running
 from . import proof as proving
 from .budgets import FLOOR, Options
 from .calibration import Data
@@ -177,7 +177,7 @@ def save(graph: Graph, path: str | Path, plan: Plan | None = None) -> None:
 
     A transformers folder that no configuration describes gets the `plan` beside its tensors.
     """
-    frontends.save(graph, path, plan="" if plan is None else plan.text)
+    frontends.save(graph, path, plan="" if plan is None else plan.text, check=running.loading(graph))
 
 
 def optimize(
@@ -245,7 +245,7 @@ class Result:
 
     def save(self, path: str | Path) -> None:
         """Write the model: `.onnx`, or for PyTorch also `.pt2` and `.safetensors`; a folder's as a folder."""
-        frontends.save(self.graph, path, self.emitted, self.plan.text)
+        frontends.save(self.graph, path, self.emitted, self.plan.text, check=running.loading(self.graph))
 
 
 def prune(
@@ -301,6 +301,7 @@ def prune(
         with clock("verifying"):
             emitted, proof = proven.prove(coupled, keep, pruned, emitted, seed, progress, data)
     notes = [*budgets.nothing_removed(coupled, made, options), *alignment.slow_kernels(graph, pruned)]
+    notes += running.unloaded(graph)
     report = pruning_report(coupled, made, pruned, emitted, proof, clock.seconds, notes)
     if proof is not None:
         proven.settle(proof, f"the pruned '{graph.name}'", strict)
