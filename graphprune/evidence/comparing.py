@@ -30,6 +30,10 @@ _APART = 1e2
 _MOST_INDICES = 4096
 
 
+#: What is said of an output without any finite element.
+NOWHERE = "is nowhere a number"
+
+
 @dataclass(frozen=True)
 class Limits:
     """The difference allowed: as a share of the signal; as a share of each element, for roundings; and as a multiple of
@@ -137,7 +141,7 @@ def _judge(name: str, pairs: Pairs, limits: Limits, moved: Pairs | None, scale: 
     spoken = signal > 0 and max(allowed, floor * _size(scale)) <= max(RESOLVED, limits.share) * signal
     rest = gap / unit, allowed / unit
     if gap == 0 and _nowhere([w for w, _ in pairs]):
-        return Finding(name, UNDECIDED, *rest, f"{name} is nowhere a number", moved is not None)
+        return Finding(name, UNDECIDED, *rest, f"{name} {NOWHERE}", moved is not None)
     if gap > allowed:
         return Finding(name, FAILED, *rest, f"results differ by {gap / unit:.2g}", moved is not None)
     why = _shaky(shaken / unit, limits) if spoken else _silence(name, signal, shaken)

@@ -10,7 +10,7 @@ from typing import Any
 from ..frontends.chance import Draws
 from ..graph import Graph, Value
 from ..running import Runner, inner_runner, together, wide_runner, wide_type
-from .comparing import FAILED, PASSED, UNDECIDED, Finding, Limits, compare
+from .comparing import FAILED, NOWHERE, PASSED, UNDECIDED, Finding, Limits, compare
 from .inner import Taps, contracting, jumps, taps_before
 from .leaves import Leaves, inner_name, leaves, output_of
 from .noise import shaken_graph, shaking
@@ -231,7 +231,7 @@ def _settled(finding: Finding, findings: Sequence[Finding], count: int, firm: bo
         return replace(
             finding, verdict=FAILED, error=wrong.error, allowed=wrong.allowed, why=f"{wrong.output}: {wrong.why}"
         )
-    if len(findings) < count or any(f.verdict != PASSED for f in findings):
+    if finding.why.endswith(NOWHERE) or len(findings) < count or any(f.verdict != PASSED for f in findings):
         return finding
     worst = max(findings, key=lambda f: f.error)
     what = "the value it is made from was" if count == 1 else f"the {count} values it is made from were"
