@@ -104,6 +104,11 @@ def emit(graph: Graph, trial: Callable[[Any], str] | None = None) -> Any:
     return of(graph).emit(graph) if graph.frontend == "onnx" else of(graph).emit(graph, trial=trial)
 
 
+def rehearsed(graph: Graph, emitted: Any, trial: Callable[[Any], str]) -> Any:
+    """What was emitted, after a step of training where that is a class of the caller's."""
+    return frontend("torch").rehearsed(graph, emitted, trial) if graph.frontend == "torch" else emitted
+
+
 def save(
     graph: Graph,
     path: str | Path,

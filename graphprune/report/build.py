@@ -25,6 +25,10 @@ FORMS = {
 }
 
 
+#: Said of a graph module that holds the example's sizes.
+_FIXED = "the GraphModule takes inputs of the example's sizes only, its batch included"
+
+
 def inspection(coupled: Coupling) -> InspectReport:
     """What can be pruned in a model, and what cannot and why."""
     graph, rows = coupled.graph, _group_rows(coupled, None)
@@ -97,11 +101,13 @@ def pruning_report(
             *graph.notes,
             *_ways(graph),
             *_interface(graph, pruned),
+            *([_FIXED] if not getattr(emitted, "dynamic", True) else []),
             *([proof.detail] if proof is not None and proof.passed and proof.detail else []),
         ],
         seconds=seconds,
         kept_ids={name: ids.tolist() for name, ids in pruned.kept_rows.items()},
         assumed=_assumed(graph),
+        alerts=list(getattr(emitted, "alerts", ())),
     )
 
 

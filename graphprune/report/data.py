@@ -190,9 +190,9 @@ class Report(Printed):
     """What one pruning did.
 
     `output_form` says what came out ("own class", "fx GraphModule", "ONNX") and `output_reason` why. `seconds` holds
-    the time of each stage by name; `notes` are sentences worth the user's attention. `kept_ids` says for an input whose
-    vocabulary lost rows which ids stayed: new id `i` is old id `kept_ids[input][i]`. `assumed` are the sizes that
-    nobody gave, by input and axis.
+    the time of each stage by name; `notes` are sentences worth the user's attention, `alerts` those that must not be
+    missed, printed first. `kept_ids` says for an input whose vocabulary lost rows which ids stayed: new id `i` is old
+    id `kept_ids[input][i]`. `assumed` are the sizes that nobody gave, by input and axis.
     """
 
     model: str
@@ -210,6 +210,7 @@ class Report(Printed):
     seconds: dict[str, float] = field(default_factory=dict)
     kept_ids: dict[str, list[int]] = field(default_factory=dict)
     assumed: dict[str, dict[str, int]] = field(default_factory=dict)
+    alerts: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON-ready data."""

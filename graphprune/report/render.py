@@ -27,6 +27,8 @@ _REMARKS = 12
 
 def render_report(report: Report, console: Console) -> None:
     """The table before/after, then what was coupled, frozen, unknown and proven."""
+    for line in report.alerts:
+        say(console, f"{line}.", style="bold")
     console.print(_gain_table(report))
     for line in _report_lines(report):
         say(console, line)

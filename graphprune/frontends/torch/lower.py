@@ -23,6 +23,7 @@ from . import (  # noqa: F401  (fill the table)
 from .aliasing import Aliases, StaleViewError, functional, is_view, mutates, only_metadata
 from .arrays import numpy_dtype, to_numpy
 from .folding import Folder
+from .idle import idle_nodes
 from .origin import Origin, Slot, Source, Submodule
 from .registry import Call, Name, Spec, lowering_of
 
@@ -33,13 +34,20 @@ _DROPPED = frozenset(
 )
 
 
-def lower(origin: Origin, name: str) -> Graph:
-    """The neutral graph of `origin.exported`; fills in `origin.result` and `origin.placeholders`."""
-    walk = _Walk(origin)
+def lower(origin: Origin, name: str, *, training: bool = False) -> Graph:
+    """The neutral graph of `origin.exported`; fills in `origin.result`, `origin.placeholders` and `origin.idle`.
+
+    In `training`, what is written to buffers is followed: such a graph says how sizes hang together, and never runs.
+    """
+    walk = _Walk(origin, training)
     for node in origin.exported.graph.nodes:
         walk.visit(node)
     graph = Graph(name, walk.nodes, walk.inputs, walk.outputs, "torch", origin)
     _drop_dead(graph)
+    origin.idle = idle_nodes(walk.nodes, graph.nodes)
+    if training:
+        kept = {*origin.idle, *graph.nodes}
+        graph.nodes = [node for node in walk.nodes if node in kept]
     return graph
 
 
@@ -57,8 +65,9 @@ def _drop_dead(graph: Graph) -> None:
 class _Walk:
     """State of one lowering: the value of each fx node, the tensors known, the names in use."""
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, training: bool = False) -> None:
         self.origin = origin
+        self._training = training
         self.nodes: list[Node] = []
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
@@ -132,6 +141,8 @@ class _Walk:
             self._fold(node, target)
         elif mutates(target):
             self._write(node)
+        elif self._training and target is aten.detach.default and isinstance(node.args[0], fx.Node):
+            self._aliases.same(node, node.args[0])  # gradients are not asked for
         else:
             if is_view(target) and isinstance(node.args[0], fx.Node):
                 self._aliases.view(node, node.args[0])
@@ -160,8 +171,12 @@ class _Walk:
         if isinstance(written, fx.Node) and self._aliases.same_tensor(written, copied):
             self._aliases.same(node, written)
             return
-        if not isinstance(written, fx.Node) or self._aliases.root(written) in self._parameters:
+        own = isinstance(written, fx.Node) and self._aliases.root(written) in self._parameters
+        if not isinstance(written, fx.Node) or (own and not self._training):
             self._values[node] = self._lower_unknown(node)
+            return
+        if own and isinstance(copied, fx.Node):
+            self._keep_up(node, written, copied)
             return
         target = functional(node)
         if target is None:
@@ -176,6 +191,15 @@ class _Walk:
             self._scatter(node, view)
         for gone in self._aliases.stale:
             self._folder.known.pop(gone, None)
+
+    def _keep_up(self, node: fx.Node, written: fx.Node, copied: fx.Node) -> None:
+        """A tensor of the module takes over another: what it holds from here on goes with both."""
+        root = self._aliases.root(written)
+        result = self._value(node.name, written.meta["val"])
+        inputs: list[Value | None] = [self._value_of(root), self._value_of(copied)]
+        self._insert(node, "elementwise", aten.add.Tensor, inputs, (Slot(0), Slot(1)), {"fn": "add"}, result)
+        self._overwrite(root, result)
+        self._aliases.same(node, root)
 
     def _overwrite(self, root: fx.Node, value: Value) -> None:
         self._values[root] = value
