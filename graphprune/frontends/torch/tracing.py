@@ -22,6 +22,7 @@ from ...errors import GraphPruneError, InputError
 from ...graph import Graph
 from ..caches import mark_caches
 from .aliasing import StaleViewError
+from .binding import bind
 from .data_access import detached_data
 from .decompose import decompose
 from .dynamic import mark_batch
@@ -110,7 +111,8 @@ def lower_program(
     except Exception as error:
         raise InputError(f"{name} cannot be captured: {type(error).__name__}: {first_line(error)}") from error
     origin_of(graph).read = frozenset(graph.weights())
-    mark_batch(graph)
+    if not any(v.dynamic for v in graph.values()):
+        mark_batch(graph)
     mark_caches(graph)
     graph.notes = (_DECIDED,) if by_example(program) else ()
     return graph
@@ -194,6 +196,7 @@ def _origin(
         raise InputError(f"torch.export cannot make a graph module of {name}: {first_line(error)}") from error
     assert isinstance(exported, fx.GraphModule)
     decompose(exported)
+    bind(exported, pytree.tree_leaves((args, kwargs)))
     tensors = Tensors.of(exported if module is None else module)
     return Origin(module, exported, args, kwargs, tensors)
 
