@@ -20,6 +20,7 @@ from ..torch.files import Shapes
 from ..torch.origin import Origin, fill, origin_of
 from ..torch.refusals import first_line
 from ..torch.tracing import capture, quiet
+from ..torch.unloadable import notes
 from .conversion import Converted, Spelling, spelling
 from .inputs import example_inputs
 from .origin import CheckpointOrigin
@@ -47,6 +48,7 @@ def load(folder: str | Path, input_shapes: Shapes | None = None) -> Graph:
         model, named, spelled = _whole(folder, cls, dtype), {}, Spelling({})
     graph = _graph(model, config, dtype, input_shapes)
     graph.name = folder.resolve().name
+    graph.notes = (*graph.notes, *notes())
     _attach(graph, named)
     _extend(graph, folder, config, named, spelled.transforms)
     graph.pinned = must_stay(config.to_dict()) | must_stay(_generation(folder)) | needed_ids(read_tokenizer(folder))

@@ -7,6 +7,7 @@ import json
 import mmap
 import re
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import torch
 from torch import nn
 
 from ...errors import InputError
-from ..torch.refusals import first_line
 from ..torch.tracing import quiet
+from ..torch.unloadable import cause_of, without_unloadable
 
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 _ALIGNMENT = 64
@@ -26,8 +27,10 @@ def transformers() -> Any:
     try:
         with quiet():
             import transformers as package
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise InputError("a transformers folder needs the package: pip install 'graphprune[hf]'") from error
+    except ImportError as error:
+        raise InputError(f"transformers cannot be imported: {cause_of(error)}") from error
     return package
 
 
@@ -37,12 +40,16 @@ def read_config(folder: Path) -> Any:
         raise InputError(f"'{folder}' has no config.json: it is no transformers folder")
     try:
         with quiet():
-            return transformers().AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            return without_unloadable(partial(_read_config, folder))
     except InputError:
         raise
     except Exception as error:
         own = "; it names code of its own (auto_map), which graphprune does not run" if _own_code(folder) else ""
-        raise InputError(f"'{folder / 'config.json'}' cannot be read: {first_line(error)}{own}") from error
+        raise InputError(f"'{folder / 'config.json'}' cannot be read: {cause_of(error)}{own}") from error
+
+
+def _read_config(folder: Path) -> Any:
+    return transformers().AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def _own_code(folder: Path) -> bool:
@@ -55,7 +62,13 @@ def _own_code(folder: Path) -> bool:
 def class_of(config: Any, where: str) -> Any:
     """The model class that a configuration names."""
     names = config.architectures or []
-    found = getattr(transformers(), names[0], None) if names else None
+    try:
+        with quiet():
+            found = without_unloadable(lambda: getattr(transformers(), names[0], None)) if names else None
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"'{where}': transformers cannot import '{names[0]}': {cause_of(error)}") from error
     if found is None:
         named = f"names the class '{names[0]}', which transformers does not have" if names else "names no architecture"
         raise InputError(f"'{where}': config.json {named}")
@@ -69,10 +82,10 @@ def skeleton(config: Any, cls: Any, dtype: torch.dtype | None = None) -> nn.Modu
     """
     try:
         with quiet():
-            model = on_meta(config, cls, dtype)
+            model = without_unloadable(lambda: on_meta(config, cls, dtype))
             _fill_buffers(model)
     except Exception as error:
-        raise InputError(f"{cls.__name__} cannot be built from its configuration: {first_line(error)}") from error
+        raise InputError(f"{cls.__name__} cannot be built from its configuration: {cause_of(error)}") from error
     _place_parameters(model)
     return model.eval()
 

@@ -22,6 +22,7 @@ from .archive import load_program
 from .emission import Emitted, emit
 from .refusals import first_line
 from .tracing import batch_shapes, capture, export, lower_program, quiet, split_inputs, twice
+from .unloadable import cause_of, notes, without_unloadable
 
 aten = torch.ops.aten
 
@@ -58,7 +59,9 @@ def load(spec: str | Path, input_shapes: Shapes | None = None, inputs: Any = Non
     inputs = own_inputs if inputs is None else inputs
     if inputs is None:
         raise InputError(f"'{text}' gives a module without example inputs: say --input-shape")
-    return capture(module, inputs)
+    graph = capture(module, inputs)
+    graph.notes = (*graph.notes, *notes())
+    return graph
 
 
 def random_arguments(shapes: Shapes) -> Any:
@@ -95,19 +98,19 @@ def _make(spec: str) -> tuple[nn.Module, Any]:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(where)
+        found: Any = without_unloadable(lambda: importlib.import_module(where))
     except Exception as error:
-        raise InputError(f"'{spec}': the module '{where}' cannot be imported: {first_line(error)}") from error
+        raise InputError(f"'{spec}': the module '{where}' cannot be imported: {cause_of(error)}") from error
     for part in name.split("."):
         if not hasattr(found, part):
             raise InputError(f"'{spec}': the module '{where}' has no '{name}'")
         found = getattr(found, part)
     try:
-        made = found() if callable(found) and not isinstance(found, nn.Module) else found
+        made = without_unloadable(found) if callable(found) and not isinstance(found, nn.Module) else found
     except GraphPruneError:
         raise
     except (Exception, SystemExit) as error:
-        raise InputError(f"'{spec}' raised {type(error).__name__}: {first_line(error)}") from error
+        raise InputError(f"'{spec}' raised {type(error).__name__}: {cause_of(error)}") from error
     module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
         raise InputError(f"'{spec}' gives a {type(module).__name__}, not a torch.nn.Module")
