@@ -74,7 +74,7 @@ def _scripted(graph: Graph, model: Any, script: Script | None) -> Any:
     """An ONNX model that takes what is left of the original's numbers with it; the original has its own already."""
     if not isinstance(script, Left) or not frontends.of(graph).is_random(graph):
         return model
-    return frontends.of(graph).scripted(graph, model, script.of)
+    return frontends.of(graph).scripted(graph, model, script)
 
 
 def loading(graph: Graph) -> Callable[[Path], None]:

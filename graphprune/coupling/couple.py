@@ -79,6 +79,8 @@ class Coupling:
     def __init__(self, graph: Graph, walk: Walk, solution: Solution, causes: list[tuple[int, str]]) -> None:
         self.graph = graph
         self.grouped = walk.grouped
+        self.flipped = walk.flipped
+        self.deep = frozenset(walk.deep)
         self.picked: frozenset[str] = frozenset()
         self.failed: dict[Node, str] = walk.failed
         self.tables = tuple(walk.tables)

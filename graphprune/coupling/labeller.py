@@ -15,6 +15,7 @@ from ..ops import Block, Columns, known, lookup
 from ..ops.base import Array, CoupleRule, Operator
 from .failing import what_failed
 from .presence import Presences
+from .search import second
 from .statements import MET, Statements
 from .tables import Table
 
@@ -63,6 +64,7 @@ class Walk:
         self.outputs = [*graph.outputs, *(graph.training.outputs if graph.training is not None else [])]
         self.grouped = grouped
         self.flipped = flipped
+        self.deep: set[str] = set()
         self.tables = tables
         self.count = 1
         self.said = Statements()
@@ -239,17 +241,24 @@ class Walk:
         settled = []
         for block in self.blocks(value):
             if block.joint and (axis is None or axis in block.axes):
-                flip = block.origin in self.flipped
-                active = axis if axis is not None else block.axes[-1 if flip else 0]
+                active = self._preferred(block) if axis is None else axis
                 at = block.axes.index(active)
                 index = tuple(slice(None) if i == at else slice(0, 1) for i in range(len(block.axes)))
                 face = block.labels[index]
                 self.equal(block.labels, face)
                 self.said.resolved.append((block.origin, face.reshape(-1)))
+                if len(block.axes) > 2:
+                    self.deep.add(block.origin)
                 settled.append(Block((active,), np.ascontiguousarray(face.reshape(-1))))
             else:
                 settled.append(block)
         self._set(value, tuple(settled))
+
+    def _preferred(self, block: Block) -> int:
+        """The axis of a joint block that stays active: the outermost, unless an earlier walk found it stuck."""
+        if block.origin in self.flipped:
+            return block.axes[-1]
+        return block.axes[1 if len(block.axes) > 2 and second(block.origin) in self.flipped else 0]
 
     def choose(self, origin: str, candidates: Sequence[Array]) -> int:
         """See `Labeller`."""

@@ -13,11 +13,20 @@ _FLIPS = 3
 #: Rounds of trying that for one choice alone of those that hang together.
 _ALONE = 4
 
+#: Heads are preferred to their width where they free at least this part of what that does.
+_NEARLY = 0.9
+
 
 class Found(Protocol):
-    """A coupling; `picked` are the origins of choices whose active axis is taken apart into whole values."""
+    """A coupling with some choices made the other way (`flipped`).
 
+    `picked` are the origins of choices whose active axis is taken apart into whole values, `deep` those of choices
+    among more than two axes.
+    """
+
+    flipped: frozenset[str]
     picked: frozenset[str]
+    deep: frozenset[str]
 
     def free_indices(self) -> int:
         """How many indices may go."""
@@ -30,7 +39,25 @@ Attempt = Callable[[frozenset[str]], tuple[T, Mapping[str, frozenset[int]]]]
 
 
 def best(attempt: Attempt[T]) -> T:
-    """The coupling with the choices that free most, in few walks."""
+    """The coupling with the choices that free most, in few walks.
+
+    Of more than two axes the innermost is tried where the outermost is stuck; then the one after the outermost, which
+    is taken if it frees nearly as much: of queries, keys and values whole heads go, rather than a part of each.
+    """
+    found = _by_flips(attempt)
+    deep = found.flipped & found.deep
+    if not deep:
+        return found
+    other, _ = attempt((found.flipped - deep) | {second(origin) for origin in deep})
+    return other if other.free_indices() >= _NEARLY * found.free_indices() else found
+
+
+def second(origin: str) -> str:
+    """How it is named that a choice falls on the axis after the outermost."""
+    return f"{origin} second"
+
+
+def _by_flips(attempt: Attempt[T]) -> T:
     first, choices, stacks = _with_stacks(attempt)
     if first.picked:
         first, choices, stacks = _spread(attempt, first, choices, stacks)

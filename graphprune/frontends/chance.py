@@ -117,8 +117,8 @@ class Draws:
 class Alike:
     """The same numbers for each index of the first axis, in the order of calls: for batches of any size."""
 
-    def __init__(self) -> None:
-        self._at = 0
+    def __init__(self, seed: int = 0) -> None:
+        self._seed, self._at = seed, 0
 
     def begin(self) -> None:
         """A run begins."""
@@ -127,4 +127,4 @@ class Alike:
     def draw(self, op: str, shape: Shape, node: Key | None) -> np.ndarray:
         """The numbers for an operator."""
         self._at += 1
-        return np.broadcast_to(uniform("", self._at, (1, *shape[1:])) if shape else uniform("", self._at, ()), shape)
+        return np.broadcast_to(uniform(f"{op} {self._seed}", self._at, (1, *shape[1:]) if shape else ()), shape)

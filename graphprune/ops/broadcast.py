@@ -115,6 +115,7 @@ def _meet_cluster(
                 first = _broadcast_equal(first, block, labeller)
     if first is not None and fixed:
         labeller.equal(first.labels, None)
+        return None  # no choice further on should fall on what stays anyway
     return first
 
 

@@ -13,7 +13,9 @@ class Coupled:
     """A coupling as the search sees it."""
 
     free: int
+    flipped: frozenset[str]
     picked: frozenset[str] = frozenset()
+    deep: frozenset[str] = frozenset()
 
     def free_indices(self) -> int:
         return self.free
@@ -23,7 +25,7 @@ def test_what_was_freest_on_the_way_is_not_forgotten() -> None:
     """With both splits made the other way most is free, though one of them is stuck either way; alone, the other one
     frees little.
     """
-    walks = {"": (4, "heads groups"), "groups heads": (9, "groups"), "heads": (6, "groups"), "groups": (4, "heads")}
+    walks = {"": (4, "heads, groups"), "groups, heads": (9, "groups"), "heads": (6, "groups"), "groups": (4, "heads")}
     assert _best(walks).free == 9
 
 
@@ -31,16 +33,23 @@ def test_of_choices_that_hang_together_one_alone_is_tried() -> None:
     """A norm's groups may be whole groups only where the split before it stays as it is, and the other way round; with
     both made the other way nothing is free.
     """
-    walks = {"": (4, "split groups"), "groups split": (4, "split groups"), "groups": (8, "")}
+    walks = {"": (4, "split, groups"), "groups, split": (4, "split, groups"), "groups": (8, "")}
     assert _best(walks).free == 8
 
 
 def test_the_width_of_values_that_are_taken_apart_is_tried_though_their_number_is_free() -> None:
     """What is freer of both is where the search for what is stuck begins."""
     picks = {"pieces"}
-    walks = {"": (4, "heads"), "pieces": (9, "heads"), "heads pieces": (12, "")}
+    walks = {"": (4, "heads"), "pieces": (9, "heads"), "heads, pieces": (12, "")}
     assert _best(walks, picks).free == 12
     assert _best({"": (4, ""), "pieces": (3, "")}, picks).free == 4
+
+
+def test_of_three_axes_the_second_is_taken_where_it_frees_nearly_as_much_as_the_last() -> None:
+    walks = {"": (2, "view"), "view": (80, ""), "view second": (76, "")}
+    found = _best(walks, deep={"view"})
+    assert found.flipped == {"view second"}
+    assert _best({**walks, "view second": (70, "")}, deep={"view"}).flipped == {"view"}
 
 
 def test_choices_hang_together_by_what_they_are_about() -> None:
@@ -49,14 +58,16 @@ def test_choices_hang_together_by_what_they_are_about() -> None:
     assert tangled({}) == []
 
 
-def _best(walks: dict[str, tuple[int, str]], picked: Collection[str] = ()) -> Coupled:
+def _best(walks: dict[str, tuple[int, str]], picked: Collection[str] = (), deep: Collection[str] = ()) -> Coupled:
     """Walks by the choices made the other way: what is free, and which choices are stuck (all about one component).
 
-    `picked` are choices whose active axis is taken apart, as long as they are not made the other way.
+    `picked` are choices whose active axis is taken apart, as long as they are not made the other way; `deep` are among
+    more than two axes.
     """
 
     def attempt(flipped: frozenset[str]) -> tuple[Coupled, dict[str, frozenset[int]]]:
-        free, stuck = walks[" ".join(sorted(flipped))]
-        return Coupled(free, frozenset(picked) - flipped), dict.fromkeys(stuck.split(), frozenset({7}))
+        free, stuck = walks[", ".join(sorted(flipped))]
+        found = Coupled(free, flipped, frozenset(picked) - flipped, frozenset(deep))
+        return found, dict.fromkeys(filter(None, stuck.split(", ")), frozenset({7}))
 
     return best(attempt)

@@ -196,3 +196,50 @@ def test_onnx_files_draw_alike(tmp_path: Any) -> None:
     graph = gp.load(tmp_path / "net.onnx")
     assert gp.verify(graph, str(tmp_path / "small.onnx"), result.plan).passed
     gp.optimize(graph, "remove-channels{channels=0.5},cleanup", verify_each=True)
+
+
+def test_what_is_drawn_from_constants_stays_drawn() -> None:
+    """Dropout in training mode and coins of constant chances are no constants: neither read as such, nor folded."""
+    nodes = [
+        node("Dropout", "ones ratio on", "d"),
+        node("Bernoulli", "half", "coins"),
+        node("Mul", "h coins", "m"),
+        node("Add", "m d", "g"),
+    ]
+    weights = {"ones": np.ones((1, 8), np.float32), "half": np.full(8, 0.5, np.float32)}
+    told = network(nodes, ratio=np.array(0.5, np.float32), on=np.array(True), **weights)
+    graph, _ = gp.optimize(gp.load(told), "fold-constants,cleanup,remove-channels{channels=0.5}", verify_each=True)
+    assert {"Dropout", "Bernoulli"} <= {n.op for n in graph.nodes}
+
+
+def test_a_file_that_draws_elsewhere_is_told_why_it_differs() -> None:
+    result = gp.prune(ONNX["normal"], target=gp.channels(0.5))
+    for n in result.model.graph.node:
+        n.input[:], n.output[:] = (
+            ["other" if name == "n" else name for name in names] for names in (n.input, n.output)
+        )
+    proof = gp.verify(gp.load(ONNX["normal"]), result.model, result.plan)
+    assert proof.failed
+    assert "node 'n' (RandomNormalLike) draws random numbers that the original does not" in proof.detail
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_branches_are_not_decided_by_chance(drawn: bool) -> None:
+    """A branch that a random number decides cannot be captured; one that the inputs decide can, noise or not."""
+
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = torch.relu(self.a(x)) + torch.randn(8)
+            if (torch.rand(()) < 0.5) if drawn else (x.abs().sum() > 0):
+                h = 2 * h
+            return self.b(h)
+
+    if drawn:
+        with pytest.raises(GraphPruneError, match="Branching"):
+            gp.capture(Branching(), torch.randn(4, 6))
+    else:
+        assert gp.capture(Branching(), torch.randn(4, 6)).notes

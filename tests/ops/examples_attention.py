@@ -286,3 +286,22 @@ def slopes_made_before_the_heads() -> Any:
     slopes = torch.tensor([0.5, 0.25, 0.125, 0.0625])
     parts = {"q": linear(WIDTH, 12), "k": linear(WIDTH, 12), "v": linear(WIDTH, 12), "out": linear(12, 2)}
     return Net(call, slopes=slopes, **parts), tokens()
+
+
+@example(
+    """
+    4 exact: a.weight[0] a.bias[0] qkv.weight[1]
+    3 of 12 exact: qkv.weight[0] qkv.bias[0] bias[1] out.weight[1]
+    """
+)
+def one_bias_for_queries_keys_and_values() -> Any:
+    """Of three factors, labeled alike in a parameter, the heads go: neither queries as a whole, nor a part of each."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (m.qkv(torch.relu(m.a(x))).view(2, 5, 3, 3, 4) + m.bias).permute(2, 0, 3, 1, 4).unbind(0)
+        return m.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    net = Net(
+        call, a=nn.Linear(6, 4), qkv=nn.Linear(4, 36), bias=nn.Parameter(torch.randn(3, 3, 4)), out=nn.Linear(12, 2)
+    )
+    return net, torch.randn(2, 5, 6)

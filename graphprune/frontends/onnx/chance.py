@@ -14,12 +14,10 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from onnx import load as load_model
 
 from ...graph import Graph, Node
+from ..chance import Left
 from .origin import Source
 from .protos import attributes, domain, subgraphs
 from .tensors import onnx_dtype, to_tensor
-
-#: The numbers for a node, by its name and as many as it draws in the original.
-Numbers = Callable[[str, tuple[int, ...]], np.ndarray]
 
 _GENERATED = frozenset("RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
 _RANDOM = _GENERATED | {"Bernoulli", "Multinomial", "Dropout"}
@@ -61,8 +59,10 @@ def drawn(node: Node) -> tuple[int, ...]:
     return out.sizes
 
 
-def scripted(graph: Graph, model: ModelProto | str | Path, numbers: Numbers) -> ModelProto:
-    """A copy of what is made of a graph, whose random nodes compute what the numbers say."""
+def scripted(graph: Graph, model: ModelProto | str | Path, script: Left) -> ModelProto:
+    """A copy of what is made of a graph, whose random nodes compute what the script says. One that the graph has not
+    stays as it is, and is named.
+    """
     nodes, twin = drawing(graph), ModelProto()
     twin.CopyFrom(load_model(str(model)) if isinstance(model, str | Path) else model)
     opset = next((o.version for o in twin.opset_import if o.domain in ("", "ai.onnx")), 1)
@@ -70,7 +70,13 @@ def scripted(graph: Graph, model: ModelProto | str | Path, numbers: Numbers) -> 
         made: list[NodeProto] = []
         for proto in part.node:
             node = nodes.get(proto.output[0]) if draws(proto) else None
-            made += [proto] if node is None else without_chance(proto, node, numbers(node.name, drawn(node)), opset)
+            if node is not None:
+                made += without_chance(proto, node, script.of(node.name, drawn(node)), opset)
+                continue
+            made.append(proto)
+            if draws(proto) and proto.op_type != "Dropout":
+                name = proto.name or proto.output[0]
+                script.beside = f"node '{name}' ({proto.op_type}) draws random numbers that the original does not"
         copies = [NodeProto.FromString(proto.SerializeToString()) for proto in made]
         del part.node[:]
         part.node.extend(copies)

@@ -231,7 +231,7 @@ def evaluate(
     attrs = attributes(node)
     try:
         with np.errstate(all="ignore"):
-            if node.op_type == "Constant" or node.op_type.startswith(("Random", "Multinomial", "Bernoulli")):
+            if node.op_type == "Constant" or _random(node, inputs):
                 return None
             if node.op_type == "ConstantOfShape":
                 found = _filled(attrs, inputs[0], limit)
@@ -251,6 +251,14 @@ def evaluate(
 def _usable(small: Small, limit: int) -> bool:
     """Whether a value is small and of a type that numpy has (a cast to no such type makes objects)."""
     return max(small.value.size, small.other.size) <= limit and small.value.dtype != object
+
+
+def _random(node: NodeProto, inputs: list[Small | None]) -> bool:
+    """Whether a node gives other numbers each time; Dropout does where it is told to."""
+    if node.op_type == "Dropout":
+        told = inputs[2] if len(inputs) > 2 else None
+        return told is not None and bool(told.value.any())
+    return node.op_type.startswith(("Random", "Multinomial", "Bernoulli"))
 
 
 def _filled(attrs: dict[str, Any], shape: Small | None, limit: int) -> list[Small] | None:
