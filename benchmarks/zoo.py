@@ -1,4 +1,4 @@
-"""Torchvision's classification and segmentation models, with random weights, and their ONNX exports."""
+"""Torchvision's classification and segmentation models, with random weights, their ONNX exports, and torchaudio."""
 
 from __future__ import annotations
 
@@ -39,6 +39,26 @@ def torchvision() -> ModuleType:
             del sys.modules[name]
         _define_operators()
         import torchvision as package
+    return package
+
+
+@functools.cache
+def torchaudio() -> ModuleType | None:
+    """The package, also where its compiled library does not load beside the installed torch; None where it is missing.
+
+    Its models are Python, and so is all of it that transformers and diffusers import once it is installed.
+    """
+    try:
+        import torchaudio as package
+    except ImportError:
+        return None
+    except OSError:  # built for torch with CUDA, as torchvision above
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
+            del sys.modules[name]
+        stub: Any = ModuleType("torchaudio._extension")
+        stub._IS_TORCHAUDIO_EXT_AVAILABLE, stub.fail_if_no_align = False, lambda function: function
+        sys.modules[stub.__name__] = stub
+        import torchaudio as package
     return package
 
 

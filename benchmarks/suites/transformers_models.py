@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..random_weights import call, vary
-from ..zoo import torchvision
+from ..zoo import torchaudio, torchvision
 from . import transformers_sense as sense
 from . import transformers_text as text
 
@@ -79,7 +79,8 @@ def transformers() -> ModuleType:
     """The package, without its warnings and without looking anything up."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.filterwarnings("ignore")
-    torchvision()  # transformers reads it, and it must be made to load first
+    torchvision()  # transformers reads both, and they must be made to load first
+    torchaudio()
     import transformers as package
 
     package.logging.set_verbosity_error()

@@ -16,6 +16,7 @@ GOOD = {"case": "zoo/torch/a", "commit": "x", "valid": True, "verified": True, "
 LARGE = GOOD | {"case": "zoo/torch/b", "ratio": 0.7, "stops": ["aten.sort `sort`: mixes (60%)"]}
 WRONG = GOOD | {"case": "zoo/onnx/a", "verified": False, "note": "differs by 3"}
 BROKEN = {"case": "zoo/onnx/b", "commit": "x", "error": "stopped after 600 s", "step": "planning"}
+PEERS = {"a": {"valid": True}, "b": {"error": "KeyError: no rule"}}
 REFUSED = {"case": "zoo/export/c", "commit": "x", "error": "RuntimeError: no"}
 
 
@@ -31,8 +32,8 @@ def test_the_page_counts_results_and_says_what_stopped_the_others(
     coverage_page.record("zoo", found, ["a", "b", "c"])
     coverage_page.publish(tmp_path / "coverage.md")
     page = (tmp_path / "coverage.md").read_text()
-    assert "| zoo | PyTorch | 2 of 3 | 2 | 2 | 1 | - |" in page
-    assert "| zoo | ONNX | 2 of 3 | 1 | 0 | 0 | 1 |" in page
+    assert "| zoo | PyTorch | 2 of 3 | 2 | 2 | 0 | 1 | 0 | - |" in page
+    assert "| zoo | ONNX | 2 of 3 | 1 | 0 | 0 | 0 | - | 1 |" in page
     assert "| b | PyTorch | 0.700 | aten.sort `sort`: mixes (60%) |" in page
     assert "| a | ONNX | 0.400 | not verified: differs by 3 |" in page
     assert "planning: stopped after 600 s" in page
@@ -44,7 +45,35 @@ def test_the_best_file_of_a_model_counts(tmp_path: Path, monkeypatch: pytest.Mon
     others = [GOOD | {"case": "zoo/torchscript-17/a"}, LARGE | {"case": "zoo/torchscript-17/b"}]
     coverage_page.record("zoo", {item["case"]: item for item in (WRONG, BROKEN, REFUSED, *others)}, ["a", "b", "c"])
     coverage_page.publish(tmp_path / "coverage.md")
-    assert "| zoo | ONNX by any exporter | 2 of 3 | 2 | 2 | 1 | 1 |" in (tmp_path / "coverage.md").read_text()
+    assert "| zoo | ONNX by any exporter | 2 of 3 | 2 | 2 | 0 | 1 | - | 1 |" in (tmp_path / "coverage.md").read_text()
+
+
+def test_libraries_have_a_page_with_verdicts_the_peer_and_an_earlier_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def at(case: str, **facts: object) -> dict[str, object]:
+        return {**GOOD, "case": case, "form": "own class", **facts}
+
+    earlier = [at("monai/torch/a", ratio=0.6), BROKEN | {"case": "monai/torch/b"}]
+    monkeypatch.setattr(coverage_page, "FOLDER", tmp_path / "before")
+    coverage_page.record("monai", {str(item["case"]): item for item in earlier}, ["a", "b"])
+    monkeypatch.setattr(coverage_page, "FOLDER", tmp_path)
+    undecided = at("monai/torch/b", verified=False, undecided=True, note="the outputs hardly vary")
+    peer = {"build_s": 0.1, "prune_s": 0.2, "params_ratio": 0.3}
+    others = [{"commit": "x", "case": f"monai/torch-pruning/{name}"} | facts for name, facts in PEERS.items()]
+    found = [at("monai/torch/a"), undecided, others[0] | peer, others[1]]
+    coverage_page.record("monai", {str(item["case"]): item for item in found}, ["a", "b"])
+    coverage_page.publish(tmp_path / "coverage.md")
+    assert not (tmp_path / "coverage.md").exists()
+    page = (tmp_path / "coverage-libraries.md").read_text()
+    assert "| monai | PyTorch | 2 of 2 | 2 | 1 | 1 | 1 | 2 | - |" in page
+    assert "| monai | Torch-Pruning | 2 of 2 | 1 | - | - | 1 | 1 | - | 0.3 |" in page
+    assert "| monai | PyTorch at x | 2 of 2 | 1 | 1 | 0 | 0 | 1 | - |" in page
+    assert "| b | PyTorch | 0.400 | undecided: the outputs hardly vary |" in page
+    assert [row.split("|")[-2].strip() for row in page.splitlines() if row.startswith(("| a | 10", "| b | 10"))] == [
+        "0.300",
+        "KeyError",
+    ]
 
 
 def test_a_case_that_was_not_run_keeps_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
