@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import alignment, budgets, coupling, criteria, depth, frontends, proven
+from . import alignment, budgets, coupling, criteria, depth, frontends, proven, running
 from . import proof as proving
 from .budgets import FLOOR, Options
 from .calibration import Data
@@ -177,7 +177,7 @@ def save(graph: Graph, path: str | Path, plan: Plan | None = None) -> None:
 
     A transformers folder that no configuration describes gets the `plan` beside its tensors.
     """
-    frontends.save(graph, path, plan="" if plan is None else plan.text)
+    frontends.save(graph, path, plan="" if plan is None else plan.text, check=running.loading(graph))
 
 
 def optimize(
@@ -245,7 +245,7 @@ class Result:
 
     def save(self, path: str | Path) -> None:
         """Write the model: `.onnx`, or for PyTorch also `.pt2` and `.safetensors`; a folder's as a folder."""
-        frontends.save(self.graph, path, self.emitted, self.plan.text)
+        frontends.save(self.graph, path, self.emitted, self.plan.text, check=running.loading(self.graph))
 
 
 def prune(
@@ -267,6 +267,7 @@ def prune(
     verify: bool = True,
     data: Data | None = None,
     strict: bool = False,
+    own_class: str = "prefer",
     input_shapes: Any = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -274,14 +275,18 @@ def prune(
 
     `model` is an `nn.Module` (with `example_inputs`), a `Graph`, or anything `load` takes. `data` are samples that the
     proof runs on: the path of an `.npz` file or a mapping, both with an array for each input (axis 0: samples), or an
-    iterable of batches as the model takes them. Without, inputs are made up.
+    iterable of batches as the model takes them. Without, inputs are made up. With `own_class="require"` a module must
+    come back in its own class, which must train where the original does.
 
-    Raises InputError for what cannot be used, TargetError where the target is out of reach, VerificationError where the
-    result is not what it should be, or where nothing was proven and `strict` asks for a proof.
+    Raises OwnClassError where the class cannot hold the result, InputError for what cannot be used, TargetError where
+    the target is out of reach, VerificationError where the result is not what it should be, or where nothing was proven
+    and `strict` asks for a proof.
     """
     clock, goal, data = Clock(progress), Targets.of(target), proven.few(data)
     if data is not None and not verify:
         raise InputError("data serve the proof, which is not to run: leave out data, or verify=False (--no-verify)")
+    if own_class not in proven.OWN_CLASS:
+        raise InputError(f"own_class must be one of {', '.join(proven.OWN_CLASS)}, not '{own_class}'")
     with clock("reading the model"):
         graph = proven.loaded(model, example_inputs, input_shapes, data)
     with clock("coupling"):
@@ -301,9 +306,12 @@ def prune(
         with clock("verifying"):
             emitted, proof = proven.prove(coupled, keep, pruned, emitted, seed, progress, data)
     notes = [*budgets.nothing_removed(coupled, made, options), *alignment.slow_kernels(graph, pruned)]
+    notes += running.unloaded(graph)
     report = pruning_report(coupled, made, pruned, emitted, proof, clock.seconds, notes)
     if proof is not None:
         proven.settle(proof, f"the pruned '{graph.name}'", strict)
+    if own_class == "require":
+        proven.require_class(graph, emitted)
     return Result(model_of(emitted), made, report, pruned, coupled, emitted)
 
 

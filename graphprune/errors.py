@@ -23,6 +23,10 @@ class VerificationError(GraphPruneError):
     """The pruned model does not compute what the masked original computes (exit code 1)."""
 
 
+class OwnClassError(VerificationError):
+    """The caller's own class was required, and cannot hold the result; the message says why (exit code 1)."""
+
+
 class BackendError(GraphPruneError):
     """A runtime is missing or cannot run the model; the message says what to install (exit code 2)."""
 

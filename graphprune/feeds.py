@@ -20,12 +20,14 @@ _MOST_INPUT = 1 << 30
 _ID_MOVES = frozenset({"reshape", "transpose", "slice", "expand", "select"})
 
 
-def random_inputs(graph: Graph, seed: int) -> Any:
-    """Inputs at the bound sizes, as the graph's own framework takes them."""
+def random_inputs(graph: Graph, seed: int, case: Case | None = None) -> Any:
+    """Inputs at the bound sizes, as the graph's own framework takes them. Where small inputs choose among branches, the
+    seed says which way they lead, unless the `case` does.
+    """
     if graph.frontend != "onnx":
         return frontends.of(graph).random_inputs(graph, seed)
     generator = np.random.default_rng(seed)
-    case = graph.cases[seed % len(graph.cases)] if graph.cases else Case({})
+    case = case or (graph.cases[seed % len(graph.cases)] if graph.cases else Case({}))
     made = {v.name: _random_array(graph, _resized(v, case), generator) for v in graph.inputs}
     return {name: np.asarray(case.values.get(name, array)) for name, array in made.items()}  # of no axes, too
 

@@ -138,12 +138,12 @@ class Case:
 class Graph:
     """A model: nodes in topological order. `frontend` is "onnx" or "torch"; `origin` is that frontend's own state.
 
-    `training` is the same model as it runs in training, where that reads weights that inference leaves aside
-    (auxiliary heads): it is coupled and sliced along, so that the result still trains. Both graphs share the `Value`s
-    of their weights. `pinned` are ids that must stay where the rows of a table may go (special tokens);
-    `kept_rows` are the ids that did, by the name of the input: new id `i` is what was id `kept_rows[name][i]`.
-    `notes` are sentences for the user about what the graph holds for. `assumed` are the sizes of free axes that nobody
-    gave, by input and axis; `cases` lead through every branch that small inputs choose.
+    `training` is what the caller's class does beside the graph, in training above all (auxiliary heads): it is coupled
+    and sliced along, so that the class still runs and trains. Both graphs share the `Value`s of their weights. `pinned`
+    are ids that must stay where the rows of a table may go (special tokens); `kept_rows` are the ids that did, by the
+    name of the input: new id `i` is what was id `kept_rows[name][i]`. `notes` are sentences for the user about what the
+    graph holds for. `assumed` are the sizes of free axes that nobody gave, by input and axis; `cases` lead through
+    every branch that small inputs choose.
     """
 
     name: str

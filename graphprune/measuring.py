@@ -10,10 +10,14 @@ from typing import Any
 
 from . import counting, frontends
 from .errors import InputError
-from .graph import Graph
+from .feeds import random_inputs
+from .graph import Case, Graph
 from .runtimes import takes, timing
 from .runtimes.base import Progress
 from .runtimes.timing import Comparison, Timing
+
+#: Sizes that every runtime tries by itself, and how many samples a model is looked at with.
+_USUAL, _BATCH = frozenset({1, 2, 16, 224}), 2
 
 
 def benchmark(
@@ -43,11 +47,12 @@ def benchmark(
         prepared = [
             _prepare(m, runtime, Path(folder) / f"{i}.onnx", input_shapes, example_inputs) for i, m in enumerate(models)
         ]
+        first = prepared[0][2] if all(graph.frontend == "onnx" for _, graph, _ in prepared) else None
         found = timing.compare(
             [model for model, _, _ in prepared],
             runtime=runtime,
             threads=threads,
-            feeds=[feed for _, _, feed in prepared],
+            feeds=[feed if first is None else first for _, _, feed in prepared],
             input_shapes=input_shapes,
             labels=_labels(models),
             memory=memory,
@@ -69,7 +74,31 @@ def _prepare(model: Any, runtime: str, path: Path, input_shapes: Any, example_in
             raise InputError(f"the runtime '{runtime}' does not run transformers folders; use pytorch")
         ready, feed = frontends.of(graph).pretrained(graph)
         return ready, graph, feed
-    return (*_compiled(model, graph, runtime, path), None)
+    feed = feed_for(graph, given=input_shapes is not None and len(input_shapes) > 0)
+    return (*_compiled(model, graph, runtime, path), feed)
+
+
+def feed_for(graph: Graph, *, given: bool) -> Any:
+    """Inputs for an ONNX model that does not run at just any: at the sizes found for it, one sample, or given ones."""
+    if graph.frontend != "onnx":
+        return None
+    if graph.cases:
+        case = next((case for case in graph.cases if given and not case.shapes), graph.cases[0])
+        return random_inputs(graph, 0, case)
+    found = {size for axes in graph.assumed.values() for size in axes.values()}
+    if given or found <= _USUAL:
+        return None
+    shapes = {
+        v.name: tuple(1 if n == _BATCH and str(a) in _axes(graph, v.name) else n for a, n in enumerate(v.sizes))
+        for v in graph.inputs
+        if v.shape is not None
+    }
+    return random_inputs(graph, 0, Case({}, shapes))
+
+
+def _axes(graph: Graph, name: str) -> set[str]:
+    """The axes of an input whose sizes were assumed."""
+    return {axis.partition(" ")[0] for axis in graph.assumed.get(name, {})}
 
 
 def _compiled(model: Any, graph: Graph, runtime: str, path: Path) -> tuple[Any, Graph]:

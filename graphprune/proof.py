@@ -25,8 +25,7 @@ from .evidence.inputs import made_up, sample_feeds
 from .evidence.kinds import further_kinds
 from .evidence.leaves import Leaves, leaves
 from .evidence.sides import Sides
-from .evidence.trial import STEPS as ROUNDING_STEPS
-from .evidence.trial import Bench, Trial
+from .evidence.trial import FLOORS, Bench, Trial
 from .frontends.chance import Draws
 from .graph import Graph, Weight
 from .masking import take_out, treatment
@@ -38,6 +37,9 @@ from .running import Runner, other_runner, reference_runner, rounds, runner
 TOLERANCES = {"float64": 1e-3, "float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}
 #: The same where values are rounded to integers of few bits: a float rounding may then decide between two steps.
 STEPS = 2e-2
+
+#: What a narrower float type does to a model, as a multiple of what rounding its inputs and matrices does.
+NARROW = 3.0
 
 #: A module among several that differs by more than this many times what rounding does is not worth a look in a wider
 #: type.
@@ -120,7 +122,9 @@ class Reference:
             build: Callable[[Graph], Any] = partial(_instrumented, coupling, keep, without, masks or {}, drawn)
             first: Callable[[Any], Runner] = partial(runner, graph, script=drawn.full)
             other: Callable[[Any], Runner] = partial(runner, graph, script=drawn.left)
-            self._bench = Bench(graph, build(graph), build, first, other, sides, limits, seed, drawn)
+            self._bench = Bench(
+                graph, build(graph), build, first, other, sides, limits, seed, drawn, precision=precision
+            )
         else:
             self._bench = Bench(masked, masked, _itself, Piecewise, Piecewise, sides, limits, seed, drawn, parted=True)
         self._on = "random inputs" if data is None else "samples"
@@ -223,12 +227,14 @@ def _itself(graph: Graph) -> Graph:
 
 
 def _limits(graph: Graph, precision: str) -> Limits:
-    """What is allowed by the narrowest float type in use."""
-    names = {precision, *(v.dtype.name for v in graph.values())} & TOLERANCES.keys()
+    """What is allowed by the narrowest float type in use. A candidate of a narrower type than the original's differs
+    everywhere: there the typical difference counts.
+    """
+    if precision:
+        return Limits(TOLERANCES[precision], FLOORS[precision] / 16, NARROW, typical=True)
+    names = {v.dtype.name for v in graph.values()} & TOLERANCES.keys()
     share = max((TOLERANCES[n] for n in names), default=1e-3)
-    return Limits(
-        max(share, STEPS) if rounds(graph) else share, max((ROUNDING_STEPS[n] for n in names), default=1.2e-7)
-    )
+    return Limits(max(share, STEPS) if rounds(graph) else share, max((FLOORS[n] for n in names), default=2e-6))
 
 
 def _instrumented(

@@ -14,7 +14,7 @@ from . import coupling, frontends
 from . import proof as proving
 from .calibration import Data
 from .coupling import Coupling
-from .errors import InputError, VerificationError
+from .errors import InputError, OwnClassError, VerificationError
 from .evidence.inputs import BATCHES, shapes_of
 from .graph import Graph
 from .passes.base import Pass, Remark
@@ -25,6 +25,9 @@ from .passes.sparsify import Sparsify
 from .stages import model_of, tried
 
 Tell = Callable[[str], None]
+
+#: What a caller may ask of the form of the result: the class where it will do, or nothing else.
+OWN_CLASS = ("prefer", "require")
 
 
 def few(data: Data | None) -> Data | None:
@@ -61,15 +64,25 @@ def prove(
     reference = proving.Reference(coupled, keep, seed=seed, progress=tell, data=data)
     emitted, proof = tried(reference, pruned, emitted)
     if not proof.undecided:
-        return emitted, proof
+        return frontends.rehearsed(pruned, emitted, reference.problem), proof
     with proving.livened(coupled.graph) as changed:
         if not changed:
-            return emitted, proof
+            return frontends.rehearsed(pruned, emitted, reference.problem), proof
         live = remove_channels(coupled, keep)
         again, proof = tried(proving.Reference(coupled, keep, seed=seed, data=data), live, frontends.emit(live))
     if getattr(again, "form", None) != getattr(emitted, "form", None):
         emitted = frontends.of(pruned).emit(pruned, own_class=False)
-    return emitted, proof
+    return frontends.rehearsed(pruned, emitted, reference.problem), proof
+
+
+def require_class(graph: Graph, emitted: Any) -> None:
+    """Raise where the result is not in the caller's own class, or is so at inference only."""
+    if graph.frontend != "torch":
+        return
+    if emitted.form != "module":
+        raise OwnClassError(f"the pruned '{graph.name}' cannot keep its own class: {emitted.reason}")
+    if emitted.alerts:
+        raise OwnClassError("; ".join(emitted.alerts))
 
 
 def compared(

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import frontends
 from .counting import macs
-from .errors import BackendError
+from .errors import BackendError, VerificationError
 from .frontends.chance import Left, Script
 from .frontends.treatment import Treatment
 from .graph import Graph
@@ -75,6 +75,43 @@ def _scripted(graph: Graph, model: Any, script: Script | None) -> Any:
     if not isinstance(script, Left) or not frontends.of(graph).is_random(graph):
         return model
     return frontends.of(graph).scripted(graph, model, script)
+
+
+def loading(graph: Graph) -> Callable[[Path], None]:
+    """Looks at a written ONNX file: onnxruntime must load it, unless it refuses the original as well, or the file has
+    operators of its owner's. Raises VerificationError.
+    """
+    from .runtimes import get
+
+    runtime = get("onnxruntime-unoptimized")
+
+    def check(path: Path) -> None:
+        if not runtime.is_available() or frontends.custom_operators(graph):
+            return
+        try:
+            runtime.compile(path)
+        except BackendError as error:
+            if not _refuses_original(graph):
+                raise VerificationError(f"what would be written cannot be used, so nothing was: {error}") from error
+
+    def _refuses_original(graph: Graph) -> bool:
+        if graph.frontend != "onnx":
+            return False
+        try:
+            runtime.compile(frontends.of(graph).instrument(frontends.of(graph).original(graph), Treatment()))
+        except BackendError:
+            return True
+        return False
+
+    return check
+
+
+def unloaded(graph: Graph) -> list[str]:
+    """What to say of a file that onnxruntime cannot load here."""
+    custom = frontends.custom_operators(graph)
+    if not custom:
+        return []
+    return [f"onnxruntime has no {', '.join(custom)}: the file was not loaded before it was written"]
 
 
 def other_runner(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import counting, coupling, frontends, sparsity
+from . import counting, coupling, frontends, running, sparsity
 from .calibration import Data, Samples
 from .coupling import Coupling
 from .errors import BackendError, VerificationError
@@ -22,6 +22,7 @@ from .proof import Proof, Reference
 from .proven import loaded, settle
 from .report import SparseReport, SparseRow
 from .report.build import FORMS
+from .report.causes import assumed_lines
 from .sparsity import Calibrated, Left, Made, Masks, Method, Outcome
 from .sparsity.permuting import SECONDS
 from .stages import Clock, Progress, model_of, tried
@@ -46,7 +47,7 @@ class SparseResult:
 
     def save(self, path: str | Path) -> None:
         """Write the model: `.onnx`, or for PyTorch also `.pt2` and `.safetensors`; a folder's as a folder."""
-        frontends.save(self.graph, path, self.emitted)
+        frontends.save(self.graph, path, self.emitted, check=running.loading(self.graph))
 
 
 def sparsify(
@@ -221,7 +222,11 @@ def _report(
         SparseRow(row.value.shown, row.node.op if row.node is not None else "", row.value.sizes, 0, reason=row.reason)
         for row in left
     ]
-    notes = [*more, *([proof.detail] if proof is not None and proof.passed and proof.detail else [])]
+    notes = [
+        *more,
+        *assumed_lines(graph.assumed),
+        *([proof.detail] if proof is not None and proof.passed and proof.detail else []),
+    ]
     return SparseReport(
         graph.name,
         made.masks.pattern,

@@ -130,7 +130,7 @@ def test_a_model_without_groups_is_reported_too() -> None:
 
 
 def test_causes_that_a_user_can_do_something_about_come_first() -> None:
-    order = ["output", "input", "position", "lookup", "constant", "operator", "unknown"]
+    order = ["output", "input", "position", "lookup", "constant", "operator", "sizes", "unknown"]
     rows = [reports.FrozenRow(f"w{cause}", 0, 9, "n", f"why {cause}", cause) for cause in order]
     lines = shown(replace(INSPECTION, frozen=rows)).splitlines()
     assert [line.split()[-3] for line in lines if "why" in line] == [f"{cause}," for cause in reversed(order)]
@@ -163,7 +163,7 @@ def test_json_holds_everything(item: reports.Report | reports.InspectReport) -> 
     assert data["format"] in ("graphprune-report/1", "graphprune-inspect/1")
     assert data["groups"][0]["members"] == GROUPS[0].members
     assert data["frozen"][1]["node"] == "nms"
-    assert data["unknown"] == [{"op": "NonMaxSuppression", "count": 2, "first_node": "/nms", "why": ""}]
+    assert data["unknown"] == [{"op": "NonMaxSuppression", "count": 2, "first_node": "/nms", "why": "", "sizes": False}]
 
 
 def test_numpy_and_infinite_numbers_are_json() -> None:

@@ -131,6 +131,7 @@ def prune(
     report_out: opt.ReportOut = None,
     no_verify: opt.NoVerify = False,
     strict: opt.Strict = False,
+    own_class: opt.OwnClassChoice = None,
     as_json: opt.Json = False,
 ) -> None:
     """Remove whole channels, heads and neurons, prove the result and write it."""
@@ -143,6 +144,7 @@ def prune(
         "uniform": uniform or None,
         "data": data,
         "strict": strict or None,
+        "own_class": own_class and own_class.value,
         "overrides": parse_overrides(override or []),
         "reduction": reduction,
         "normalization": normalization,

@@ -16,6 +16,13 @@ class Grouped(StrEnum):
     WHOLE = "whole"
 
 
+class OwnClass(StrEnum):
+    """Whether a PyTorch module must come back in its own class."""
+
+    PREFER = "prefer"
+    REQUIRE = "require"
+
+
 Model = Annotated[
     str, typer.Argument(help="An .onnx file, a .pt2 file, package.module:factory, or a transformers folder.")
 ]
@@ -90,6 +97,10 @@ GroupedChoice = Annotated[
 PlanOut = Annotated[Path | None, typer.Option("--plan-out", help="Write the plan (.json).", metavar="FILE")]
 ReportOut = Annotated[Path | None, typer.Option("--report", help="Write the full report (.json).", metavar="FILE")]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Skip the proof against the masked original.")]
+OwnClassChoice = Annotated[
+    OwnClass | None,
+    typer.Option("--own-class", help="PyTorch: fail (exit 1) where the model's own class cannot hold the result."),
+]
 Pattern = Annotated[
     str,
     typer.Option(

@@ -61,12 +61,16 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Unknown:
-    """An operator without a rule, or (`why`) with one that fails here: how often it occurs and where first."""
+    """An operator without a rule, or (`why`) with one that fails here: how often it occurs and where first.
+
+    `sizes` says that it lacks only sizes.
+    """
 
     op: str
     count: int
     first: str
     why: str = ""
+    sizes: bool = False
 
 
 class Coupling:
@@ -210,14 +214,15 @@ class Coupling:
 
     def unknown(self) -> list[Unknown]:
         """Operators without a rule, or with one that fails or needs a shape nobody knows; most frequent first."""
-        found: dict[tuple[str, str], tuple[int, str]] = {}
+        found: dict[tuple[str, str, bool], tuple[int, str]] = {}
         for node in self.graph.all_nodes:
             if not known(self.rule(node).kind):
                 shapeless = any(v is not None and v.shape is None for v in (*node.inputs, *node.outputs))
-                key = f"{node.op} of unknown shape" if shapeless else node.op, self.failed.get(node, "")
+                op = f"{node.op} of unknown shape" if shapeless else node.op
+                key = op, self.failed.get(node, ""), bool(node.attrs.get("sizes"))
                 count, first = found.get(key, (0, node.name))
                 found[key] = (count + 1, first)
-        rows = [Unknown(op, count, first, why) for (op, why), (count, first) in found.items()]
+        rows = [Unknown(op, count, first, why, sizes) for (op, why, sizes), (count, first) in found.items()]
         return sorted(rows, key=lambda row: -row.count)
 
     def free_indices(self) -> int:

@@ -17,7 +17,7 @@ from .labeller import Walk
 from .statements import MET
 
 #: Kinds of causes, the one that a user can do most about first.
-UNKNOWN, OPERATOR, CONSTANT, LOOKUP = "unknown", "operator", "constant", "lookup"
+UNKNOWN, SIZES, OPERATOR, CONSTANT, LOOKUP = "unknown", "sizes", "operator", "constant", "lookup"
 POSITION, INPUT, OUTPUT = "position", "input", "output"
 #: Operators that work along axes whose length follows from the input's: space, time, sequence.
 _ALONG = frozenset({"conv", "spatial", "unfold", "attention", "recurrent", "group_norm", "instance_norm"})
@@ -47,7 +47,7 @@ class Tracer:
         if node in self._failed:
             return Reason(UNKNOWN, f"the rule of {node.op} fails here: {self._failed[node]}", node)
         if not known(node.kind):
-            return Reason(UNKNOWN, text, node)
+            return Reason(_unknown(node), text, node)
         if node.kind == "gather":
             return Reason(LOOKUP, text, node)
         return Reason(POSITION if node.kind in _ALONG else OPERATOR, text, node)
@@ -91,7 +91,7 @@ class Tracer:
                 OPERATOR, f"it meets what {_named(maker)} makes, differing from body to body or round to round"
             )
         if any(v is not None and v.shape is None for v in (*maker.inputs, *maker.outputs)):
-            return Reason(UNKNOWN, f"it meets what {_named(maker)} makes, whose shape is not known")
+            return Reason(_unknown(maker), f"it meets what {_named(maker)} makes, whose shape is not known")
         if maker in self._failed:
             return Reason(UNKNOWN, f"it meets what {_named(maker)} makes, whose rule fails here: {self._failed[maker]}")
         if not known(maker.kind):
@@ -116,6 +116,11 @@ class Tracer:
         said, _ = _probe(maker, lambda _, __: True)
         why = next((f": {why}" for _, _, why in said.said.freeze if why != MET), "")
         return Reason(OPERATOR, f"it meets an axis that {_named(maker)} fixes{why}")
+
+
+def _unknown(node: Node) -> str:
+    """What a node without a rule lacks: just sizes, or the rule itself."""
+    return SIZES if node.attrs.get("sizes") else UNKNOWN
 
 
 def _probe(node: Node, labeled: Callable[[Value, int], bool]) -> tuple[Walk, list[tuple[Array, Value, int]]]:

@@ -20,8 +20,6 @@ PASSED, FAILED, UNDECIDED = "passed", "FAILED", "undecided"
 
 #: A difference is forgiven if it is at most this many times what rounding does to the reference itself.
 ROUNDING = 10.0
-#: Roundings that any element may be off by.
-_ROUNDINGS = 16.0
 #: What is allowed in all may be at most this share of the signal: else agreement says nothing.
 RESOLVED = 0.1
 #: Larger numbers stand for infinity, in masks mostly, and would drown everything else.
@@ -32,12 +30,20 @@ _APART = 1e2
 _MOST_INDICES = 4096
 
 
+#: What is said of an output without any finite element.
+NOWHERE = "is nowhere a number"
+
+
 @dataclass(frozen=True)
 class Limits:
-    """The difference allowed as a share of the signal, and the relative step of the narrowest float type in use."""
+    """The difference allowed: as a share of the signal; as a share of each element, for roundings; and as a multiple of
+    the noise. `typical` asks for the typical difference (its root mean square) in the place of the largest.
+    """
 
     share: float
-    step: float
+    floor: float
+    rounding: float = ROUNDING
+    typical: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,14 +134,14 @@ def _cut(pairs: Pairs, part: Any) -> Pairs:
 
 def _judge(name: str, pairs: Pairs, limits: Limits, moved: Pairs | None, scale: Sequence[Array]) -> Finding:
     signal, floats = variation(scale), any(w.dtype.kind not in "iub" for w, _ in pairs)
-    floor = _ROUNDINGS * limits.step if floats else 0.0
-    gap = max((_gap(w, h, floor) for w, h in pairs), default=0.0)
-    shaken = max((_gap(w, n, floor) for w, n in moved or ()), default=0.0)
-    allowed, unit = max(limits.share * signal, ROUNDING * shaken), signal or 1.0
+    floor = limits.floor if floats else 0.0
+    gap = max((_gap(w, h, floor, limits.typical) for w, h in pairs), default=0.0)
+    shaken = max((_gap(w, n, floor, limits.typical) for w, n in moved or ()), default=0.0)
+    allowed, unit = max(limits.share * signal, limits.rounding * shaken), signal or 1.0
     spoken = signal > 0 and max(allowed, floor * _size(scale)) <= max(RESOLVED, limits.share) * signal
     rest = gap / unit, allowed / unit
     if gap == 0 and _nowhere([w for w, _ in pairs]):
-        return Finding(name, UNDECIDED, *rest, f"{name} is nowhere a number", moved is not None)
+        return Finding(name, UNDECIDED, *rest, f"{name} {NOWHERE}", moved is not None)
     if gap > allowed:
         return Finding(name, FAILED, *rest, f"results differ by {gap / unit:.2g}", moved is not None)
     why = _shaky(shaken / unit, limits) if spoken else _silence(name, signal, shaken)
@@ -150,7 +156,7 @@ def _nowhere(arrays: Sequence[Array]) -> bool:
 
 def _shaky(noise: float, limits: Limits) -> str:
     """What is worth saying of an output that passed."""
-    if ROUNDING * noise <= limits.share:
+    if limits.rounding * noise <= limits.share:
         return ""
     return f"the model is ill-conditioned: rounding its inputs and weights alone changes its outputs by {noise:.2g}"
 
@@ -183,9 +189,9 @@ def _size(runs: Sequence[Array]) -> float:
     return float(flat.mean()) if flat.size else 0.0
 
 
-def _gap(want: Array, have: Array | None, floor: float) -> float:
-    """Largest absolute difference of finite elements beyond `floor` of their size; infinite where one is finite and the
-    other is not.
+def _gap(want: Array, have: Array | None, floor: float, typical: bool) -> float:
+    """Largest (or typical) absolute difference of finite elements beyond `floor` of their size; infinite where one is
+    finite and the other is not.
     """
     if have is None or want.shape != have.shape:
         return float("inf")
@@ -196,7 +202,8 @@ def _gap(want: Array, have: Array | None, floor: float) -> float:
     if not finite.any():
         return 0.0
     wide, other = wide[finite], other[finite]
-    return float(np.maximum(np.abs(wide - other) - floor * np.abs(wide), 0).max())
+    beyond = np.maximum(np.abs(wide - other) - floor * np.abs(wide), 0)
+    return float(np.sqrt(np.mean(beyond**2)) if typical else beyond.max())
 
 
 def _parts(runs: Sequence[Array]) -> list[tuple[Any, ...]]:

@@ -13,6 +13,8 @@ from ..ops.base import Array
 from .sides import changed
 
 Generator = np.random.Generator
+#: Makes floats of some sizes.
+Make = Callable[[tuple[int, ...], Generator], Array]
 
 #: Inputs of one kind: how much an output varies among them is what differences are measured by.
 _EACH = 2
@@ -25,8 +27,8 @@ def further_kinds(graph: Graph, seed: int) -> Iterator[list[Any]]:
         yield [_feed(graph, make, generator, seed + i) for i in range(_EACH * max(1, len(graph.cases)))]
 
 
-def _feed(graph: Graph, make: Callable[[Value, Generator], Array], generator: Generator, seed: int) -> Any:
-    change: Mapping[str, Any] = {v.name: _giving(v, make, generator) for v in graph.inputs if _is_float(v)}
+def _feed(graph: Graph, make: Make, generator: Generator, seed: int) -> Any:
+    change: Mapping[str, Any] = {v.name: _giving(make, generator) for v in graph.inputs if _is_float(v)}
     change = {**change, **{v.name: _ids(v, graph, generator) for v in graph.inputs if v.dtype.kind in "iu"}}
     return changed(graph, random_inputs(graph, seed), change)
 
@@ -35,10 +37,9 @@ def _is_float(value: Value) -> bool:
     return value.dtype.kind in "fV"
 
 
-def _giving(value: Value, make: Callable[[Value, Generator], Array], generator: Generator) -> Callable[[Array], Array]:
+def _giving(make: Make, generator: Generator) -> Callable[[Array], Array]:
     def given(array: Array) -> Array:
-        own = Value(value.name, array.shape, value.dtype)  # branches may have sizes of their own
-        return np.asarray(make(own, generator)).astype(array.dtype)
+        return np.asarray(make(array.shape, generator)).astype(array.dtype)
 
     return given
 
@@ -51,9 +52,8 @@ def _ids(value: Value, graph: Graph, generator: Generator) -> Callable[[Array], 
     return lambda array: generator.integers(0, bound, array.shape).astype(array.dtype)
 
 
-def _smooth(value: Value, generator: Generator) -> Array:
+def _smooth(sizes: tuple[int, ...], generator: Generator) -> Array:
     """Values from 0 to 1 without steps along the last axes, as in pictures, spectra and sounds; else just random."""
-    sizes = value.sizes
     axes = [a for a in range(max(1, len(sizes) - 2), len(sizes)) if sizes[a] > 3]
     if len(sizes) < 3 or not axes:
         return generator.random(sizes)
@@ -72,25 +72,24 @@ def _stretched(array: Array, axis: int, size: int) -> Array:
     return found
 
 
-def _bytes(value: Value, generator: Generator) -> Array:
-    return 255 * _smooth(value, generator)
+def _bytes(sizes: tuple[int, ...], generator: Generator) -> Array:
+    return 255 * _smooth(sizes, generator)
 
 
-def _centred(value: Value, generator: Generator) -> Array:
-    return 4 * _smooth(value, generator) - 2
+def _centred(sizes: tuple[int, ...], generator: Generator) -> Array:
+    return 4 * _smooth(sizes, generator) - 2
 
 
-def _loud(value: Value, generator: Generator) -> Array:
-    return 30 * generator.standard_normal(value.sizes)
+def _loud(sizes: tuple[int, ...], generator: Generator) -> Array:
+    return 30 * generator.standard_normal(sizes)
 
 
-def _quiet(value: Value, generator: Generator) -> Array:
-    return 0.03 * generator.standard_normal(value.sizes)
+def _quiet(sizes: tuple[int, ...], generator: Generator) -> Array:
+    return 0.03 * generator.standard_normal(sizes)
 
 
-def _constant(value: Value, generator: Generator) -> Array:
+def _constant(sizes: tuple[int, ...], generator: Generator) -> Array:
     """One number for each index of the second axis."""
-    sizes = value.sizes
     return np.broadcast_to(3 * generator.standard_normal((*sizes[:2], *[1] * max(0, len(sizes) - 2))), sizes)
 
 

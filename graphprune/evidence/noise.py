@@ -14,15 +14,15 @@ from ..ops.base import Array
 ROUNDINGS = {"float64": 1e-15, "float32": 1e-6, "float16": 4e-3, "bfloat16": 3e-2}
 
 
-def shaking(graph: Graph, seed: int) -> Mapping[str, Callable[[Array], Array]]:
-    """What changes each float input by a few roundings, by name."""
+def shaking(graph: Graph, seed: int, precision: str = "") -> Mapping[str, Callable[[Array], Array]]:
+    """What changes each float input by a few roundings (of a float type, if not its own), by name."""
     floats = [v for v in graph.inputs if v.dtype.name in ROUNDINGS]
-    return {v.name: partial(shaken, seed=seed + at) for at, v in enumerate(floats)}
+    return {v.name: partial(shaken, seed=seed + at, precision=precision) for at, v in enumerate(floats)}
 
 
-def shaken(array: Array, seed: int) -> Array:
+def shaken(array: Array, seed: int, precision: str = "") -> Array:
     """An array with every element off by up to a few roundings; scaling all alike would be undone by a first norm."""
-    step = ROUNDINGS.get(array.dtype.name)
+    step = ROUNDINGS.get(precision or array.dtype.name)
     if step is None:
         return array
     wide = array.astype(np.float64 if array.dtype.itemsize == 8 else np.float32)
@@ -31,15 +31,15 @@ def shaken(array: Array, seed: int) -> Array:
     return found
 
 
-def shaken_graph(graph: Graph, seed: int) -> Graph:
-    """A copy with every element of its matrices off by up to a few roundings.
+def shaken_graph(graph: Graph, seed: int, precision: str = "") -> Graph:
+    """A copy with every element of its matrices off by up to a few roundings (of a float type, if not their own).
 
     Vectors are left: sizes and scales of resizing operators are among them, where a rounding may change a shape.
     """
     twin = graph.copy()
     for at, value in enumerate(twin.weights().values()):
         if value.weight is not None and _is_matrix(value):
-            value.weight = _shaken_weight(value.weight, seed + at)
+            value.weight = _shaken_weight(value.weight, seed + at, precision)
     return twin
 
 
@@ -48,9 +48,9 @@ def _is_matrix(value: Value) -> bool:
     return weight is not None and weight.plain and weight.trainable and value.rank > 1 and value.dtype.name in ROUNDINGS
 
 
-def _shaken_weight(weight: Weight, seed: int) -> Weight:
+def _shaken_weight(weight: Weight, seed: int, precision: str) -> Weight:
     def cut(array: Array, start: int = 0) -> Array:
-        return shaken(array, seed + start)
+        return shaken(array, seed + start, precision)
 
     found, read_rows = weight.sliced(cut, weight.shape), weight.read_rows
     if found.lazy and read_rows is not None:

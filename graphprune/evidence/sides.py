@@ -75,7 +75,7 @@ def changed(graph: Graph, feed: Any, change: Mapping[str, Callable[[Array], Arra
     """A model's inputs with those of some names changed."""
     if graph.frontend != "onnx":
         return frontends.of(graph).change_inputs(graph, feed, change)
-    return {name: change[name](array) if name in change else array for name, array in feed.items()}
+    return {n: np.asarray(change[n](array)) if n in change else array for n, array in feed.items()}  # of no axes, too
 
 
 def _pick(kept: Array, ids: Array) -> Array:

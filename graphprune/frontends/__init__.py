@@ -81,6 +81,11 @@ def rulers(graph: Graph) -> Mapping[str, Hashable]:
     return of(graph).rulers(graph) if graph.frontend == "checkpoint" else {}
 
 
+def custom_operators(graph: Graph) -> list[str]:
+    """Operators of an ONNX model that only its owner's runtime knows."""
+    return list(of(graph).custom_operators(graph)) if graph.frontend == "onnx" else []
+
+
 def original_bytes(graph: Graph) -> int | None:
     """What the user's file takes; None where the model came from no file of weights."""
     return of(graph).original_bytes(graph) if graph.frontend == "onnx" else None
@@ -99,13 +104,25 @@ def emit(graph: Graph, trial: Callable[[Any], str] | None = None) -> Any:
     return of(graph).emit(graph) if graph.frontend == "onnx" else of(graph).emit(graph, trial=trial)
 
 
-def save(graph: Graph, path: str | Path, emitted: Any = None, plan: str = "") -> None:
+def rehearsed(graph: Graph, emitted: Any, trial: Callable[[Any], str]) -> Any:
+    """What was emitted, after a step of training where that is a class of the caller's."""
+    return frontend("torch").rehearsed(graph, emitted, trial) if graph.frontend == "torch" else emitted
+
+
+def save(
+    graph: Graph,
+    path: str | Path,
+    emitted: Any = None,
+    plan: str = "",
+    check: Callable[[Path], None] | None = None,
+) -> None:
     """Write the model of a graph, or what `emit` made of it; the file appears whole or not at all.
 
-    A folder that no configuration describes gets the text of the plan beside the tensors.
+    A folder that no configuration describes gets the text of the plan beside the tensors. `check` looks at an ONNX file
+    before it appears, and raises where it will not do.
     """
     model = emitted if emitted is not None and graph.frontend != "onnx" else graph
     if graph.frontend == "checkpoint":
         of(graph).save(model, path, plan)
     else:
-        of(graph).save(model, path)
+        of(graph).save(model, path, check)

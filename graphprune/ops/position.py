@@ -232,7 +232,8 @@ def look_up_several(node: Node, labeller: Labeller) -> None:
     """Several axes looked into at once by tensors of indices, `x[rows, columns]`; the other axes pass."""
     x, out, axes = node.inputs[0], node.outputs[0], node.attrs["axes"]
     assert x is not None
-    for axis, ids in zip(axes, node.inputs[1:], strict=True):
+    tensors = node.inputs[1:] if len(node.inputs) > 2 else node.inputs[1:] * len(axes)  # a mask covers several
+    for axis, ids in zip(axes, tensors, strict=True):
         assert ids is not None
         look_up(labeller.axis(x, axis), ids, labeller)
         for block in labeller.blocks(ids):

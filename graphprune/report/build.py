@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -25,6 +25,10 @@ FORMS = {
 }
 
 
+#: Said of a graph module that holds the example's sizes.
+_FIXED = "the GraphModule takes inputs of the example's sizes only, its batch included"
+
+
 def inspection(coupled: Coupling) -> InspectReport:
     """What can be pruned in a model, and what cannot and why."""
     graph, rows = coupled.graph, _group_rows(coupled, None)
@@ -38,6 +42,8 @@ def inspection(coupled: Coupling) -> InspectReport:
         _unknown_rows(coupled),
         _touched(coupled),
         {value.label: name for name, value in graph.weights().items() if value.label},
+        _assumed(graph),
+        _ways(graph),
     )
 
 
@@ -93,12 +99,32 @@ def pruning_report(
         notes=[
             *notes,
             *graph.notes,
+            *_ways(graph),
             *_interface(graph, pruned),
+            *([_FIXED] if not getattr(emitted, "dynamic", True) else []),
             *([proof.detail] if proof is not None and proof.passed and proof.detail else []),
         ],
         seconds=seconds,
         kept_ids={name: ids.tolist() for name, ids in pruned.kept_rows.items()},
+        assumed=_assumed(graph),
+        alerts=list(getattr(emitted, "alerts", ())),
     )
+
+
+def _assumed(graph: Graph) -> dict[str, dict[str, int]]:
+    return {name: dict(sizes) for name, sizes in graph.assumed.items()}
+
+
+def _ways(graph: Graph) -> list[str]:
+    """At which sizes the ways through branches that small inputs choose were looked at."""
+    ways = [_way(case.values, case.shapes) for case in graph.cases]
+    return [f"small inputs choose among branches, of which each was looked at: {'; '.join(ways)}"] if ways else []
+
+
+def _way(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> str:
+    chosen = ", ".join(f"{name} = {array.reshape(-1)[0]}" for name, array in values.items())
+    sizes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items() if shape)
+    return f"{chosen} with {sizes}" if sizes else chosen
 
 
 def _interface(before: Graph, after: Graph) -> list[str]:
@@ -171,4 +197,4 @@ def _frozen_rows(coupled: Coupling) -> list[FrozenRow]:
 
 
 def _unknown_rows(coupled: Coupling) -> list[UnknownRow]:
-    return [UnknownRow(u.op, u.count, u.first, u.why) for u in coupled.unknown()]
+    return [UnknownRow(u.op, u.count, u.first, u.why, u.sizes) for u in coupled.unknown()]

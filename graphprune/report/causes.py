@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .data import FrozenRow, UnknownRow
 from .folding import fold, without_numbers
@@ -10,6 +10,7 @@ from .folding import fold, without_numbers
 #: Kinds of causes in the order in which they are shown, each with what a user can do about it.
 _HEADINGS = {
     "unknown": "operators that graphprune has no rule for (write that part with others, or report them as missing)",
+    "sizes": "sizes that are not known (give --input-shape with sizes at which the model runs)",
     "operator": "operators that need every index (another way to write that part may free them)",
     "constant": "constants, which are part of the model's definition (leave them, or make them parameters)",
     "lookup": "tables whose rows are looked up by index, which a caller may choose (nothing to do)",
@@ -72,11 +73,26 @@ def unknown_lines(unknown: Sequence[UnknownRow]) -> list[str]:
     """Operators without a rule."""
     if not unknown:
         return ["Unknown operators: none."]
-    missing = ", ".join(f"{row.op} x{row.count} (first: {row.first_node})" for row in unknown if not row.why)
-    failing = "; ".join(f"{row.op} x{row.count} (first: {row.first_node}): {row.why}" for row in unknown if row.why)
+    without = [row for row in unknown if not row.why and not row.sizes]
+    missing = ", ".join(f"{row.op} x{row.count} (first: {row.first_node})" for row in without)
+    sizeless = ", ".join(f"{row.op} x{row.count} (first: {row.first_node})" for row in unknown if row.sizes)
+    failing = "; ".join(
+        f"{row.op} x{row.count} (first: {row.first_node}): {row.why}" for row in unknown if row.why and not row.sizes
+    )
     lines = [f"Unknown operators, which freeze everything they touch: {missing}."] if missing else []
+    if sizeless:
+        sizes = "Sizes that are not known freeze everything that meets them; give --input-shape with sizes at which the"
+        lines.append(f"{sizes} model runs: {sizeless}.")
     fails = "Operators whose rule fails here (operands that do not fit, or a mistake in graphprune: please report it)"
     return lines + ([f"{fails}, which freeze everything they touch: {failing}."] if failing else [])
+
+
+def assumed_lines(assumed: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The sizes that nobody gave."""
+    sizes = [f"{name} axis {axis} = {size}" for name, axes in assumed.items() for axis, size in axes.items()]
+    if not sizes:
+        return []
+    return [f"Sizes that nobody gave were assumed: {', '.join(sizes)}; --input-shape gives others."]
 
 
 def _count(number: int, one: str, several: str) -> str:

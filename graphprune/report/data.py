@@ -47,7 +47,7 @@ class FrozenRow:
     """`indices` indices of one axis of a weight that must stay, and why.
 
     `node`, an `op` of the module `scope`, is where they meet the reason; `cause` says what kind of reason it is
-    ("unknown" operator, "operator", "constant", "lookup", "position", "input", "output").
+    ("unknown" operator, unknown "sizes", "operator", "constant", "lookup", "position", "input", "output").
     """
 
     weight: str
@@ -62,12 +62,15 @@ class FrozenRow:
 
 @dataclass(frozen=True)
 class UnknownRow:
-    """An operator without a rule, or (`why`) with one that fails here: how often it occurs, and the first node."""
+    """An operator without a rule, or (`why`) with one that fails here: how often it occurs, and the first node. `sizes`
+    says that it has a rule and lacks only sizes.
+    """
 
     op: str
     count: int
     first_node: str
     why: str = ""
+    sizes: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class InspectReport(Printed):
     """What can be pruned in a model, and what cannot and why.
 
     `renamed` gives the names in the file of weights that the report calls by another name, since an exporter made up
-    theirs.
+    theirs. `assumed` are the sizes that nobody gave, by input and axis; `notes` sentences worth the user's attention.
     """
 
     model: str
@@ -127,6 +130,8 @@ class InspectReport(Printed):
     unknown: list[UnknownRow]
     prunable_parameters: int | None = None
     renamed: dict[str, str] = field(default_factory=dict)
+    assumed: dict[str, dict[str, int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON-ready data."""
@@ -185,8 +190,9 @@ class Report(Printed):
     """What one pruning did.
 
     `output_form` says what came out ("own class", "fx GraphModule", "ONNX") and `output_reason` why. `seconds` holds
-    the time of each stage by name; `notes` are sentences worth the user's attention. `kept_ids` says for an input whose
-    vocabulary lost rows which ids stayed: new id `i` is old id `kept_ids[input][i]`.
+    the time of each stage by name; `notes` are sentences worth the user's attention, `alerts` those that must not be
+    missed, printed first. `kept_ids` says for an input whose vocabulary lost rows which ids stayed: new id `i` is old
+    id `kept_ids[input][i]`. `assumed` are the sizes that nobody gave, by input and axis.
     """
 
     model: str
@@ -203,6 +209,8 @@ class Report(Printed):
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     kept_ids: dict[str, list[int]] = field(default_factory=dict)
+    assumed: dict[str, dict[str, int]] = field(default_factory=dict)
+    alerts: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON-ready data."""

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ..runtimes.base import LayerChoice
 from ..runtimes.timing import Comparison, describe
-from .causes import frozen_lines, unknown_lines
+from .causes import assumed_lines, frozen_lines, unknown_lines
 from .data import BlocksReport, GroupRow, InspectReport, PassRow, Report
 from .groups import groups_table
 
@@ -27,6 +27,8 @@ _REMARKS = 12
 
 def render_report(report: Report, console: Console) -> None:
     """The table before/after, then what was coupled, frozen, unknown and proven."""
+    for line in report.alerts:
+        say(console, f"{line}.", style="bold")
     console.print(_gain_table(report))
     for line in _report_lines(report):
         say(console, line)
@@ -60,6 +62,7 @@ def _report_lines(report: Report) -> list[str]:
         lines.append(
             f"Ids in '{name}' are counted anew: {len(ids):,} stay, old ids in the report (--report, kept_ids)."
         )
+    lines += assumed_lines(report.assumed)
     if report.seconds:
         stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in report.seconds.items())
         lines.append(f"Time: {stages}.")
@@ -81,6 +84,8 @@ def render_inspect(report: InspectReport, console: Console, *, every: bool = Fal
     folded = groups_table(table, report, console.width, every)
     console.print(table)
     for line in (*_legend(report, folded), _totals(report), *unknown_lines(report.unknown)):
+        say(console, line)
+    for line in (*assumed_lines(report.assumed), *(f"Note: {note}" for note in report.notes)):
         say(console, line)
     for line in frozen_lines(report.frozen, every=every):
         say(console, line)

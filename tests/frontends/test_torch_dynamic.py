@@ -172,7 +172,7 @@ def pruned(request: pytest.FixtureRequest) -> Emitted:
     torch.manual_seed(0)
     name, batch = request.param.split(", ")
     graph = capture(CONVOLUTIONAL[name]().eval(), torch.randn(int(batch), 3, 32, 32))
-    return emit(prune_coupling(couple(graph), targets.channels(0.5)).graph)
+    return emit(prune_coupling(couple(graph), targets.channels(0.5)).graph, trial=lambda _: "not wanted here")
 
 
 def test_pruned_graph_modules(pruned: Emitted, tmp_path: Path) -> None:

@@ -173,3 +173,222 @@ def test_the_cause_in_words(module: nn.Module, shape: tuple[int, ...], why: str)
     report = half(module, torch.randn(shape)).report
     assert report.output_form == "fx GraphModule"
     assert re.search(why, report.output_reason), report.output_reason
+
+
+class SentenceEncoder(nn.Module):
+    """A pooler whose result nobody uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.layer, self.head = nn.Embedding(30, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.pool = nn.Linear(16, 16)
+
+    def encode(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        h = self.embed(ids)
+        h = h + torch.relu(self.layer(h))
+        return h, torch.tanh(self.pool(h[:, 0]))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encode(ids)[0].mean(1))
+
+
+def test_a_pooler_that_nobody_uses() -> None:
+    result = comes_back(SentenceEncoder().eval(), torch.randint(0, 30, (2, 7)))
+    assert result.model.pool.in_features == result.model.embed.embedding_dim == 8
+
+
+class Stack(nn.Module):
+    """A WaveNet: what the last layer hands to a next one that is not there is still computed, and added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv1d(1, 16, 1), nn.Conv1d(12, 2, 1)
+        self.gates = nn.ModuleList([nn.Conv1d(16, 40, 3, padding=2**i, dilation=2**i) for i in range(3)])
+        self.on = nn.ModuleList([nn.Conv1d(20, 16, 1) for _ in range(3)])
+        self.skips = nn.ModuleList([nn.Conv1d(20, 12, 1) for _ in range(3)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x, total = self.first(x), 0.0
+        for gate, on, skip in zip(self.gates, self.on, self.skips, strict=True):
+            a, b = gate(x).chunk(2, 1)
+            z = a.tanh() * b.sigmoid()
+            total = total + skip(z)
+            x = x + on(z)
+        return self.last(torch.relu(total))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_last_convolution_of_a_stack(training: bool) -> None:
+    result = comes_back(Stack().train(training), torch.randn(2, 1, 20))
+    assert [conv.out_channels for conv in result.model.on] == [8, 8, 8]
+
+
+class Centred(nn.Module):
+    """Running means kept by hand."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("other", torch.zeros(channels))
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        with torch.no_grad():
+            now = x.mean((0, 2, 3))
+            self.mean.mul_(0.9).add_(now, alpha=0.1)
+            self.other = 0.9 * self.other + 0.1 * now
+            self.steps += 1
+        return x - now[:, None, None]
+
+
+def test_running_means_kept_by_hand() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), Centred(8), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval()
+    result = comes_back(module, torch.randn(2, 3, 8, 8))
+    assert result.model[1].mean.shape == result.model[1].other.shape == (4,)
+
+
+class Quantizer(nn.Module):
+    """The codebook of a VQ-VAE, which follows its codes by moving averages, some of them written through `.data`."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("codes", torch.randn(count, width))
+        self.register_buffer("sizes", torch.zeros(count))
+        self.register_buffer("sums", self.codes.clone())
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = x.movedim(1, -1).reshape(-1, x.shape[1])
+        distances = rows.pow(2).sum(1, keepdim=True) - 2 * rows @ self.codes.t() + self.codes.pow(2).sum(1)
+        ids = distances.argmin(1)
+        found = nf.embedding(ids, self.codes).view(x.movedim(1, -1).shape).movedim(-1, 1)
+        if self.training:
+            hits = nf.one_hot(ids, self.codes.shape[0]).type_as(rows)
+            self.sizes.data.mul_(0.9).add_(hits.sum(0), alpha=0.1)
+            self.sums.data.mul_(0.9).add_(hits.t() @ rows.detach(), alpha=0.1)
+            self.codes.data.copy_(self.sums / (self.sizes + 1e-5)[:, None])
+        return x + (found - x).detach(), (found.detach() - x).pow(2).mean()
+
+
+class Autoencoder(nn.Module):
+    """Around it, two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 8, 1))
+        self.codebook = Quantizer(12, 8)
+        self.decoder = nn.Sequential(nn.Conv2d(8, 16, 1), nn.ReLU(), nn.ConvTranspose2d(16, 3, 4, 2, 1))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z, loss = self.codebook(self.encoder(x))
+        return self.decoder(z), loss
+
+
+def test_the_codebook_of_a_vq_vae() -> None:
+    result = comes_back(Autoencoder().eval(), torch.randn(2, 3, 16, 16))
+    book = result.model.codebook
+    assert book.codes.shape == book.sums.shape and book.codes.shape[1] == 4
+    assert book.sizes.shape[0] == book.codes.shape[0]
+
+
+class Deep(nn.Module):
+    """In training, a second head and the features before it are handed out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 12)
+        self.aux, self.head = nn.Linear(12, 3), nn.Linear(12, 2)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        a = torch.relu(self.a(x))
+        b = torch.relu(self.b(a))
+        return (self.head(b), self.aux(b), a) if self.training else self.head(b)
+
+
+def test_results_of_training_keep_their_sizes() -> None:
+    result = comes_back(Deep(), torch.randn(5, 6))
+    assert (result.model.a.out_features, result.model.b.out_features) == (8, 6)
+
+
+class DeepLiteral(Deep):
+    """Its class cannot hold other sizes."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        b = torch.relu(self.b(torch.relu(self.a(x)))).view(-1, 12)
+        return (self.head(b), self.aux(b)) if self.training else self.head(b)
+
+
+def test_a_graph_module_says_what_training_loses() -> None:
+    report = half(DeepLiteral(), torch.randn(5, 6)).report
+    assert report.output_form == "fx GraphModule"
+    assert report.alerts == [
+        "The result is a GraphModule without what only training computes (aux.weight and 1 more),"
+        " and its training gives 1 more results"
+    ]
+
+
+class LiteralInTraining(nn.Module):
+    """A size in code that only training runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.a(x))
+        return self.b(h + torch.zeros(16) if self.training else h)
+
+
+def test_a_class_that_cannot_train_says_so() -> None:
+    module, x = LiteralInTraining(), torch.randn(4, 6)
+    report = half(module, x).report
+    assert report.output_form == "own class"
+    (alert,) = report.alerts
+    assert alert.startswith(
+        "The pruned LiteralInTraining is for inference only: its train() forward and backward fail:"
+    )
+    assert "`return self.b(h + torch.zeros(16) if self.training else h)`" in alert
+    with pytest.raises(gp.errors.OwnClassError, match="for inference only"):
+        gp.prune(module, x, target="channels=0.5", own_class="require")
+
+
+class Tracked(nn.Module):
+    """A size that only training reads, of an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 16
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.a(x))
+        return self.b(h + torch.zeros(self.width) if self.training else h)
+
+
+def test_attributes_that_only_training_reads() -> None:
+    assert comes_back(Tracked(), torch.randn(4, 6)).model.width == 8
+
+
+def test_own_class_required() -> None:
+    with pytest.raises(gp.errors.OwnClassError, match=r"'Checks' cannot keep its own class: .*assert h.shape"):
+        gp.prune(Checks(), torch.randn(4, 6), target="channels=0.5", own_class="require")
+    with pytest.raises(gp.errors.InputError, match="own_class must be one of prefer, require, not 'maybe'"):
+        gp.prune(Checks(), torch.randn(4, 6), target="channels=0.5", own_class="maybe")
+    gp.prune(Tracked(), torch.randn(4, 6), target="channels=0.5", own_class="require")
+
+
+class OneBatch(nn.Module):
+    """A literal batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x)).view(2, 2, 16).flip(0).view(4, 16))
+
+
+def test_a_graph_module_for_one_batch_says_so() -> None:
+    notes = half(OneBatch(), torch.randn(4, 6)).report.notes
+    assert "the GraphModule takes inputs of the example's sizes only, its batch included" in notes

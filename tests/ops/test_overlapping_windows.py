@@ -55,10 +55,21 @@ def test_positions_are_written_as_torch_does(case: str, accumulate: bool) -> Non
     torch.testing.assert_close(index_put(x, indices, values, accumulate), expected)
 
 
-@pytest.mark.parametrize("indices", [[ROW, None, ROW], [torch.ones(4, dtype=torch.bool)], [None, torch.ones(5, 6) > 0]])
-def test_masks_and_axes_apart_stay(indices: list[torch.Tensor | None]) -> None:
+SOME, ALL = torch.tensor([True, False, True, True]), torch.ones(5, 6) > 0
+
+
+@pytest.mark.parametrize(("indices", "shape"), [([ROW, None, ROW], ()), ([SOME], (3, 5, 6)), ([None, ALL], (4, 30))])
+def test_rows_under_masks_and_axes_apart_stay(indices: list[torch.Tensor | None], shape: tuple[int, ...]) -> None:
     with pytest.raises(NotImplementedError):
-        index_put(torch.zeros(4, 5, 6), indices, torch.tensor(1.0))
+        index_put(torch.zeros(4, 5, 6), indices, torch.ones(shape))
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("indices", [[SOME], [None, ALL[:, 0] & (torch.arange(5) > 2)], [None, torch.rand(5, 6) > 0.5]])
+def test_what_is_the_same_under_a_mask_is_chosen(indices: list[torch.Tensor | None], accumulate: bool) -> None:
+    x, value = torch.randn(4, 5, 6), torch.tensor(1.5)
+    expected = torch.ops.aten.index_put(x, indices, value, accumulate)
+    torch.testing.assert_close(index_put(x, indices, value, accumulate), expected)
 
 
 def spectral(m: Any, x: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from .emit import emit
 from .inner import tapped
 from .instrument import instrument
 from .loading import from_model, load
-from .origin import original_bytes
+from .origin import custom_operators, original, original_bytes
 from .precision import computes_in, sums
 from .saving import save, written_bytes
 from .spans import named_inputs, spans
@@ -15,12 +15,14 @@ from .widen import widened
 
 __all__ = [
     "computes_in",
+    "custom_operators",
     "emit",
     "from_model",
     "instrument",
     "is_random",
     "load",
     "named_inputs",
+    "original",
     "original_bytes",
     "save",
     "scripted",

@@ -35,7 +35,7 @@ from .origin import Origin, Source, copy_notes
 from .protos import captured, domain, output_names, subgraphs, without_weights
 from .quantized import Encoded
 from .reading import check_model, check_structure, external_tensors, read_model
-from .registry import FILL, Lowered, View, lower
+from .registry import FILL, Lowered, View, is_lowered, lower
 from .scopes import Taken, share_names
 from .sequences import Sequences
 from .sizing import Attempt
@@ -136,6 +136,7 @@ class _Loader:
         self.binding, self.sizes = binding, sizes
         self.refused = propagation.refused
         self.worlds: list[World] = []
+        self.opaque: set[str] = set()
         self.careful = False
         self.protos: list[NodeProto] = []
         self.values: dict[str, Value] = {name: _constant(name, weight) for name, weight in origin.weights.items()}
@@ -281,12 +282,21 @@ class _Loader:
             return Lowered("shape_math", every)
         lowered = None if any(True for _ in subgraphs(proto)) else lower(self._view(proto))
         if lowered is None:
-            return Lowered("unknown", every)
+            return Lowered("unknown", every, self._lacking(proto))
         if lowered.kind in ("shape_math", "fill"):
             return lowered
         read = [self.facts.get(proto.input[s]) for s in lowered.slots if 0 <= s < len(proto.input) and proto.input[s]]
         known = all(f is not None and f.shape is not None for f in [*read, *facts])
-        return lowered if known else Lowered("unknown", every)
+        return lowered if known else Lowered("unknown", every, self._lacking(proto))
+
+    def _lacking(self, proto: NodeProto) -> dict[str, Any]:
+        """Whether an operator lacks nothing but sizes, which no operator without a rule left unknown."""
+        facts = [self.facts.get(name) for name in (*proto.input, *proto.output) if name]
+        shapeless = any(f is None or f.shape is None for f in facts)
+        if shapeless and is_lowered(proto) and self.opaque.isdisjoint(proto.input):
+            return {"sizes": True}
+        self.opaque.update(name for name in proto.output if name)
+        return {}
 
     def _view(self, proto: NodeProto) -> View:
         return View(proto, self.facts, self.origin.opset)

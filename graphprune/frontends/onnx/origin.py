@@ -72,6 +72,22 @@ class Origin:
         return next((int(o.version) for o in self.model.opset_import if o.domain in ("", "ai.onnx")), 1)
 
 
+#: Domains of operators that onnxruntime brings.
+_KNOWN = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft", "com.microsoft.nchwc"})
+
+
+def original(graph: Graph) -> Graph:
+    """The graph as it was read."""
+    return graph.origin.first or graph
+
+
+def custom_operators(graph: Graph) -> list[str]:
+    """Operators, with their domains, that neither onnxruntime brings nor the file defines."""
+    own = {function.domain for function in graph.origin.model.functions} | _KNOWN
+    protos = [node.source.proto for node in graph.flat_nodes if isinstance(node.source, Source)]
+    return sorted({f"{p.domain}.{p.op_type}" for p in protos if p.domain not in own})
+
+
 def original_bytes(graph: Graph) -> int:
     """What the model took when it was read: its file and the files of its data, or the message in memory."""
     origin: Origin = graph.origin

@@ -203,6 +203,11 @@ def lower(view: View) -> Lowered | None:
     return None if lowered is not None and view.produced > lowered.outputs else lowered
 
 
+def is_lowered(proto: NodeProto) -> bool:
+    """Whether an operator is in the table."""
+    return proto.op_type in _LOWERINGS and domain(proto) in _DOMAINS
+
+
 def lowered_operators() -> list[str]:
     """All operators in the table."""
     return sorted(_LOWERINGS)

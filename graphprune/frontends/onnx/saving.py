@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
@@ -28,12 +29,12 @@ _PAGE, _WORD = 4096, 16
 _LARGE = 1 << 20
 
 
-def save(graph: Graph, path: str | Path) -> None:
+def save(graph: Graph, path: str | Path, check: Callable[[Path], None] | None = None) -> None:
     """Write the graph to an ONNX file, checked and then renamed into place.
 
     Weights go to `<name>.data` beside it if the model came with external data or is too large for one file; to another
-    name where that file holds the weights of the model that was read. Raises InputError where the path cannot be
-    written, GraphPruneError where the model fails the checker.
+    name where that file holds the weights of the model that was read. `check` looks at the file before it appears.
+    Raises InputError where the path cannot be written, GraphPruneError where the model fails the checker.
     """
     target = Path(os.path.realpath(path))
     try:
@@ -48,6 +49,8 @@ def save(graph: Graph, path: str | Path) -> None:
         _write(model, weights, draft, data)
         if data is not None:
             _check(str(draft), graph.origin)
+        if check is not None:
+            check(draft)
 
 
 def written_bytes(graph: Graph) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from .drawing import is_random
-from .emission import Emitted, emit
+from .emission import Emitted, emit, rehearsed
 from .execute import change_inputs, flatten_outputs, instrument, random_inputs, run, run_all
 from .files import load, save
 from .graph_module import PrunedModule, to_graph_module
 from .inner import run_inner
 from .spans import as_array, named_inputs, spans
-from .tracing import capture, capture_training
+from .tracing import capture
 from .training import hold_zero, set_weights, zero_entries
+from .training_capture import capture_training
 from .unused import unused_parameters
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "load",
     "named_inputs",
     "random_inputs",
+    "rehearsed",
     "run",
     "run_all",
     "run_inner",

@@ -8,6 +8,7 @@ modules on the way to the error take other values, and what lets more of it run 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -133,15 +134,16 @@ def _alike(found: Iterable[Setting]) -> list[list[Setting]]:
 
 
 def _read_by(graph: Graph) -> set[tuple[str, str]] | None:
-    """The attributes that the caller's own module reads when it runs; None where that cannot be told."""
+    """The attributes that the caller's own module reads when it runs, in either mode; None where it cannot be run."""
     origin = origin_of(graph)
     assert origin.module is not None
-    try:
-        with mode_of(origin.module, training=False), torch.no_grad(), reads(origin.module) as seen:
-            origin.module(*origin.args, **origin.kwargs)
-    except Exception:
-        return None
-    return seen
+    found: set[tuple[str, str]] | None = None
+    for training in (False, True):
+        with suppress(Exception), mode_of(origin.module, training=training), torch.no_grad():
+            with reads(origin.module) as seen:
+                origin.module(*origin.args, **origin.kwargs)
+            found = seen | (found or set())
+    return found
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from .graph_module import to_graph_module
 from .origin import origin_of
 from .own_class import rebuild
 from .refusals import first_line
+from .rehearsal import training_problem
 from .shortening import Shortening, shortenings
 from .tracing import split_inputs
 
@@ -38,7 +39,7 @@ class Emitted:
 
     `form` is "module" for the caller's own class and "graph" for an `fx.GraphModule`; `reason` says what was adapted
     or why the own class does not do. `inputs` are example inputs it takes; `dynamic` is False where no other batch size
-    than theirs will do.
+    than theirs will do. `alerts` are sentences that must not be missed: what training loses.
     """
 
     module: nn.Module
@@ -46,38 +47,80 @@ class Emitted:
     reason: str
     inputs: Any = field(default=None, repr=False)
     dynamic: bool = True
+    alerts: tuple[str, ...] = ()
 
 
 def emit(graph: Graph, *, own_class: bool = True, trial: Trial | None = None) -> Emitted:
     """Write a graph back as a module, each submodule in the mode that the caller's is in.
 
     The own class is taken where `trial` finds nothing wrong with it: first as rebuilt, then with size attributes
-    adapted. Without one, it is run beside the graph on the example and on random inputs. Where a pass has taken tensors
-    out of the graph (with a layer, or a folded batch norm), the modules that read them are taken out, too.
+    adapted. Without one, it is run beside the graph on the example and on random inputs, and rehearsed. Where a pass
+    has taken tensors out of the graph (with a layer, or a folded batch norm), the modules that read them are taken out.
     """
     origin = origin_of(graph)
     example = example_inputs(graph)
     if origin.module is None:
         return _as_graph(graph, origin.classless, example)
     if not own_class:
-        return Emitted(to_graph_module(graph), "graph", "its own class was found to compute something else", example)
-    left = sorted((origin.read & origin.tensors.tensors.keys()) - graph.weights().keys())
+        reason = "its own class was found to compute something else"
+        return Emitted(to_graph_module(graph), "graph", reason, example, alerts=_lost(graph))
+    left = taken_out(graph)
     ways = shortenings(graph, left) if left else [_as_it_is]
     if not ways:
         reason = f"{type(origin.module).__name__} reads {left[0]}, which the rewritten graph does without"
         return _as_graph(graph, reason, example)
-    trial = trial or _Beside(graph, [random_inputs(graph, 1), random_inputs(graph, 2), example])
+    beside = trial or _Beside(graph, [random_inputs(graph, 1), random_inputs(graph, 2), example])
     problem = ""
     for way in ways:
         try:
-            module, note, found = _own(graph, way, trial)
+            module, note, found = _own(graph, way, beside)
         except Exception as error:
             return _as_graph(graph, f"the module cannot be copied: {first_line(error)}", example)
         if not found:
-            return Emitted(module, "module", note, example)
+            emitted = Emitted(module, "module", note, example)
+            return emitted if trial is not None else rehearsed(graph, emitted, beside)
         problem = problem or why_not(graph, module, found)
     reason = f"{type(origin.module).__name__} as it stands does not do: {problem}"
     return _as_graph(graph, reason, example)
+
+
+def rehearsed(graph: Graph, emitted: Emitted, trial: Trial) -> Emitted:
+    """An own class after a step of training beside the original. Where that fails, attributes that only training reads
+    are looked for; where they do not help, it stays what it is at inference, and an alert says what fails.
+    """
+    if emitted.form != "module":
+        return emitted
+    problem = training_problem(graph, emitted.module)
+    if not problem:
+        return emitted
+    if not taken_out(graph):
+        module = rebuild(graph)
+        adapted = Adapting(graph, module, emitted.inputs).search(lambda m: trial(m) or training_problem(graph, m))
+        if adapted is not None:
+            return replace(emitted, module=module, reason=f"adapted {adapted}")
+    return replace(emitted, alerts=(f"The pruned {type(emitted.module).__name__} is for inference only: {problem}",))
+
+
+def taken_out(graph: Graph) -> list[str]:
+    """Tensors that a pass has taken out of a graph."""
+    origin = origin_of(graph)
+    return sorted((origin.read & origin.tensors.tensors.keys()) - graph.weights().keys())
+
+
+def _lost(graph: Graph) -> tuple[str, ...]:
+    """What a graph module does without: results and tensors that only training has."""
+    if graph.training is None:
+        return ()
+    known = {value for node in graph.nodes for value in node.reads()}
+    idle = {n.name for n in origin_of(graph).idle}
+    nodes = [n for n in graph.training.nodes if n.name not in idle]
+    left = [v.shown for n in nodes for v in n.reads() if v.weight is not None and v.weight.tied and v not in known]
+    more = len(graph.training.outputs) - len(graph.outputs)
+    if not left and more <= 0:
+        return ()
+    first = f" ({left[0]}{f' and {len(set(left)) - 1} more' if len(set(left)) > 1 else ''})" if left else ""
+    results = f", and its training gives {more} more results" if more > 0 else ""
+    return (f"The result is a GraphModule without what only training computes{first}{results}",)
 
 
 def _as_it_is(module: nn.Module) -> str:
@@ -103,10 +146,9 @@ def _as_graph(graph: Graph, reason: str, example: Any) -> Emitted:
     if any(v.dynamic for v in graph.inputs):
         module = to_graph_module(graph, dynamic=True)
         if _follows_batch(graph, module):
-            return Emitted(module, "graph", reason, example)
-    return Emitted(
-        to_graph_module(graph), "graph", f"{reason}; it takes the example's sizes only", example, dynamic=False
-    )
+            return Emitted(module, "graph", reason, example, alerts=_lost(graph))
+    reason = f"{reason}; it takes the example's sizes only"
+    return Emitted(to_graph_module(graph), "graph", reason, example, dynamic=False, alerts=_lost(graph))
 
 
 def _follows_batch(graph: Graph, module: nn.Module) -> bool:

@@ -117,8 +117,10 @@ def _make(spec: str) -> tuple[nn.Module, Any]:
     return module, inputs
 
 
-def save(model: Graph | Emitted, path: str | Path) -> None:
+def save(model: Graph | Emitted, path: str | Path, check: Callable[[Path], None] | None = None) -> None:
     """Write a model whole or not at all: `.pt2` and `.onnx` for all of it, `.safetensors` for its weights.
+
+    `check` looks at an ONNX file before it appears.
 
     Raises:
         InputError: the suffix is none of these, the folder cannot be written, or the exporter fails.
@@ -134,6 +136,8 @@ def save(model: Graph | Emitted, path: str | Path) -> None:
                 writer(emitted, draft)
         except Exception as error:
             raise InputError(f"'{path}' cannot be written: {first_line(error)}") from error
+        if check is not None and path.suffix.lower() == ".onnx":
+            check(draft)
 
 
 def _save_archive(emitted: Emitted, path: Path) -> None:

@@ -9,12 +9,16 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
+from .binding import TOLD, free_axes
 from .lower_random import draws
 
 # These read only the shape, type and device of their first argument.
 _SHAPE_ONLY = frozenset(
     "zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty new_empty_strided".split()
 )
+
+#: What may be known of a node that gives no tensor.
+NUMBERS = (bool, int, float)
 
 # Memory as it was found: what stands there must not depend on chance, even where it is overwritten later.
 _EMPTY = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"})
@@ -32,13 +36,13 @@ class Folder:
         if not isinstance(target, OpOverload) or draws(target):
             return False
         if target._opname in _SHAPE_ONLY:
-            return True
+            return not (free_axes(node) or node.meta.get(TOLD))
         return all(n in self.known and root(n) in self.known for n in node.all_input_nodes)
 
     def compute(self, node: fx.Node) -> bool:
         """Where a call takes known numbers only, as branches that the example decides do, know what it gives too."""
         numbers = [self.known.get(n) for n in node.all_input_nodes]
-        if not callable(node.target) or not numbers or not all(isinstance(n, (bool, int, float)) for n in numbers):
+        if not callable(node.target) or not numbers or not all(isinstance(n, NUMBERS) for n in numbers):
             return False
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.known.__getitem__)
         self.known[node] = node.target(*args, **kwargs)

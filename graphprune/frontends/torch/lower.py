@@ -21,25 +21,35 @@ from . import (  # noqa: F401  (fill the table)
     lower_shape,
 )
 from .aliasing import Aliases, StaleViewError, functional, is_view, mutates, only_metadata
+from .arguments import mapped, may_write, owner_of
 from .arrays import numpy_dtype, to_numpy
-from .folding import Folder
+from .binding import counts, free_axes, free_results, is_number
+from .folding import NUMBERS, Folder
+from .idle import idle_nodes
 from .origin import Origin, Slot, Source, Submodule
 from .registry import Call, Name, Spec, lowering_of
+from .write import BAKED
 
 aten = torch.ops.aten
-_PURE = frozenset("associative_scan cond flex_attention map_impl scan while_loop".split())
 _DROPPED = frozenset(
     "_assert_tensor_metadata _assert_async _assert_scalar sym_constrain_range sym_constrain_range_for_size".split()
 )
 
 
-def lower(origin: Origin, name: str) -> Graph:
-    """The neutral graph of `origin.exported`; fills in `origin.result` and `origin.placeholders`."""
-    walk = _Walk(origin)
+def lower(origin: Origin, name: str, *, training: bool = False) -> Graph:
+    """The neutral graph of `origin.exported`; fills in `origin.result`, `origin.placeholders` and `origin.idle`.
+
+    In `training`, what is written to buffers is followed: such a graph says how sizes hang together, and never runs.
+    """
+    walk = _Walk(origin, training)
     for node in origin.exported.graph.nodes:
         walk.visit(node)
     graph = Graph(name, walk.nodes, walk.inputs, walk.outputs, "torch", origin)
     _drop_dead(graph)
+    origin.idle = idle_nodes(walk.nodes, graph.nodes)
+    if training:
+        kept = {*origin.idle, *graph.nodes}
+        graph.nodes = [node for node in walk.nodes if node in kept]
     return graph
 
 
@@ -57,8 +67,9 @@ def _drop_dead(graph: Graph) -> None:
 class _Walk:
     """State of one lowering: the value of each fx node, the tensors known, the names in use."""
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, training: bool = False) -> None:
         self.origin = origin
+        self._training = training
         self.nodes: list[Node] = []
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
@@ -123,19 +134,30 @@ class _Walk:
         target = node.target
         if target is operator.getitem:
             self._getitem(node)
+        elif not isinstance(target, OpOverload) and self._folder.compute(node):
+            return
+        elif counts(node):
+            self._count(node)
         elif not isinstance(target, OpOverload):
-            if not self._folder.compute(node):
-                self._values[node] = self._lower_unknown(node, subgraph=True)
+            self._values[node] = self._lower_unknown(node, subgraph=True)
         elif target._opname in _DROPPED:
             return
         elif self._folder.foldable(node, self._aliases.root):
             self._fold(node, target)
         elif mutates(target):
             self._write(node)
+        elif self._training and target is aten.detach.default and isinstance(node.args[0], fx.Node):
+            self._aliases.same(node, node.args[0])  # gradients are not asked for
         else:
             if is_view(target) and isinstance(node.args[0], fx.Node):
                 self._aliases.view(node, node.args[0])
             self._values[node] = self._lower(node)
+
+    def _count(self, node: fx.Node) -> None:
+        """A number made of sizes that follow values."""
+        inputs: list[Value | None] = []
+        args, kwargs = (mapped(given, lambda arg: self._slots(arg, inputs)) for given in (node.args, dict(node.kwargs)))
+        self._values[node] = self._add(node, "shape_math", {}, inputs, node.target, args, kwargs)
 
     def _fold(self, node: fx.Node, target: OpOverload) -> None:
         self._folder.evaluate(node)
@@ -160,8 +182,12 @@ class _Walk:
         if isinstance(written, fx.Node) and self._aliases.same_tensor(written, copied):
             self._aliases.same(node, written)
             return
-        if not isinstance(written, fx.Node) or self._aliases.root(written) in self._parameters:
+        own = isinstance(written, fx.Node) and self._aliases.root(written) in self._parameters
+        if not isinstance(written, fx.Node) or (own and not self._training):
             self._values[node] = self._lower_unknown(node)
+            return
+        if own and isinstance(copied, fx.Node):
+            self._keep_up(node, written, copied)
             return
         target = functional(node)
         if target is None:
@@ -176,6 +202,15 @@ class _Walk:
             self._scatter(node, view)
         for gone in self._aliases.stale:
             self._folder.known.pop(gone, None)
+
+    def _keep_up(self, node: fx.Node, written: fx.Node, copied: fx.Node) -> None:
+        """A tensor of the module takes over another: what it holds from here on goes with both."""
+        root = self._aliases.root(written)
+        result = self._value(node.name, written.meta["val"])
+        inputs: list[Value | None] = [self._value_of(root), self._value_of(copied)]
+        self._insert(node, "elementwise", aten.add.Tensor, inputs, (Slot(0), Slot(1)), {"fn": "add"}, result)
+        self._overwrite(root, result)
+        self._aliases.same(node, root)
 
     def _overwrite(self, root: fx.Node, value: Value) -> None:
         self._values[root] = value
@@ -238,17 +273,47 @@ class _Walk:
         slots: dict[str, Any] = {name: self._slots(call[name], inputs) for name in spec.inputs}
         if spec.target is not None:
             args = tuple(slots[a] if isinstance(a, Name) else a for a in spec.args)
+            if free_axes(call.node) and spec.target in BAKED:
+                args = (args[0], self._open_sizes(call, list(args[1]), inputs), *args[2:])
             return args, spec.kwargs, inputs
         names, index = call.schema.names, call.schema.place
         places = [index[n] + 1 for n in spec.inputs if index[n] < call.schema.positional]
         count = max(len(call.node.args), *places, 0)
-        args = tuple(slots[n] if n in slots else call[n] for n in names[:count])
-        kwargs = {k: slots.get(k, v) for k, v in call.node.kwargs.items() if index[k] >= count}
-        return args, kwargs, inputs
+        args = tuple(slots[n] if n in slots else self._told(call.raw(n), inputs) for n in names[:count])
+        given = {k: v for k, v in call.node.kwargs.items() if index[k] >= count}
+        return args, {k: slots[k] if k in slots else self._told(v, inputs) for k, v in given.items()}, inputs
+
+    def _told(self, argument: Any, inputs: list[Value | None]) -> Any:
+        """An argument that is no tensor, with slots for numbers that follow values."""
+        return mapped(argument, lambda arg: self._slots(arg, inputs))
+
+    def _open_sizes(self, call: Call, sizes: list[Any], inputs: list[Value | None]) -> list[Any]:
+        """The sizes of a reshape or an expansion, where some follow values: as told, else as those of an operand."""
+        free = free_axes(call.node)
+        if call.name not in ("expand", "expand_as", "broadcast_to") and len(free) == 1:
+            return [-1 if axis in free else size for axis, size in enumerate(sizes)]
+        told = call.raw("size") if "size" in call else call.raw("shape") if "shape" in call else None
+        for axis in free:
+            if told is not None and is_number(told[axis]):
+                sizes[axis] = self._slots(told[axis], inputs)
+            elif call.has("other"):
+                sizes[axis] = self._size_of(call, call["other"], axis, inputs)
+            else:
+                sizes[axis] = -1
+        return sizes
+
+    def _size_of(self, call: Call, tensor: fx.Node, axis: int, inputs: list[Value | None]) -> Slot:
+        """A slot for one of the sizes of a tensor."""
+        value = self._value(f"{call.node.name}.size{axis}", None)
+        self._insert(call.node, "shape_math", aten.sym_size.int, [self._value_of(tensor)], (Slot(0), axis), {}, value)
+        inputs.append(value)
+        return Slot(len(inputs) - 1)
 
     def _slots(self, argument: Any, inputs: list[Value | None]) -> Any:
         if isinstance(argument, (list, tuple)):
             return [None if item is None else self._slots(item, inputs) for item in argument]
+        if isinstance(known := self._folder.known.get(argument), NUMBERS):
+            return known
         inputs.append(self._value_of(argument) if isinstance(argument, fx.Node) else None)
         return Slot(len(inputs) - 1)
 
@@ -256,14 +321,14 @@ class _Walk:
         inputs: list[Value | None] = []
 
         def place(arg: fx.Node) -> Any:
-            found = self._values.get(arg)
-            if isinstance(found, Submodule):
+            found = self._values.get(arg, self._folder.known.get(arg))
+            if isinstance(found, (Submodule, *NUMBERS)):
                 return found
             inputs.append(self._value_of(arg))
             return Slot(len(inputs) - 1)
 
-        args, kwargs = _map(node.args, place), _map(dict(node.kwargs), place)
-        attrs = {"subgraph": subgraph, **({"writes": True} if _writes(node.target) else {})}
+        args, kwargs = mapped(node.args, place), mapped(dict(node.kwargs), place)
+        attrs = {"subgraph": subgraph, **({"writes": True} if may_write(node.target) else {})}
         return self._add(node, "unknown", attrs, inputs, target or node.target, args, kwargs)
 
     def _add(
@@ -282,6 +347,8 @@ class _Walk:
             outputs = [self._value(f"{node.name}.{i}", r) for i, r in enumerate(result)]
         else:
             outputs = [self._value(node.name, result)]
+        for value, free in zip(outputs, free_results(node, len(outputs)), strict=True):
+            value.dynamic = free
         source = Source(target, args, kwargs, several, owner_of(node), dict(attrs))
         op = str(node.target).removesuffix(".default")
         self.nodes.append(Node(kind, node.name, inputs, outputs, attrs, op, source, scope=source.owner))
@@ -329,27 +396,3 @@ class _Walk:
 
     def _constant(self, node: fx.Node) -> torch.Tensor | None:
         return self._folder.tensor(self._aliases.root(node))
-
-
-def _writes(target: Any) -> bool:
-    """Whether a call may change its arguments; of higher-order operators, only a few are known not to."""
-    return mutates(target) if isinstance(target, OpOverload) else str(target) not in _PURE
-
-
-def _map(value: Any, place: Any) -> Any:
-    if isinstance(value, fx.Node):
-        return place(value)
-    if isinstance(value, (tuple, list)):
-        return type(value)(_map(v, place) for v in value)
-    if isinstance(value, dict):
-        return {k: _map(v, place) for k, v in value.items()}
-    return value
-
-
-def owner_of(node: fx.Node) -> str:
-    """The path of the module whose `forward` made the call."""
-    stack = node.meta.get("nn_module_stack")
-    if not stack:
-        return ""
-    path: str = next(reversed(stack.values()))[0]
-    return ".".join(part.split("@")[0] for part in path.split("."))

@@ -206,11 +206,18 @@ def fill_rows(call: Call) -> Spec | None:
     return Spec("fill_rows", ("self", "mask", "source"), {"width": width}) if width else None
 
 
+def _is_mask(node: Any) -> bool:
+    return node.meta["val"].dtype in (torch.bool, torch.uint8)
+
+
 @lowers("index")
 def index(call: Call) -> Spec | None:
-    """Tensors of integers; one of them is a `gather`: `x[:, index]`."""
+    """Tensors of integers; one of them is a `gather`: `x[:, index]`. A mask looks into as many axes as it has."""
     given = [(axis, i) for axis, i in enumerate(call["indices"]) if i is not None]
-    if not given or any(i.meta["val"].dtype in (torch.bool, torch.uint8) for _, i in given):
+    if len(given) == 1 and _is_mask(given[0][1]):
+        axis, mask = given[0]
+        return Spec("lookup", ("self", "indices"), {"axes": [axis + a for a in range(mask.meta["val"].ndim)]})
+    if not given or any(_is_mask(i) for _, i in given):
         return None
     if len(given) > 1:
         return Spec("lookup", ("self", "indices"), {"axes": [axis for axis, _ in given]})
@@ -293,8 +300,30 @@ def unfold(call: Call) -> Spec | None:
 def index_put(call: Call) -> Spec | None:
     """Rows of the first axis are written over (or added to), one for each index."""
     places = call["indices"]
-    if len(places) != 1 or places[0] is None or places[0].meta["val"].dtype != torch.int64:
+    if len(places) != 1 or places[0] is None:
         return None
-    if call.shape("values") != (*places[0].meta["val"].shape, *call.shape("self")[1:]):
+    if _is_mask(places[0]):
+        return _put_under_mask(call, places[0].meta["val"].ndim)
+    if places[0].meta["val"].dtype != torch.int64 or call.shape("values") != (
+        *places[0].meta["val"].shape,
+        *call.shape("self")[1:],
+    ):
         return None
     return Spec("scatter_rows", ("self", "indices", "values"), {"depth": 1, "tuples": 0})
+
+
+def _put_under_mask(call: Call, covered: int) -> Spec | None:
+    """Rows that a mask names, over its own axes, are written over by as many rows."""
+    if (
+        len(call.shape("values")) != 1 + call.rank("self") - covered
+        or call.shape("values")[1:] != call.shape("self")[covered:]
+    ):
+        return None
+    return Spec("scatter_rows", ("self", "indices", "values"), {"depth": covered, "tuples": covered - 1})
+
+
+@lowers("nonzero", "argwhere", "unique_dim", "_unique2", "unique_consecutive", "masked_select")
+def picked(call: Call) -> Spec:
+    """Elements (or their positions) as many as there are: all of it is looked at."""
+    first, *others = call.tensors()
+    return Spec("axiswise", (first, *others), {"axes": list(range(call.rank(first)))})

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from ...errors import GraphPruneError
-from ...graph import Graph
+from ...graph import Graph, Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,8 @@ class Origin:
     """The captured module: the caller's own (None for a `.pt2` file), its exported graph, its example inputs.
 
     `result` is the exported graph's result with `Slot`s for `Graph.outputs`; `placeholders` are the names of its
-    inputs (tensors or not). `read` names the tensors that the graph read as captured. `classless` says why there is no
-    class of the caller's, where `module` is None.
+    inputs (tensors or not). `read` names the tensors that the graph read as captured, `idle` are calls whose result
+    nobody uses (see `idle.py`). `classless` says why there is no class of the caller's, where `module` is None.
     """
 
     module: nn.Module | None
@@ -124,6 +124,7 @@ class Origin:
     placeholders: list[str] = field(default_factory=list)
     read: frozenset[str] = frozenset()
     classless: str = "a .pt2 file holds no class"
+    idle: list[Node] = field(default_factory=list)
 
 
 def origin_of(graph: Graph) -> Origin:

@@ -27,17 +27,18 @@ _Undo = Callable[[], None]
 
 
 @contextmanager
-def preserved(module: nn.Module) -> Iterator[None]:
+def preserved(module: nn.Module, *, parameters: bool = False) -> Iterator[None]:
     """Restore a module when this ends: every attribute of every submodule, what containers hold, the values of buffers
     and the states of random number generators.
 
     `torch.export` runs `forward` on fake tensors. Where that sets attributes or fills caches, a fake tensor would be
-    left in them, and the caller's next run would fail. Graph modules set nothing, and are left alone.
+    left in them, and the caller's next run would fail. Graph modules set nothing, and are left alone. With `parameters`
+    those keep their values, too, which a few modules overwrite in training.
     """
     if isinstance(module, fx.GraphModule):
         yield
         return
-    undo = _Snapshot().of(module)
+    undo = _Snapshot().of(module, parameters=parameters)
     try:
         with _same_chance():
             yield
@@ -68,13 +69,13 @@ class _Snapshot:
         self._undo: list[_Undo] = []
         self._seen: set[int] = set()
 
-    def of(self, module: nn.Module) -> list[_Undo]:
+    def of(self, module: nn.Module, *, parameters: bool) -> list[_Undo]:
         for child in module.modules():
             self._attributes(child, 0)
         for kind in {type(child) for child in module.modules()}:
             if not kind.__module__.startswith("torch."):
                 self._items(list(vars(kind).values()), 0)
-        for tensor in {*module.buffers(), *_plain_tensors(module)}:
+        for tensor in {*module.buffers(), *_plain_tensors(module), *(module.parameters() if parameters else ())}:
             self._tensor(tensor)
         return self._undo
 

@@ -18,6 +18,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 from ...errors import GraphPruneError
+from .binding import TOLD, bound
 
 
 class Schema(NamedTuple):
@@ -62,7 +63,7 @@ class Spec:
 class Call:
     """One ATen call: arguments by schema name, shapes of tensors, values of constants."""
 
-    __slots__ = ("_constant", "name", "node", "schema", "target")
+    __slots__ = ("_constant", "_told", "name", "node", "schema", "target")
 
     def __init__(self, node: fx.Node, target: Any, constant: Callable[[fx.Node], torch.Tensor | None]) -> None:
         assert isinstance(target, OpOverload)
@@ -71,9 +72,15 @@ class Call:
         self.schema = schema_of(target)
         self.name: str = target._opname
         self._constant = constant
+        self._told: bool = node.meta.get(TOLD, False)
 
     def __getitem__(self, name: str) -> Any:
         """The argument, or its default."""
+        argument = self.raw(name)
+        return bound(argument) if self._told else argument
+
+    def raw(self, name: str) -> Any:
+        """The argument with numbers that follow values as nodes."""
         at = self.schema.place[name]
         if at < len(self.node.args):
             return self.node.args[at]

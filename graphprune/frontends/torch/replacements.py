@@ -95,10 +95,15 @@ def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: floa
 
 
 def index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
-    """`x[:, .., i, j, ..] = values` where neighbouring axes are addressed, by integers: as one axis."""
+    """`x[:, .., i, j, ..] = values` where neighbouring axes are addressed, by integers: as one axis. Where a mask names
+    places that all get the same, it is chosen place by place.
+    """
     given = [i for i in indices if i is not None]
     axis = next(place for place, i in enumerate(indices) if i is not None)
     split_up = any(i is None for i in indices[axis : axis + len(given)])
+    if len(given) == 1 and given[0].dtype == torch.bool and values.ndim <= x.ndim - axis - given[0].ndim:
+        mask = given[0].reshape(*given[0].shape, *[1] * (x.ndim - axis - given[0].ndim))
+        return torch.where(mask, x + values if accumulate else values, x)
     if split_up or any(i.dtype in (torch.bool, torch.uint8) for i in given):
         raise NotImplementedError("only integers for axes that are neighbours")
     before, sizes, rest = x.shape[:axis], x.shape[axis : axis + len(given)], x.shape[axis + len(given) :]

@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ...graph import Graph
+from .arguments import owner_of
 from .depth_settings import follow, renumber
-from .lower import owner_of
 from .origin import Origin, Source, origin_of
 from .tracing import mode_of
 

@@ -6,9 +6,10 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from ...errors import GraphPruneError, InputError
 from ...graph import Graph
 from ..caches import mark_caches
 from .aliasing import StaleViewError
+from .binding import bind
+from .data_access import detached_data
 from .decompose import decompose
 from .dynamic import mark_batch
 from .exporting import by_example, run_export
@@ -88,7 +91,13 @@ def _capture_script(module: torch.jit.ScriptModule, args: tuple[Any, ...], kwarg
 
 
 def lower_program(
-    program: ExportedProgram, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any], name: str
+    program: ExportedProgram,
+    module: nn.Module | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    name: str,
+    *,
+    training: bool = False,
 ) -> Graph:
     """The neutral graph of an exported program; in-place writes through views are undone by torch where we cannot.
 
@@ -96,31 +105,40 @@ def lower_program(
         InputError: something in it cannot be read.
     """
     try:
-        graph = _lower_program(program, module, args, kwargs, name)
+        graph = _lower_program(program, module, args, kwargs, partial(lower, name=name, training=training))
     except (GraphPruneError, MemoryError):
         raise
     except Exception as error:
         raise InputError(f"{name} cannot be captured: {type(error).__name__}: {first_line(error)}") from error
     origin_of(graph).read = frozenset(graph.weights())
-    mark_batch(graph)
+    if not any(v.dynamic for v in graph.values()):
+        mark_batch(graph)
     mark_caches(graph)
     graph.notes = (_DECIDED,) if by_example(program) else ()
     return graph
 
 
 def _lower_program(
-    program: ExportedProgram, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any], name: str
+    program: ExportedProgram,
+    module: nn.Module | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    walk: Callable[[Origin], Graph],
 ) -> Graph:
     if any(getattr(n.target, "__module__", "") == _VMAP for n in program.graph.nodes if n.op == "call_function"):
-        return _lower_functional(program, module, args, kwargs, name)
+        return _lower_functional(program, module, args, kwargs, walk)
     try:
-        return lower(_origin(program, module, args, kwargs), name)
+        return walk(_origin(program, module, args, kwargs))
     except StaleViewError:
-        return _lower_functional(program, module, args, kwargs, name)
+        return _lower_functional(program, module, args, kwargs, walk)
 
 
 def _lower_functional(
-    program: ExportedProgram, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any], name: str
+    program: ExportedProgram,
+    module: nn.Module | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    walk: Callable[[Origin], Graph],
 ) -> Graph:
     """The graph of a program without in-place operators and `torch.vmap`; where composites still hide some, without
     those that have no rule.
@@ -128,39 +146,14 @@ def _lower_functional(
     with quiet():
         functional = program.run_decompositions({})
     try:
-        return lower(_origin(functional, module, args, kwargs), name)
+        return walk(_origin(functional, module, args, kwargs))
     except StaleViewError:
         table = default_decompositions()
         for target in [t for t in table if isinstance(t, OpOverload) and lowering_of(t._opname) is not None]:
             del table[target]
         with quiet():
             functional = program.run_decompositions(table)
-        return lower(_origin(functional, module, args, kwargs), name)
-
-
-def capture_training(graph: Graph) -> Graph | None:
-    """The same module captured in train mode, where that reads parameters that inference leaves aside.
-
-    Auxiliary heads are such: to stay trainable, they must be coupled and sliced with the rest. Both graphs share the
-    `Value`s of the weights that both read. None where train mode reads nothing more or cannot be exported.
-    """
-    origin = origin_of(graph)
-    known = graph.weights()
-    unread = {n for n, t in origin.tensors.tensors.items() if isinstance(t, nn.Parameter) and n not in known}
-    if origin.module is None or not unread:
-        return None
-    for args, kwargs in ((origin.args, origin.kwargs), twice((origin.args, origin.kwargs))):
-        try:
-            program = export(origin.module, args, kwargs, training=True)
-            training = lower_program(program, origin.module, args, kwargs, graph.name)
-        except InputError:  # batch norm cannot train on a batch of one
-            continue
-        if unread.isdisjoint(training.weights()):
-            return None
-        for node in training.nodes:
-            node.inputs = [v if v is None or v.weight is None else known.get(v.name, v) for v in node.inputs]
-        return training
-    return None
+        return walk(_origin(functional, module, args, kwargs))
 
 
 def batch_of(inputs: Any) -> int:
@@ -203,6 +196,7 @@ def _origin(
         raise InputError(f"torch.export cannot make a graph module of {name}: {first_line(error)}") from error
     assert isinstance(exported, fx.GraphModule)
     decompose(exported)
+    bind(exported, pytree.tree_leaves((args, kwargs)))
     tensors = Tensors.of(exported if module is None else module)
     return Origin(module, exported, args, kwargs, tensors)
 
@@ -246,7 +240,7 @@ def _register_dataclasses(module: nn.Module, args: tuple[Any, ...], kwargs: dict
 def _export(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool, shapes: Any
 ) -> ExportedProgram:
-    with mode_of(module, training=training), quiet():
+    with mode_of(module, training=training), quiet(), detached_data(module) if training else nullcontext():
         try:
             return run_export(module, args, kwargs, shapes)
         except Exception as error:

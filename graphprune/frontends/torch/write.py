@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,23 @@ def _call_of(node: Node, constant: Constant) -> Calls:
         return [(source.target, *_sized(node, source))]
     if writer is None:
         raise GraphPruneError(f"a '{node.kind}' node ('{node.name}') that was not captured cannot be written")
-    return writer(node, constant)
+    return [_kept_open(node, call) for call in writer(node, constant)]
+
+
+def _kept_open(node: Node, call: Call) -> Call:
+    """A reshape, expansion or repetition with the sizes that follow values as they were captured."""
+    source, (target, args, kwargs) = node.source, call
+    if not isinstance(source, Source) or source.target not in BAKED or target not in BAKED:
+        return call
+    own, sizes = source.args[1], args[1]
+    return target, (args[0], _with_open(sizes, own), *args[2:]), kwargs
+
+
+def _with_open(sizes: Sequence[Any], own: Sequence[Any]) -> list[Any]:
+    """Sizes, but those of `own` where they are no numbers until it runs."""
+    if len(own) != len(sizes):
+        return list(sizes)
+    return [o if isinstance(o, Slot) or o == -1 else n for n, o in zip(sizes, own, strict=True)]
 
 
 def _dynamic(node: Node, call: Call, batch: Callable[[], Any]) -> Call:
@@ -79,7 +95,9 @@ def _sized(node: Node, source: Source) -> tuple[tuple[Any, ...], dict[str, Any]]
     if node.kind == "layer_norm":
         return _with(source, normalized_shape=_normalized_shape(node)), source.kwargs
     if node.kind == "fill" and "size" in schema_of(source.target).place:
-        return _with(source, size=list(node.outputs[0].sizes)), source.kwargs
+        own, place = list(node.outputs[0].sizes), schema_of(source.target).place["size"]
+        told = source.args[place] if place < len(source.args) else own
+        return _with(source, size=_with_open(own, told)), source.kwargs
     return source.args, source.kwargs
 
 
