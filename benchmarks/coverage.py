@@ -44,7 +44,10 @@ def run(case: str, cache: Path) -> None:
         common.tell(contrib=contrib(path))
     elif route in routes.MODULES:
         common.tell(step="building the model")
-        (torch_route if route == "torch" else peer_route)(*suites.suite(suite).build(name))
+        if route == routes.AS_HELD:
+            default_route(suites.defaults(suite), name)
+        else:
+            (torch_route if route == "torch" else peer_route)(*suites.suite(suite).build(name))
     else:
         path = routes.source(cache, suite, route, name)
         onnx_route(path if path.exists() else routes.make(cache, suite, route, name))
@@ -71,6 +74,23 @@ def peer_route(module: nn.Module, inputs: Any) -> None:
     """Torch-Pruning, module in, module out."""
     common.tell(step="pruning", parameters=zoo.parameters(module))
     peers.torch_pruning(module, inputs)
+
+
+def default_route(suite: suites.Defaults, name: str) -> None:
+    """A module as a user holds it in, one of its class out, which generates where that does."""
+    import graphprune as gp
+
+    module, inputs = suite.build_default(name)
+    graph = timed("capture", lambda: gp.capture(module, inputs))
+    model = compile_graph(graph).model.eval()
+    common.tell(step="running it", own_class=type(model) is type(module))
+    made, original = (suite.main_result(call(m, inputs)) for m in (model, module))
+    common.tell(step="generating", valid=zoo.shapes(made) == zoo.shapes(original))
+    if hasattr(module, "generate") and getattr(module, "can_generate", bool)() and "input_ids" in inputs:
+        ids = {key: inputs[key] for key in ("input_ids", "attention_mask") if key in inputs}
+        options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+        lengths = [m.generate(**ids, **options).shape for m in (module, model) if hasattr(m, "generate")]
+        common.tell(generates=lengths[1:] == lengths[:1])
 
 
 def onnx_route(source: Path) -> None:
@@ -189,8 +209,8 @@ def run_part(options: argparse.Namespace, suite: str, names: list[str], wanted: 
         run(case, options.cache)
 
     short = coverage_page.fell_short
-    for route in routes.MODULES:
-        if route in wanted and hasattr(suites.suite(suite), "build"):
+    for route, builder in routes.MODULES.items():
+        if route in wanted and hasattr(suites.suite(suite), builder):
             again = {} if route == routes.PEER else {"failed": short}
             common.run_cases(options, [f"{suite}/{route}/{name}" for name in names], run=one, **again)
     for route in wanted:

@@ -19,8 +19,9 @@ GOAL = 0.5
 ERROR = 120  # characters of an exporter's error
 AS_FOUND = "running the file as found"  # the step before anything of ours
 NOTE = f"""One model a row, pruned with `channels=0.5` (L2), random weights, each route in a process of its own with
-limits on time and memory. Route *ONNX*: `torch.onnx.export` (dynamo, opset 18); others name exporter and opset, and
-what was done to the file then (`benchmarks/onnx_tools.py`). *Tried*: of what could be
+limits on time and memory. Route *default configuration*: the module as a user holds it (nothing around it, results
+with key-value caches), a module of its class in return. Route *ONNX*: `torch.onnx.export` (dynamo, opset 18); others
+name exporter and opset, and what was done to the file then (`benchmarks/onnx_tools.py`). *Tried*: of what could be
 exported and changed so, and then runs.
 *Valid*: the result runs with outputs of the original's shapes (ONNX: and passes the checker where the original does).
 *Verified*: it agrees with the masked original on random inputs. *Undecided*: the outputs said too little on random
@@ -180,7 +181,7 @@ def _summary(suite: str, by_route: ByRoute, models: int) -> list[list[Any]]:
 
 def _best(by_route: ByRoute) -> dict[str, Record]:
     """What came of each model's best file, where several exporters made one."""
-    plain = [route for route in _prunings(by_route) if route != "torch" and "+" not in route]
+    plain = [route for route in _prunings(by_route) if route not in routes.MODULES and "+" not in route]
     found: dict[str, Record] = {}
     for route in plain if len(plain) > 1 else ():
         for name, item in by_route[route].items():
@@ -217,9 +218,9 @@ def _counts(suite: str, title: str, found: list[Record], refused: int, models: i
     undecided = [r for r in valid if r.get("undecided")]
     slowest = max((_seconds(r) for r in valid), default=0.0)
     tried = f"{len(found)} of {len(found) + refused if models is None else models}"
-    module = title == routes.title("torch")
-    own = sum(r.get("form") == OWN for r in valid) if module else None
-    counts = [len(valid), len(verified), len(undecided), len(good), own, None if module else refused]
+    own = sum(r.get("form") == OWN for r in valid) if title in map(routes.title, ("torch", routes.AS_HELD)) else None
+    none = None if title in map(routes.title, routes.MODULES) else refused
+    counts = [len(valid), len(verified), len(undecided), len(good), own, none]
     return [suite, title, tried, *counts, common.number(slowest, 1)]
 
 

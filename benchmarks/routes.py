@@ -2,6 +2,9 @@
 
 `torch-pruning` takes the module of `torch` into the peer of that name.
 
+`default` is the module once more as a user holds it, where a suite can build that (`build_default`): nothing around it
+and no setting of ours, so that results hold key-value caches.
+
 `onnx` is the dynamo exporter at opset 18; `torchscript-17` and `dynamo-23` say exporter and opset; `onnx+qdq` says what
 was done to the file (`onnx_tools.CHANGES`). The file of a route is made by a case of its own, `suite/export/model` for
 `onnx` and `suite/export@ROUTE/model` for others, so that an exporter's failure is told from ours.
@@ -14,15 +17,17 @@ from pathlib import Path
 
 from benchmarks import common, onnx_tools, suites, zoo
 
-DEFAULT = ("torch", "onnx")
 PEER = "torch-pruning"
-MODULES = ("torch", PEER)  # take the module itself
+AS_HELD = "default"
+MODULES = {"torch": "build", AS_HELD: "build_default", PEER: "build"}  # take the module itself; who makes it
+DEFAULT = ("torch", AS_HELD, "onnx")
 _EXPORT = "export@"
 
 
 def title(route: str) -> str:
     """What the page calls a route."""
-    return {"torch": "PyTorch", "onnx": "ONNX", PEER: "Torch-Pruning"}.get(route, route)
+    titles = {"torch": "PyTorch", AS_HELD: "default configuration", "onnx": "ONNX", PEER: "Torch-Pruning"}
+    return titles.get(route, route)
 
 
 def exports(route: str) -> list[str]:

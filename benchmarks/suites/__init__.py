@@ -7,6 +7,9 @@ A suite `NAME` is the module `benchmarks.suites.NAME_models` with
   `benchmarks.random_weights`: `vary`, `awaken`), and inputs as `graphprune.capture` takes them: a tensor, a tuple of
   positional arguments or a dict of keyword arguments. Equal for every call (seed it).
 
+A suite may also have `build_default(name)`, which gives the module as its library makes it by default, and
+`main_result(output)`, what its output is about.
+
 A suite of ONNX files has, in place of `build`, `write(name, path)`, which makes the file; it has no PyTorch route.
 
 It may import its library only inside these functions.
@@ -39,6 +42,21 @@ class Files(Protocol):
 
     def write(self, name: str, path: Path) -> None:
         """Make the file."""
+
+
+class Defaults(Protocol):
+    """What the module of a suite offers that has default configurations."""
+
+    def build_default(self, name: str) -> tuple[nn.Module, Any]:
+        """A model as a user holds it, and example inputs for it."""
+
+    def main_result(self, result: Any) -> Any:
+        """What the result of such a model is about."""
+
+
+def defaults(name: str) -> Defaults:
+    """A suite with default configurations by name."""
+    return suite(name)  # type: ignore[return-value]
 
 
 def files(name: str) -> Files:

@@ -52,6 +52,25 @@ def build(name: str) -> tuple[nn.Module, Any]:
     return made, example
 
 
+def build_default(name: str) -> tuple[nn.Module, Any]:
+    """A model as a user holds it: nothing around it, with a cache in its results where its class has one by default."""
+    model = _model(name, _untouched(_ENTRIES[name][2])).eval()
+    example = _INPUTS[_ENTRIES[name][3]](torch.Generator().manual_seed(1))
+    call(model, example)
+    return model, example
+
+
+def _untouched(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without what a benchmark sets and a user does not: whether results hold caches, how experts are computed."""
+    kept = {k: v for k, v in settings.items() if k not in ("use_cache", "experts_implementation")}
+    return {k: _untouched(v) if isinstance(v, dict) else v for k, v in kept.items()}
+
+
+def main_result(result: Any) -> Any:
+    """The first of the results listed in `_MAIN` that there is."""
+    return next(result[key] for key in _MAIN if result.get(key) is not None)
+
+
 def save(name: str, folder: Path) -> Any:
     """Write a model as a folder, with the settings that a user's has (a cache, transformers' own choice of how experts
     are computed); returns its class.
@@ -96,9 +115,8 @@ class Main(nn.Module):
         self.model = model
 
     def forward(self, **inputs: Tensor) -> Any:
-        """The first of the results listed in `_MAIN` that there is."""
-        result = self.model(**inputs)
-        return next(result[key] for key in _MAIN if result.get(key) is not None)
+        """See `main_result`."""
+        return main_result(self.model(**inputs))
 
 
 def redraw(model: nn.Module) -> None:

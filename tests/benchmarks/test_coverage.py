@@ -40,6 +40,23 @@ def test_the_page_counts_results_and_says_what_stopped_the_others(
     assert "| RuntimeError: no | ONNX | c |" in page
 
 
+def test_the_default_configuration_has_a_row_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coverage_page, "FOLDER", tmp_path)
+    coverage_page.record("zoo", {i["case"]: i for i in (GOOD, GOOD | {"case": "zoo/default/a"})}, ["a", "b"])
+    coverage_page.publish(tmp_path / "coverage.md")
+    page = (tmp_path / "coverage.md").read_text()
+    assert "| zoo | default configuration | 1 of 2 | 1 | 1 | 0 | 1 | 0 | - | 0.0 |" in page
+    assert "any exporter" not in page
+
+
+def test_a_default_configuration_is_what_a_user_has() -> None:
+    module, inputs = suites.defaults("transformers").build_default("llava")
+    assert type(module).__name__ == "LlavaForConditionalGeneration"
+    assert module.config.text_config.use_cache is True
+    made = suites.defaults("transformers").main_result(module(**inputs))
+    assert made.shape == (2, 24, 128)
+
+
 def test_the_best_file_of_a_model_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coverage_page, "FOLDER", tmp_path)
     others = [GOOD | {"case": "zoo/torchscript-17/a"}, LARGE | {"case": "zoo/torchscript-17/b"}]
