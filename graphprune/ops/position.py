@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..graph import Node, Value
 from .base import Array, Block, Kept, Labeller, Statistic, operator
 from .broadcast import Operand, meet
+from .grid import lines, renumbered
 
 
 def look_up(labels: Array | None, ids: Value | None, labeller: Labeller) -> None:
@@ -129,21 +132,40 @@ def scatter_along(node: Node, labeller: Labeller) -> None:
     labeller.put(out, {axis: labels})
 
 
-@operator("scatter_rows")
+def _rewrite_scatter_rows(node: Node, kept: Kept) -> None:
+    x, source, tuples = node.inputs[0], node.inputs[2], node.attrs.get("indices")
+    assert x is not None and source is not None
+    if tuples is None or not lines(tuples):
+        return
+    axes = list(range(node.attrs["depth"]))
+    found = renumbered(tuples, kept, x, axes, {a: (source, a) for a in range(tuples.ndim - 1)})
+    if not np.array_equal(found, tuples):
+        node.change(indices=found)
+
+
+@operator("scatter_rows", rewrite=_rewrite_scatter_rows)
 def scatter_rows(node: Node, labeller: Labeller) -> None:
-    """Values written to tuples of indices that address the first axes (`ScatterND`); the axes after those pass."""
+    """Values written to tuples of indices that address the first axes (`ScatterND`); the axes after those pass. So do
+    axes that constant indices pick along an axis of their own: what is written there goes with it.
+    """
     x, ids, source, depth = *node.inputs[:3], node.attrs["depth"]
     assert x is not None and ids is not None and source is not None
     labeller.freeze(labeller.pointing(ids), "positions along it look into another axis")
     for value in (x, source):
         labeller.resolve(value)
     lead = ids.rank - node.attrs.get("tuples", 1)
-    addressed = [labeller.axis(x, a) for a in range(depth)] + [labeller.axis(source, a) for a in range(lead)]
+    picked = lines(node.attrs.get("indices"))
+    passing = {line.along for line in picked.values()}
+    addressed = [labeller.axis(x, a) for a in range(depth) if a not in picked]
+    addressed += [labeller.axis(source, a) for a in range(lead) if a not in passing]
     for labels in [*addressed, *(block.labels for block in labeller.blocks(ids))]:
         labeller.freeze(labels, "it is written to by index")
+    for place, line in picked.items():
+        own = labeller.axis(x, place)
+        labeller.equal(None if own is None else own[line.picks], labeller.axis(source, line.along))
     for axis in range(depth, x.rank):
         labeller.equal(labeller.axis(x, axis), labeller.axis(source, lead + axis - depth))
-    labeller.put(node.outputs[0], {axis: labeller.axis(x, axis) for axis in range(depth, x.rank)})
+    labeller.put(node.outputs[0], {a: labeller.axis(x, a) for a in range(x.rank) if a >= depth or a in picked})
 
 
 @operator("sort")
@@ -227,20 +249,46 @@ def fill_rows(node: Node, labeller: Labeller) -> None:
     labeller.put(node.outputs[0], labels)
 
 
-@operator("lookup", moves=True)
-def look_up_several(node: Node, labeller: Labeller) -> None:
-    """Several axes looked into at once by tensors of indices, `x[rows, columns]`; the other axes pass."""
+def _looked_up_at(node: Node) -> tuple[int, dict[int, int]]:
+    """Where the axes of the tuples begin in the result, and where each axis that is not looked into lies there."""
     x, out, axes = node.inputs[0], node.outputs[0], node.attrs["axes"]
     assert x is not None
-    tensors = node.inputs[1:] if len(node.inputs) > 2 else node.inputs[1:] * len(axes)  # a mask covers several
-    for axis, ids in zip(axes, tensors, strict=True):
-        assert ids is not None
-        look_up(labeller.axis(x, axis), ids, labeller)
-        for block in labeller.blocks(ids):
-            labeller.freeze(block.labels, "it is an index")
-    labeller.resolve(x)
     left = [a for a in range(x.rank) if a not in axes]
     width = out.rank - len(left)
     place = axes[0] if list(axes) == list(range(axes[0], axes[0] + len(axes))) else 0
-    where = {a: i if i < place else i + width for i, a in enumerate(left)}
-    labeller.put(out, {where[a]: labeller.axis(x, a) for a in left})
+    return place, {a: i if i < place else i + width for i, a in enumerate(left)}
+
+
+def _rewrite_lookup(node: Node, kept: Kept) -> None:
+    x, out, tuples = node.inputs[0], node.outputs[0], node.attrs.get("indices")
+    assert x is not None
+    if tuples is None or not lines(tuples):
+        return
+    place, axes = _looked_up_at(node)[0], list(node.attrs["axes"])
+    found = renumbered(tuples, kept, x, axes, {a: (out, place + a) for a in range(tuples.ndim - 1)})
+    if not np.array_equal(found, tuples):
+        node.change(indices=found)
+
+
+@operator("lookup", rewrite=_rewrite_lookup, moves=True)
+def look_up_several(node: Node, labeller: Labeller) -> None:
+    """Several axes looked into at once by tensors of indices, `x[rows, columns]`; the other axes pass. So do axes that
+    constant indices pick along an axis of their own.
+    """
+    x, out, axes = node.inputs[0], node.outputs[0], node.attrs["axes"]
+    assert x is not None
+    picked = lines(node.attrs.get("indices"))
+    labeller.resolve(x)
+    for value in node.inputs[1:]:
+        for block in labeller.blocks(value) if value is not None else ():
+            labeller.freeze(block.labels, "it is an index")
+    indices = node.inputs[1:] if len(node.inputs) > 2 else node.inputs[1:] * len(axes)  # tuples, or a mask
+    for i, (axis, ids) in enumerate(zip(axes, indices, strict=True)):
+        if i not in picked:
+            look_up(labeller.axis(x, axis), ids, labeller)
+    place, where = _looked_up_at(node)
+    labels = {where[a]: labeller.axis(x, a) for a in where}
+    for i, line in picked.items():
+        own = labeller.axis(x, axes[i])
+        labels[place + line.along] = None if own is None else own[line.picks]
+    labeller.put(out, labels)

@@ -209,7 +209,8 @@ CASES = [
     case(
         [node("Attention", "x x x")], {"x": (2, 3, 5, 4)}, {}, 23, "attention", scale=0.5, causal=False, grouped=False
     ),
-    case([node("GatherND", "x i")], SEQUENCE, {"i": np.array([[0, 1]])}, 12, "unknown"),
+    case([node("GatherND", "x i")], SEQUENCE, {"i": np.array([[0, 1]])}, 12, "lookup", axes=[0, 1]),
+    case([node("GatherND", "x i", batch_dims=1)], SEQUENCE, {"i": np.array([[0], [1]])}, 12, "unknown"),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .lower_shape import constant_tuples
 from .registry import Lowered, View, lowers
 
 
@@ -69,7 +70,7 @@ def deformable_conv(view: View) -> Lowered | None:
 @lowers("ScatterND")
 def scatter_rows(view: View) -> Lowered:
     """Writes to tuples of indices that address the first axes."""
-    return Lowered("scatter_rows", (0, 1, 2), {"depth": int(view.shape(1)[-1])})
+    return Lowered("scatter_rows", (0, 1, 2), {"depth": int(view.shape(1)[-1]), "indices": constant_tuples(view, 1)})
 
 
 @lowers("OneHot")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import zip_longest
 from math import prod
 
@@ -102,7 +103,14 @@ def gather(view: View) -> Lowered:
 
 @lowers("GatherElements")
 def take_along(view: View) -> Lowered:
-    """A position along one axis for each place of the result."""
+    """A position along one axis for each place of the result; a Gather where constants are the same for all places."""
+    axis = view.axis(int(view.attr("axis", 0)))
+    fact = view.fact(1)
+    known = None if fact is None or fact.small is None or not fact.small.static else fact.small.value
+    if known is not None and known.size and _alike(view.shape(), known.shape, axis):
+        rows = np.moveaxis(known, axis, 0).reshape(known.shape[axis], -1)
+        if (rows == rows[:, :1]).all():
+            return Lowered("gather", (0,), {"axis": axis, "indices": _positive(rows[:, 0], view.shape()[axis])})
     return Lowered("take_along", (0, 1), {"axis": view.axis(int(view.attr("axis", 0)))})
 
 
@@ -114,18 +122,32 @@ def scatter_along(view: View) -> Lowered:
 
 @lowers("GatherND")
 def gather_nd(view: View) -> Lowered | None:
-    """Index tuples of length one look up rows of the first axis, like Gather."""
+    """Index tuples of length one look up rows of the first axis, like Gather; longer ones look into several axes."""
     shape = view.shape(1)
-    if int(view.attr("batch_dims", 0)) or not shape or shape[-1] != 1:
+    if int(view.attr("batch_dims", 0)) or not shape:
         return None
-    fact = view.fact(1)
-    indices = None
-    if fact is not None and fact.small is not None and fact.small.static:
-        indices = fact.small.value
-    elif fact is not None and fact.weight is not None:
-        indices = fact.weight.array()
-    rows = None if indices is None else _positive(indices[..., 0], view.shape()[0])
-    return Lowered("gather", (0, 1), {"axis": 0, "indices": rows})
+    tuples = constant_tuples(view, 1)
+    if shape[-1] == 1:
+        return Lowered("gather", (0, 1), {"axis": 0, "indices": None if tuples is None else tuples[..., 0]})
+    return Lowered("lookup", (0, 1), {"axes": list(range(shape[-1])), "indices": tuples})
+
+
+def constant_tuples(view: View, slot: int) -> np.ndarray | None:
+    """Constant tuples of indices into the first axes of the first input, none of them negative."""
+    fact = view.fact(slot)
+    if fact is not None and fact.small is not None:
+        tuples = fact.small.value if fact.small.static else None
+    else:
+        tuples = fact.weight.array() if fact is not None and fact.weight is not None else None
+    if tuples is None or not tuples.ndim:
+        return None
+    columns = [_positive(tuples[..., i], view.shape()[i]) for i in range(tuples.shape[-1])]
+    return np.stack([c for c in columns if c is not None], axis=-1)
+
+
+def _alike(one: Sequence[int], other: Sequence[int], axis: int) -> bool:
+    """Whether two shapes differ on one axis only."""
+    return len(one) == len(other) and all(a == b for i, (a, b) in enumerate(zip(one, other, strict=True)) if i != axis)
 
 
 def _positive(indices: np.ndarray | None, size: int) -> np.ndarray | None:

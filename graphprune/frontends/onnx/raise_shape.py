@@ -169,10 +169,29 @@ def gather(draft: Draft) -> None:
 
 @raises("GatherND")
 def gather_nd(draft: Draft) -> None:
-    """New constant index tuples of length one."""
-    if draft.attrs["indices"] is not None:
+    """New constant index tuples."""
+    if draft.node.kind == "lookup":
+        draft.set_slot(1, draft.writer.constant(np.asarray(draft.attrs["indices"]), f"{draft.out.name}_indices"))
+    elif draft.attrs["indices"] is not None:
         indices = np.asarray(draft.attrs["indices"], np.int64)[..., None]
         draft.set_slot(1, draft.writer.constant(indices, f"{draft.out.name}_indices"))
+
+
+@raises("ScatterND")
+def scatter_nd(draft: Draft) -> None:
+    """New constant index tuples."""
+    draft.set_slot(1, draft.writer.constant(np.asarray(draft.attrs["indices"]), f"{draft.out.name}_indices"))
+
+
+@raises("GatherElements", always=True)
+def gather_elements(draft: Draft) -> None:
+    """Constants that are the same everywhere are those of a Gather, which asks for no sizes of other axes."""
+    if draft.node.kind != "gather" or not (draft.node.changed or sizes_changed(draft.x, draft.x_fact)):
+        return
+    draft.proto.op_type = "Gather"
+    draft.set("axis", int(draft.attrs["axis"]))
+    indices = np.asarray(draft.attrs["indices"], np.int64)
+    draft.set_slot(1, draft.writer.constant(indices, f"{draft.out.name}_indices"))
 
 
 @raises("Pad")
