@@ -206,7 +206,8 @@ class Walk:
         return known
 
     def _new(self, value: Value, axes: Iterable[int]) -> tuple[Block, ...]:
-        return tuple(Block((a,), self._born(value, a)) for a in axes if value.sizes[a] > 1)
+        """Labels of axes that may lose indices: the batch never does."""
+        return tuple(Block((a,), self._born(value, a)) for a in axes if value.sizes[a] > 1 and a not in value.dynamic)
 
     def _born(self, value: Value, axis: int) -> Array:
         """New labels of a weight's axis (or an input's that follows); one for each unit that is stored together."""

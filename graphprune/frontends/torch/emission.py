@@ -19,6 +19,7 @@ from .causes import why_not
 from .drawing import is_random
 from .execute import example_inputs, instrument, random_inputs, run
 from .graph_module import to_graph_module
+from .narrow import narrowed
 from .origin import origin_of
 from .own_class import rebuild
 from .refusals import first_line
@@ -131,7 +132,7 @@ def _own(graph: Graph, way: Shortening, trial: Trial) -> tuple[nn.Module, str, s
     """The own class, shortened in one way and adapted where it has to be; what was done to it, and what is wrong."""
     module = rebuild(graph)
     adapting = Adapting(graph, module, example_inputs(graph))
-    note = way(module)
+    note = "; ".join(filter(None, (way(module), narrowed(module))))
     problem = trial(module)
     if not problem:
         return module, note, ""

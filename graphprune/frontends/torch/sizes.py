@@ -11,6 +11,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 
+from .narrow import narrow, plainly
+
 
 @dataclass
 class Facts:
@@ -79,6 +81,9 @@ def _attention(module: Any, facts: Facts) -> None:
     if inner % module.head_dim == 0:
         module.num_heads = inner // module.head_dim
     module.embed_dim = embed
+    whole = inner % module.head_dim == 0
+    if whole and inner != embed and type(module) is nn.MultiheadAttention:
+        narrow(module)
     module.out_proj.out_features, module.out_proj.in_features = module.out_proj.weight.shape
 
 
@@ -124,3 +129,6 @@ def adapt(module: nn.Module, facts: dict[str, Facts]) -> None:
             if isinstance(child, kind):
                 adapter(child, facts.get(path, nothing))
                 break
+    for child in module.modules():
+        if isinstance(child, nn.TransformerEncoder):
+            plainly(child)
