@@ -11,7 +11,7 @@ import numpy as np
 
 from . import frontends
 from .counting import macs
-from .errors import BackendError, VerificationError
+from .errors import BackendError, UnsupportedError, VerificationError
 from .frontends.chance import Left, Script
 from .frontends.treatment import Treatment
 from .graph import Graph
@@ -20,6 +20,8 @@ from .ops.base import Array
 Runner = Callable[[Any], Sequence[np.ndarray]]
 Progress = Callable[[float], None]
 
+#: What a model in integers of few bits is run in, to see what it computes but for their rounding.
+UNROUNDED = "float without quantisers"
 #: Types whose values are rounded to few bits.
 _STEPPED = frozenset({"int8", "uint8", "int4", "uint4"})
 
@@ -175,9 +177,13 @@ def _refusal(graph: Graph, feed: Any) -> str:
 
 
 def wide_type(graph: Graph) -> str:
-    """The wider type in which a model can run: float64 in PyTorch, float32 for ONNX in float16; empty where none."""
+    """The wider type in which a model can run: float64 in PyTorch, float32 for ONNX in float16, and for integers of few
+    bits what they stand for; empty where none.
+    """
     if graph.frontend == "torch":
         return "float64"
+    if graph.frontend == "onnx" and rounds(graph):
+        return UNROUNDED
     halves = graph.frontend == "onnx" and any(v.dtype.name == "float16" for v in graph.values())
     return "float32" if halves else ""
 
@@ -190,6 +196,12 @@ def wide_runner(graph: Graph, model: Any, script: Script | None = None) -> Runne
     from .runtimes import get
 
     model = _scripted(graph, model, script)
+    if rounds(graph):
+        made = frontends.of(graph).unrounded(model)
+        if made is None:
+            raise UnsupportedError("something computes with integers of few bits")
+        run: Runner = get("onnxruntime-unoptimized").compile(made).run  # what is stored in few bits may be fused
+        return run
     run = get("onnxruntime").compile(frontends.of(graph).widened(model, halves=True)).run
     return lambda feed: run({name: _in_float32(array, halves=True) for name, array in feed.items()})
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..frontends.chance import Draws
 from ..graph import Graph, Value
-from ..running import Runner, inner_runner, together, wide_runner, wide_type
+from ..running import UNROUNDED, Runner, inner_runner, together, wide_runner, wide_type
 from .comparing import FAILED, NOWHERE, PASSED, UNDECIDED, Finding, Limits, compare
 from .inner import Taps, contracting, jumps, taps_before
 from .leaves import Leaves, inner_name, leaves, output_of
@@ -17,9 +17,9 @@ from .noise import shaken_graph, shaking
 from .sides import Sides, changed
 
 #: What any element may be off by, relative to its size, by float type: 16 roundings.
-FLOORS = {"float64": 3.6e-15, "float32": 2e-6, "float16": 1.6e-2, "bfloat16": 1.3e-1}
+FLOORS = {"float64": 3.6e-15, "float32": 2e-6, "float16": 1.6e-2, "bfloat16": 1.3e-1, UNROUNDED: 2e-6}
 #: What does not pass is run again in a wider float type, where no more than this is allowed.
-WIDE = {"float64": 1e-6, "float32": 1e-3}
+WIDE = {"float64": 1e-6, "float32": 1e-3, UNROUNDED: 1e-3}
 
 #: How often the reference is shaken before a difference is called one; and where results jump.
 _SHAKES, _JUMPING = (1, 4), (1, 4, 12)
@@ -241,5 +241,9 @@ def _settled(finding: Finding, findings: Sequence[Finding], count: int, firm: bo
 
 def _told(wide: Finding, own: Finding, kind: str) -> Finding:
     """What a wider type decided, with the reason why it was asked."""
-    same = f"results differ by {own.error:.2g} in the model's own float type; in {kind} they differ by {wide.error:.2g}"
+    if kind == UNROUNDED:
+        same = f"quantisers that round otherwise make results differ by {own.error:.2g}, else by {wide.error:.2g}"
+    else:
+        before = f"results differ by {own.error:.2g} in the model's own float type"
+        same = f"{before}; in {kind} they differ by {wide.error:.2g}"
     return replace(wide, why=same, measured=True)

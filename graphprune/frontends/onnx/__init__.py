@@ -11,6 +11,7 @@ from .origin import custom_operators, original, original_bytes
 from .precision import computes_in, sums
 from .saving import save, written_bytes
 from .spans import named_inputs, spans
+from .unrounded import unrounded
 from .widen import widened
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "spans",
     "sums",
     "tapped",
+    "unrounded",
     "widened",
     "written_bytes",
 ]
