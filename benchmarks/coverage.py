@@ -158,7 +158,7 @@ def compile_graph(graph: Any) -> Any:
 
 
 def prove(graph: Any) -> Any:
-    """The proven result; where the proof fails it tells so, and the result comes without."""
+    """The result with its verdict; where the proof fails it tells so, and the result comes without."""
     import graphprune as gp
     from graphprune.errors import VerificationError
 
@@ -168,11 +168,10 @@ def prove(graph: Any) -> Any:
     try:
         result = gp.prune(graph, target=gp.channels(0.5), progress=step)
     except VerificationError as error:
-        common.tell(verified=False, note=" ".join(str(error).split())[:300])
+        common.tell(verified=False, verdict="FAILED", note=" ".join(str(error).split())[:300])
         return gp.prune(graph, target=gp.channels(0.5), verify=False, progress=step)
     proof = result.report.proof
-    undecided = {"undecided": True} if getattr(proof, "undecided", False) else {}
-    common.tell(verified=not undecided, max_error=float(proof.max_error), note=proof.detail, **undecided)
+    common.tell(verified=proof.passed, verdict=proof.verdict, max_error=float(proof.max_error), note=proof.detail)
     return result
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import common, routes
+from benchmarks import common, coverage_verdicts, routes
 
 FOLDER = common.ROOT / "docs" / "measurements"
 LIBRARIES = (
@@ -25,7 +25,8 @@ name exporter and opset, and what was done to the file then (`benchmarks/onnx_to
 exported and changed so, and then runs.
 *Valid*: the result runs with outputs of the original's shapes (ONNX: and passes the checker where the original does).
 *Verified*: it agrees with the masked original on random inputs. *Undecided*: the outputs said too little on random
-inputs to prove anything. *<= {GOAL}*: verified, with at most {GOAL} of the parameters left. *Own class*: what came back
+inputs to prove anything, which suites run before this verdict came do not tell.
+*<= {GOAL}*: verified, with at most {GOAL} of the parameters left. *Own class*: what came back
 is of the class that went in. *Torch-Pruning* at ratio 0.5, as `benchmarks/peers.py` calls it: *valid* where it runs
 with outputs of the original's shapes; its numbers are not compared.
 *Kept*: parameters left. *Exact / renorm.*: groups that lost something exactly, or with a statistic taken anew over what
@@ -35,7 +36,7 @@ out (capture or load, couple, plan, rewrite, emit), then to verify; other work r
 
 Record = dict[str, Any]
 OWN = "own class"
-_VERDICTS = {"error": "error", "verified": "yes", "undecided": "undecided"}
+THEN = "before/verdicts.json"
 
 
 def fell_short(record: Record) -> bool:
@@ -114,6 +115,8 @@ def _publish(path: Path, found: dict[str, Record]) -> None:
         counts,
         NOTE,
     ]
+    told = coverage_verdicts.table({suite: data["records"] for suite, data in found.items()}, FOLDER / THEN)
+    parts += ["## Verdicts", coverage_verdicts.NOTE, told] if told else []
     parts += [_provenance(suite, data) for suite, data in found.items()]
     parts += [part for suite, by_route in results.items() for part in _shortfalls(suite, by_route)]
     parts += [part for suite, by_route in results.items() for part in _full(suite, by_route)]
@@ -215,7 +218,7 @@ def _counts(suite: str, title: str, found: list[Record], refused: int, models: i
     valid = [r for r in found if r.get("valid")]
     verified = [r for r in valid if r.get("verified")]
     good = [r for r in found if not fell_short(r)]
-    undecided = [r for r in valid if r.get("undecided")]
+    undecided = [r for r in valid if r.get("verdict") == "undecided"]
     slowest = max((_seconds(r) for r in valid), default=0.0)
     tried = f"{len(found)} of {len(found) + refused if models is None else models}"
     own = sum(r.get("form") == OWN for r in valid) if title in map(routes.title, ("torch", routes.AS_HELD)) else None
@@ -269,10 +272,8 @@ def _why(item: Record) -> str:
     """The step that failed, or the operators that froze most parameters."""
     if "error" in item:
         return f"{item.get('step', 'start')}: {item['error']} {item.get('where', '')}"
-    if item.get("undecided"):
-        return f"undecided: {item.get('note', '')}"
     if not item.get("verified"):
-        return f"not verified: {item.get('note', '')}"
+        return f"{item.get('verdict', 'not verified')}: {item.get('note', '')}"
     if not item.get("valid"):
         return "output shapes differ"
     return "; ".join(item.get("stops", [])) or "nothing is frozen: its groups are small or uneven"
@@ -310,7 +311,7 @@ def _beside(peer: dict[str, Record], name: str) -> list[str | None]:
 def _row(name: str, item: Record) -> list[Any]:
     unknown = ", ".join(f"{op} x{count}" for op, count in item.get("unknown", {}).items())
     groups = f"{item['exact']} / {item['renormalising']}" if "exact" in item else None
-    verified = next((said for key, said in _VERDICTS.items() if item.get(key)), "NO")
+    verified = "error" if "error" in item else "yes" if item.get("verified") else item.get("verdict", "NO")
     millions = f"{item['parameters'] / 1e6:.1f} M" if "parameters" in item else None
     seconds = common.number(_seconds(item), 1) if "compile_s" in item else None
     verify = common.number(item.get("verify_s"), 1)

@@ -57,6 +57,21 @@ def test_a_default_configuration_is_what_a_user_has() -> None:
     assert made.shape == (2, 24, 128)
 
 
+def test_the_page_has_a_table_of_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coverage_page, "FOLDER", tmp_path)
+    before = {"zoo": {"passed": 7, "little": ["zoo/torch/a", "zoo/torch/b"], "failed": ["zoo/onnx/a"]}}
+    (tmp_path / "before").mkdir()
+    (tmp_path / coverage_page.THEN).write_text(json.dumps(before))
+    now = [GOOD | {"verdict": "passed"}, LARGE | {"verdict": "undecided", "verified": False, "note": "too little"}]
+    coverage_page.record("zoo", {item["case"]: item for item in (*now, WRONG | {"verdict": "FAILED"})}, ["a", "b"])
+    coverage_page.record("new", {"new/torch/a": GOOD | {"case": "new/torch/a", "verdict": "passed"}}, ["a"])
+    coverage_page.publish(tmp_path / "coverage.md")
+    page = (tmp_path / "coverage.md").read_text()
+    assert "| zoo | 9 | 2 | 1 | 3 | 1 | 1 | 1 |" in page
+    assert "| new | - | - | - | 1 | 1 | 0 | 0 |" in page
+    assert "| b | PyTorch | 0.700 | undecided: too little |" in page
+
+
 def test_the_best_file_of_a_model_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coverage_page, "FOLDER", tmp_path)
     others = [GOOD | {"case": "zoo/torchscript-17/a"}, LARGE | {"case": "zoo/torchscript-17/b"}]
@@ -75,7 +90,7 @@ def test_libraries_have_a_page_with_verdicts_the_peer_and_an_earlier_commit(
     monkeypatch.setattr(coverage_page, "FOLDER", tmp_path / "before")
     coverage_page.record("monai", {str(item["case"]): item for item in earlier}, ["a", "b"])
     monkeypatch.setattr(coverage_page, "FOLDER", tmp_path)
-    undecided = at("monai/torch/b", verified=False, undecided=True, note="the outputs hardly vary")
+    undecided = at("monai/torch/b", verified=False, verdict="undecided", note="the outputs hardly vary")
     peer = {"build_s": 0.1, "prune_s": 0.2, "params_ratio": 0.3}
     others = [{"commit": "x", "case": f"monai/torch-pruning/{name}"} | facts for name, facts in PEERS.items()]
     found = [at("monai/torch/a"), undecided, others[0] | peer, others[1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
 from collections import deque
@@ -21,6 +22,9 @@ _SMALL = 1 << 20
 
 #: Objects from there are nothing that a `forward` changes.
 _OTHERS = frozenset({"torch", "numpy", "graphprune", *sys.stdlib_module_names})
+
+#: What `functools.lru_cache` makes.
+_CACHED = type(functools.lru_cache(len))
 
 #: Puts something back as it was.
 _Undo = Callable[[], None]
@@ -163,7 +167,6 @@ def _forget_results(module: nn.Module) -> None:
     homes = {type(child).__module__ for child in module.modules()}
     for home in (name for name in homes if not name.startswith("torch.")):
         for thing in list(vars(sys.modules.get(home, torch)).values()) if home in sys.modules else ():
-            clear = getattr(thing, "cache_clear", None)
-            if callable(clear) and hasattr(thing, "cache_info"):
+            if isinstance(thing, _CACHED):  # asked by type: placeholders of missing packages raise when asked for more
                 with suppress(Exception):
-                    clear()
+                    thing.cache_clear()
