@@ -103,6 +103,8 @@ class Walk:
             if output in self.presences.values:
                 self.presences.need(self.presences.values[output], f"the output '{output.name}'", self)
             self.freeze(self._pointing.get(output), "positions along it are an output of the model")
+            if any(block.joint and set(block.axes) <= output.follows for block in self.blocks(output)):
+                self.resolve(output)  # one axis of it shrinks, whichever it is
             for block in self.blocks(output):
                 if block.axes == (renumbered.get(output),):
                     continue

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +15,9 @@ from ..graph import Graph
 
 #: Suffixes of files that hold pickled objects, which are never loaded.
 PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".t7"})
+
+#: Where no configuration of transformers says what a result is.
+_UNDESCRIBED = "its configuration does not say so, and from_pretrained cannot load what save_pretrained writes"
 
 
 def frontend(name: str) -> ModuleType:
@@ -65,7 +70,10 @@ def load(model: Any, input_shapes: Any = None) -> Graph:
 
 def capture(module: Any, example_inputs: Any) -> Graph:
     """Capture a `torch.nn.Module`; also as it runs in training, where that reads more weights."""
-    return _with_training(frontend("torch").capture(module, example_inputs))
+    graph = _with_training(frontend("torch").capture(module, example_inputs))
+    if _configured(graph):
+        frontend("checkpoint").let_states_follow(graph)
+    return graph
 
 
 def _with_training(graph: Graph) -> Graph:
@@ -101,7 +109,22 @@ def emit(graph: Graph, trial: Callable[[Any], str] | None = None) -> Any:
 
     `trial` says what is wrong with a module, where the torch frontend has several to choose from.
     """
-    return of(graph).emit(graph) if graph.frontend == "onnx" else of(graph).emit(graph, trial=trial)
+    if graph.frontend == "onnx":
+        return of(graph).emit(graph)
+    if not _configured(graph):
+        return of(graph).emit(graph, trial=trial)
+    emitted, why = frontend("checkpoint").emit_configured(graph, trial)
+    if emitted is not None:
+        return emitted
+    emitted = of(graph).emit(graph, trial=trial)
+    return replace(emitted, reason="; ".join(filter(None, (emitted.reason, f"{_UNDESCRIBED} ({why})"))))
+
+
+def _configured(graph: Graph) -> bool:
+    """Whether a graph was captured from a model of transformers that its caller holds."""
+    if graph.frontend != "torch" or "transformers" not in sys.modules:
+        return False
+    return bool(frontend("checkpoint").is_configured(graph.origin.module))
 
 
 def rehearsed(graph: Graph, emitted: Any, trial: Callable[[Any], str]) -> Any:

@@ -165,7 +165,7 @@ def test_what_is_not_uniform_is_said(folder: Path, tmp_path: Path) -> None:
 def test_what_the_class_refuses_is_said(folder: Path) -> None:
     """Llama wants a hidden width that its number of heads divides."""
     overrides = {"model.embed_tokens.weight[1]": 46 / 64, "model.layers.*.self_attn.q_proj.weight[0]": 0.75}
-    result = gp.prune(folder, target="channels=0.5", overrides=overrides, uniform=True)
+    result = gp.prune(folder, target="channels=0.5", overrides=overrides, uniform=True, align=1)
     assert result.report.output_form == "tensors without a configuration"
     assert "hidden size (46) is not a multiple of the number of attention heads" in result.report.output_reason
 

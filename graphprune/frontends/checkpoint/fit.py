@@ -183,7 +183,9 @@ class _Search:
             renumber(data, kept)
         try:
             with quiet():
-                return type(self.origin.config).from_dict(data)
+                config = type(self.origin.config).from_dict(data)
+                _keep_attention(config, self.origin.config)
+                return config
         except Exception as error:
             raise InputError(f"transformers refuses such a configuration: {' '.join(str(error).split())}") from error
 
@@ -232,6 +234,13 @@ class _Search:
         at, problem = mismatch(self.graph, captured, self.layers.names)
         same = problem and same_numbers(self.graph, captured, self.layers.names, model.state_dict().keys())
         return (len(self.graph.nodes) + 1, "") if same else (at, problem)
+
+
+def _keep_attention(config: Any, own: Any) -> None:
+    """Compute attention as the model did: the choice is part of a configuration, but not of its data."""
+    how = getattr(own, "_attn_implementation", None)
+    if how is not None:
+        config._attn_implementation = how
 
 
 def _apart(found: tuple[int, ...] | None, shape: tuple[int, ...]) -> int:

@@ -105,11 +105,11 @@ def _graph(model: nn.Module, config: Any, dtype: torch.dtype, input_shapes: Shap
     inputs = example_inputs(model, config, dtype, input_shapes)
     graph = capture(model, inputs)
     graph.frontend = "checkpoint"
-    _let_states_follow(graph)
+    let_states_follow(graph)
     return graph
 
 
-def _let_states_follow(graph: Graph) -> None:
+def let_states_follow(graph: Graph) -> None:
     """Where a model answers with logits, the hidden states that it hands out beside them (an encoder's, for the next
     step of the decoder) may become as narrow as the model.
     """

@@ -8,7 +8,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
-from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -29,8 +28,9 @@ from .dynamic import mark_batch
 from .exporting import by_example, run_export
 from .graph_module import PrunedModule
 from .lower import lower
+from .objects import handed_back, make_known
 from .observers import resting
-from .origin import Origin, Tensors, origin_of
+from .origin import Origin, Slot, Tensors, origin_of
 from .preserving import preserved
 from .refusals import first_line, packed, shadowed, why_not
 from .registry import lowering_of
@@ -114,8 +114,27 @@ def lower_program(
     if not any(v.dynamic for v in graph.values()):
         mark_batch(graph)
     mark_caches(graph)
+    _mark_handed_back(graph)
     graph.notes = (_DECIDED,) if by_example(program) else ()
     return graph
+
+
+def _mark_handed_back(graph: Graph) -> None:
+    """Set `Value.follows` on the outputs that the caller only hands back."""
+    origin = origin_of(graph)
+    info = getattr(origin.exported.graph._codegen, "pytree_info", None)
+    if info is None or info.out_spec is None:
+        return
+    leaves = pytree.tree_leaves(origin.result, is_leaf=lambda leaf: leaf is None or isinstance(leaf, Slot))
+    inside = handed_back(origin.module, info.out_spec)
+    if len(leaves) != len(inside):
+        return
+    places = [(leaf.index, own) for leaf, own in zip(leaves, inside, strict=True) if isinstance(leaf, Slot)]
+    kept = {graph.outputs[at] for at, own in places if not own} | set(graph.inputs)
+    for at, own in places:
+        value = graph.outputs[at]
+        if own and value not in kept and value.weight is None and value.shape is not None:
+            value.follows = frozenset(range(value.rank))
 
 
 def _lower_program(
@@ -206,35 +225,23 @@ def export(
 ) -> ExportedProgram:
     """Run `torch.export` in eval (or train) mode, as `run_export` does.
 
-    `shapes` says which sizes are dynamic. Dataclasses in the result are made known to torch where they are not yet.
+    `shapes` says which sizes are dynamic. Objects in the result are made known to torch where they are not yet.
     """
     try:
         return _export(module, args, kwargs, training, shapes)
     except InputError:
-        if not _register_dataclasses(module, args, kwargs, training):
+        if not _make_known(module, args, kwargs, training):
             raise
         return _export(module, args, kwargs, training, shapes)
 
 
-def _register_dataclasses(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> bool:
-    """Register the dataclasses of the module's inputs and result with torch's pytrees; whether there were any."""
-    known: list[type] = []
-
-    def look(item: Any) -> None:
-        if is_dataclass(item) and not isinstance(item, type):
-            if type(item) not in pytree.SUPPORTED_NODES:
-                torch.export.register_dataclass(type(item))
-                known.append(type(item))
-            item = [getattr(item, f.name) for f in fields(item)]
-        for part in item.values() if isinstance(item, Mapping) else item if isinstance(item, (list, tuple)) else ():
-            look(part)
-
+def _make_known(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> bool:
+    """Make the classes of a module's inputs and result known to torch's trees; whether there were new ones."""
     try:
         with mode_of(module, training=training), quiet(), torch.no_grad():
-            look((args, kwargs, module(*args, **kwargs)))
+            return make_known((args, kwargs, module(*args, **kwargs)))
     except Exception:
         return False
-    return bool(known)
 
 
 def _export(
