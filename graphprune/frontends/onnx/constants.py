@@ -10,7 +10,7 @@ from onnx import NodeProto, SparseTensorProto, TensorProto
 
 from ...graph import Weight
 from .protos import attributes
-from .tensors import external_reader, inline_array, is_external, is_float, numpy_dtype
+from .tensors import external_reader, inline_array, is_external, is_float, numpy_dtype, to_tensor
 
 
 def weight_of(tensor: TensorProto, folder: Path | None, file: str) -> Weight:
@@ -35,6 +35,19 @@ def dense_weight(tensor: SparseTensorProto) -> Weight:
     return Weight.of(dense, trainable=is_float(dense.dtype), tied=True)
 
 
+def thinned(weight: Weight, name: str, like: SparseTensorProto) -> SparseTensorProto | None:
+    """A weight as a sparse tensor with indices of the same form as another; None where that is no smaller."""
+    array = weight.array()
+    flat = np.flatnonzero(array)
+    indices = np.stack(np.unravel_index(flat, array.shape), axis=-1) if len(like.indices.dims) == 2 else flat
+    if indices.nbytes + flat.size * array.itemsize >= array.nbytes or not flat.size:
+        return None
+    made = SparseTensorProto(dims=array.shape)
+    made.values.CopyFrom(to_tensor(array.reshape(-1)[flat], name))
+    made.indices.CopyFrom(to_tensor(indices.astype(np.int64), f"{name}_indices"))
+    return made
+
+
 def fill_of(proto: NodeProto) -> np.ndarray:
     """The number that a ConstantOfShape repeats."""
     attrs = attributes(proto)
@@ -46,6 +59,8 @@ def constant_weight(proto: NodeProto, folder: Path | None, file: str) -> Weight 
     attrs = attributes(proto)
     if "value" in attrs:
         return weight_of(attrs["value"], folder, file)
+    if "sparse_value" in attrs:
+        return dense_weight(attrs["sparse_value"])
     for name, dtype in (("value_float", np.float32), ("value_int", np.int64)):
         for key in (name, name + "s"):
             if key in attrs:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto
 
 from ...errors import GraphPruneError
 from ...graph import Graph, Node, Value, Weight, uncollected
 from . import raise_fused, raise_shape  # noqa: F401  (they register the raisings)
 from .branches import Alias
+from .constants import thinned
 from .create import create_node
 from .emit_body import resized, write_bodies
 from .makers import cheapest
 from .order import alive, in_order, reads
 from .origin import Origin, Source, copy_notes
-from .protos import rename_captured, set_attribute, subgraphs
+from .protos import attributes, rename_captured, set_attribute, subgraphs
 from .quantized import Part
 from .raising import Draft, raise_node
 from .registry import FILL
@@ -49,13 +50,14 @@ def build(graph: Graph) -> tuple[ModelProto, dict[str, Weight]]:
     for node in graph.nodes:
         writer.write(node)
     name_outputs(writer)
-    return assemble(writer)
+    return assemble(writer, sparse=True)
 
 
 def write_node(node: Node, writer: Writer) -> None:
     """Write one node, rewired, with what changed."""
     if isinstance(node.source, Alias):
         writer.renamed[node.outputs[0].name] = writer.name(node.inputs[0])
+        writer.lent.add(node.outputs[0].name)
         return
     if node.source is None:
         create_node(node, writer)
@@ -141,8 +143,11 @@ def name_outputs(writer: Writer) -> None:
             writer.node("Identity", [writer.name(value)], info.name)
 
 
-def assemble(writer: Writer) -> tuple[ModelProto, dict[str, Weight]]:
-    """The model around the written nodes: what is needed, sorted, with constants, inputs and outputs."""
+def assemble(writer: Writer, *, sparse: bool = False) -> tuple[ModelProto, dict[str, Weight]]:
+    """The model around the written nodes: what is needed, sorted, with constants, inputs and outputs.
+
+    If `sparse`, constants that came as sparse tensors stay such.
+    """
     read = {name for node in writer.nodes for name in reads(node)}
     for name, weight in writer.encoded.items():
         writer.decoding(name, weight) if name in read else None
@@ -156,6 +161,8 @@ def assemble(writer: Writer) -> tuple[ModelProto, dict[str, Weight]]:
     model = _shell(writer.origin)
     prefix, inline = _constant_nodes(constants, writer)
     weights = {name: weight for name, weight in constants.items() if name not in inline}
+    if sparse:
+        model.graph.sparse_initializer.extend(_thinned(weights, writer.origin))
     model.graph.node.extend([*prefix, *makers, *nodes])
     model.graph.initializer.extend(_header(name, weight, writer.origin) for name, weight in weights.items())
     model.graph.input.extend(_inputs(writer, weights))
@@ -213,10 +220,26 @@ def _constant_nodes(constants: dict[str, Weight], writer: Writer) -> tuple[list[
             made.CopyFrom(proto or NodeProto(op_type="Constant", name=name, output=[name]))
             del made.attribute[:], made.input[:]
             made.op_type = "Constant"
-            set_attribute(made, "value", to_tensor(weight.array(), name))
+            like = attributes(proto).get("sparse_value") if proto is not None else None
+            tensor = None if like is None else thinned(weight, name, like)
+            set_attribute(
+                made, "value" if tensor is None else "sparse_value", tensor or to_tensor(weight.array(), name)
+            )
         nodes.append(made)
         inline.add(name)
     return nodes, inline
+
+
+def _thinned(weights: dict[str, Weight], origin: Origin) -> list[SparseTensorProto]:
+    """The sparse tensors, which are no longer among the weights: where that is smaller, for those that changed."""
+    found = []
+    for name in [name for name in weights if name in origin.sparse]:
+        unchanged = weights[name] is origin.weights.get(name)
+        tensor = origin.sparse[name] if unchanged else thinned(weights[name], name, origin.sparse[name])
+        if tensor is not None:
+            found.append(tensor)
+            del weights[name]
+    return found
 
 
 def _header(name: str, weight: Weight, origin: Origin) -> TensorProto:

@@ -10,6 +10,8 @@ from .protos import domain, subgraphs
 
 #: What tells a function apart: domain, name, overload.
 _Key = tuple[str, str, str]
+#: Functions that a note names.
+_NAMED = 5
 
 
 def inlined(model: ModelProto) -> ModelProto:
@@ -46,3 +48,18 @@ def _called(nodes: Iterable[NodeProto], functions: dict[_Key, FunctionProto]) ->
         for inner in subgraphs(node):
             queue += inner.node
     return found
+
+
+def written_otherwise(model: ModelProto, read: ModelProto) -> list[str]:
+    """What to say of parts of a file that are written in another form than they came, or as they were."""
+    gone = sorted({f.name for f in model.functions} - {f.name for f in read.functions})
+    notes = []
+    if gone:
+        notes.append(f"functions of the file ({_some(gone)}) are written out where they were called")
+    if model.training_info:
+        notes.append("the file's training information is kept as it was: its sizes are those before")
+    return notes
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -29,7 +29,7 @@ from .choices import cases
 from .constants import constant_weight, dense_weight, fill_of, weight_of
 from .control import DEEPEST, bodies_of, decided, guarded, settle
 from .facts import Fact, Propagation, dtype_of
-from .functions import inlined
+from .functions import inlined, written_otherwise
 from .naming import label_weights, scope_of
 from .origin import Origin, Source, copy_notes
 from .protos import captured, domain, output_names, subgraphs, without_weights
@@ -75,11 +75,13 @@ def _graph(
     weights.update({s.values.name: dense_weight(s) for s in inner.sparse})
     data_files = frozenset(external_file(t, folder, file)[0] for t in external_tensors(model))
     size = _bytes(model, path, data_files)
+    sparse = {s.values.name: s for s in (*model.graph.sparse_initializer, *inner.sparse)}
     headers = {t.name: t for t in (*skeleton.graph.initializer, *map(_header, inner.weights))}
     binding = Binding(skeleton, input_shapes, [w.shape for w in weights.values()])
 
     def build(sizes: Sizes, others: Sizes, *, careful: bool = False) -> Attempt[Graph]:
         origin = Origin(skeleton, file, data_files, weights=dict(weights), headers=headers, bytes=size)
+        origin.sparse = sparse
         propagation = Propagation(skeleton, binding.bounds(sizes, others), origin.weights)
         origin.facts = propagation.facts
         loader = _Loader(origin, propagation, folder, binding, sizes)
@@ -95,6 +97,7 @@ def _graph(
         settled = build(settled.sizes, settled.others, careful=True)
     graph = settled.found
     graph.assumed = binding.assumed(settled.sizes)
+    graph.notes = tuple(written_otherwise(model, skeleton))
     return graph
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 from ...graph import Graph, Node, Weight
 from .facts import Fact
@@ -40,7 +40,7 @@ class Origin:
     data; `constant_nodes` the nodes that held constants and `makers` those that computed some; `first` the graph as
     loaded and `producers` its nodes by the names they make, so that shape arithmetic that a pass took for dead can be
     written again where a computed parameter still needs it; `encoded` the constants that a DequantizeLinear (or
-    QuantizeLinear) made; `bytes` what the file and its data took.
+    QuantizeLinear) made; `bytes` what the file and its data took; `sparse` the sparse tensors among the weights.
     """
 
     model: ModelProto
@@ -54,6 +54,7 @@ class Origin:
     producers: dict[str, Node] = field(default_factory=dict)
     encoded: dict[str, Encoded] = field(default_factory=dict)
     first: Graph | None = None
+    sparse: dict[str, SparseTensorProto] = field(default_factory=dict)
     bytes: int = 0
 
     def remember(self, graph: Graph) -> None:

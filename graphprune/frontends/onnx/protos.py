@@ -12,6 +12,7 @@ _READ: dict[int, Callable[[Any], Any]] = {
     AttributeProto.INT: lambda a: a.i,
     AttributeProto.STRING: lambda a: a.s.decode("utf-8", "replace"),
     AttributeProto.TENSOR: lambda a: a.t,
+    AttributeProto.SPARSE_TENSOR: lambda a: a.sparse_tensor,
     AttributeProto.GRAPH: lambda a: a.g,
     AttributeProto.FLOATS: lambda a: list(a.floats),
     AttributeProto.INTS: lambda a: list(a.ints),

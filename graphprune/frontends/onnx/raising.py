@@ -45,8 +45,8 @@ class Draft:
     @property
     def x_fact(self) -> Fact:
         """What was known about the original first operand; under the sizes of its body, where it has others."""
-        maker = self.writer.origin.facts.get(self.x.name) if "::" in self.x.name else None
-        return maker or self.fact(self.original.input[0])
+        own = self.x.name if self.x.name in self.writer.lent else self.original.input[0]
+        return self.fact(own)
 
     @property
     def out_fact(self) -> Fact:

@@ -62,7 +62,7 @@ def _open(graph: Graph, part: Cut, types: Mapping[str, int], compiled: Compile) 
     whole, weights = build(graph)  # anew: masks of quantised weights change the tensors they are stored in
     model = ModelProto()
     model.CopyFrom(whole)
-    for name in ("node", "initializer", "input", "output", "value_info"):
+    for name in ("node", "initializer", "sparse_initializer", "input", "output", "value_info"):
         model.graph.ClearField(name)
     model.graph.node.extend(whole.graph.node[i] for i in part.steps)
     _fill(model.graph, whole.graph, weights)
@@ -82,6 +82,7 @@ def _fill(target: GraphProto, whole: GraphProto, weights: Mapping[str, Weight]) 
     """The initializers that the nodes read, as headers."""
     wanted = {name for node in target.node for name in reads(node)}
     target.initializer.extend(t for t in whole.initializer if t.name in wanted and t.name in weights)
+    target.sparse_initializer.extend(t for t in whole.sparse_initializer if t.values.name in wanted)
 
 
 def _declared(name: str, types: Mapping[str, int], part: Cut) -> ValueInfoProto:

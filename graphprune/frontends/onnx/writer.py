@@ -42,6 +42,8 @@ class Writer:
         self.renamed = _output_names(graph)
         self._taken = {*self.values, *self.origin.facts, *self.origin.weights, *self.renamed.values()}
         self.reviving = False
+        #: Values that are not written: those around a body, under the sizes of the body.
+        self.lent: set[str] = set()
         self._tries: dict[str, int] = {}
         self._node_names: dict[str, int] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
