@@ -162,9 +162,11 @@ class Walk:
 
     def _hand_on(self, node: Node) -> None:
         """What vanishes, and positions that no rule followed: an operator that only moves elements hands them on, any
-        other freezes.
+        other freezes. Random numbers come in the order of the indices that they are drawn for.
         """
         self.presences.hand_on(node, self)
+        for block in (b for v in node.outputs for b in self.blocks(v)) if node.attrs.get("random") else ():
+            self.ordered(block.labels)
         for at, value in enumerate(node.inputs):
             labels = self._pointing.get(value) if value is not None else None
             if labels is None or value in self._followed:

@@ -17,12 +17,10 @@ _KNOWN_SEQUENCE = (
 )
 _DATA = "what comes out has a size that depends on the data"
 _TEXT = "works on strings"
-_RANDOM = "is random: nothing could be proven"
 _LOSS = "is a training loss: all classes are needed"
 _NEW = "is newer than every runtime here: nothing could be proven"
 UNKNOWN = {
     "AffineGrid": "makes coordinates from few numbers, all of which are needed",
-    "Bernoulli": _RANDOM,
     "CausalConvWithState": _NEW,
     "Compress": _DATA,
     "ConcatFromSequence": _KNOWN_SEQUENCE,
@@ -30,7 +28,6 @@ UNKNOWN = {
     "ImageDecoder": "decodes bytes",
     "LinearAttention": _NEW,
     "MaxUnpool": "its indices count through channels, which removal would shift",
-    "Multinomial": _RANDOM,
     "NegativeLogLikelihoodLoss": _LOSS,
     "NonMaxSuppression": _DATA,
     "NonZero": _DATA,

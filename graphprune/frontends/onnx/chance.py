@@ -15,7 +15,6 @@ from onnx import load as load_model
 
 from ...graph import Graph, Node
 from ..chance import Left
-from .origin import Source
 from .protos import attributes, domain, subgraphs
 from .tensors import onnx_dtype, to_tensor
 
@@ -30,14 +29,13 @@ def is_random(graph: Graph) -> bool:
 
 def drawing(graph: Graph) -> dict[str, Node]:
     """The nodes that draw random numbers, by the name under which their first output is written."""
-    found = {
-        n.outputs[0].name: n for n in graph.flat_nodes if isinstance(n.source, Source) and _is_drawing(n) and n.outputs
-    }
+    found = {node.outputs[0].name: node for node in graph.flat_nodes if node.attrs.get("random")}
     renamed = zip(graph.outputs, graph.origin.model.graph.output, strict=True) if found else ()
     return found | {info.name: found[value.name] for value, info in renamed if value.name in found}
 
 
-def _is_drawing(node: Node) -> bool:
+def draws_here(node: Node) -> bool:
+    """Whether a node draws random numbers."""
     proto = node.source.proto
     if not draws(proto):
         return False

@@ -25,6 +25,7 @@ from . import (  # noqa: F401  (they register the lowerings)
 )
 from .binding import Binding, InputShapes, Sizes
 from .branches import World, facts_at, walked
+from .chance import draws_here
 from .choices import cases
 from .constants import constant_weight, dense_weight, fill_of, weight_of
 from .control import DEEPEST, bodies_of, decided, guarded, settle
@@ -249,6 +250,8 @@ class _Loader:
         node = Node(lowered.kind, self._name(proto, index), inputs, outputs, attrs, _operator(proto))
         node.source = Source(proto, (*slots, *(-1 for _ in outer)), outer)
         node.scope = scope_of(proto)
+        if draws_here(node):
+            node.attrs["random"] = True
         return [node]
 
     def _control(self, proto: NodeProto, index: int) -> list[Node]:

@@ -16,7 +16,7 @@ from ...errors import UnsupportedError
 from ...graph import Graph
 from ..chance import Script
 from .lower_random import draws
-from .origin import Source, Submodule
+from .origin import Submodule
 from .registry import schema_of
 
 #: The node of a graph that is being run, and how many times it has drawn.
@@ -240,13 +240,13 @@ _COMPOSITE = frozenset("rrelu scaled_dot_product_attention feature_dropout featu
 
 def is_random(graph: Graph) -> bool:
     """Whether some node of a captured graph draws random numbers."""
-    sources = [node.source for node in graph.all_nodes if isinstance(node.source, Source)]
-    return any(_may_draw(source.target, source.args, source.kwargs) for source in sources)
+    return any(node.attrs.get("random") for node in graph.all_nodes)
 
 
-def _may_draw(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def may_draw(target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether a call draws random numbers, in itself or in a block that it wraps."""
     if isinstance(target, torch._ops.OpOverload):
-        return (draws(target) or target._opname.rstrip("_") in _COMPOSITE) and _active(target, args, kwargs)
+        return (draws(target) or target._opname.rstrip("_") in _COMPOSITE) and _active(target, tuple(args), kwargs)
     bodies = [arg.module for arg in args if isinstance(arg, Submodule) and isinstance(arg.module, fx.GraphModule)]
     calls = [n for body in bodies for n in body.graph.nodes if n.op == "call_function"]
-    return any(_may_draw(n.target, n.args, dict(n.kwargs)) for n in calls)
+    return any(may_draw(n.target, n.args, dict(n.kwargs)) for n in calls)

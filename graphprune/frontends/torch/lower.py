@@ -24,6 +24,7 @@ from .aliasing import Aliases, StaleViewError, functional, is_view, mutates, onl
 from .arguments import mapped, may_write, owner_of
 from .arrays import numpy_dtype, to_numpy
 from .binding import counts, free_axes, free_results, is_number
+from .drawing import may_draw
 from .folding import NUMBERS, Folder
 from .idle import idle_nodes
 from .origin import Origin, Slot, Source, Submodule
@@ -349,6 +350,8 @@ class _Walk:
             outputs = [self._value(node.name, result)]
         for value, free in zip(outputs, free_results(node, len(outputs)), strict=True):
             value.dynamic = free
+        if may_draw(target, args, kwargs):
+            attrs = {**attrs, "random": True}
         source = Source(target, args, kwargs, several, owner_of(node), dict(attrs))
         op = str(node.target).removesuffix(".default")
         self.nodes.append(Node(kind, node.name, inputs, outputs, attrs, op, source, scope=source.owner))
