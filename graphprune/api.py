@@ -32,7 +32,7 @@ from .report.eligible import eligibility_report
 from .sparsifying import SparseResult, sparsify
 from .sparsity import Masks, load_compact, restore_compact, save_compact
 from .sparsity.measured import read_measured
-from .stages import Clock, Progress, model_of
+from .stages import Clock, Progress, given_back, model_of
 from .targets import Target, Targets, channels, macs, params
 
 __all__ = [
@@ -69,19 +69,23 @@ __all__ = [
 _LOOKING = (Sparsify, Permute, CastPrecision)
 
 
-def load(model: Any, input_shapes: Any = None, data: Data | None = None) -> Graph:
+def load(model: Any, input_shapes: Any = None, data: Data | None = None, *, submodule: str = "") -> Graph:
     """Read an `.onnx` or `.pt2` file, `package.module:factory`, a transformers folder or an `onnx.ModelProto`; see
-    `frontends.load`. A `torch.nn.Module` goes to `capture`. Free sizes that are not given are those of `data`.
+    `frontends.load`. A `torch.nn.Module` goes to `capture`. Free sizes that are not given are those of `data`;
+    `submodule` as for `capture`.
     """
-    return frontends.load(model, input_shapes) if data is None else proven.loaded(model, None, input_shapes, data)
+    if data is None:
+        return frontends.load(model, input_shapes, submodule)
+    return proven.loaded(model, None, input_shapes, data, submodule)
 
 
-def capture(module: Any, example_inputs: Any) -> Graph:
-    """Capture a `torch.nn.Module`;
+def capture(module: Any, example_inputs: Any, *, submodule: str = "") -> Graph:
+    """Capture a `torch.nn.Module`, or a part of one that cannot be captured whole.
 
-    `example_inputs` is a tensor, a tuple of positional or a dict of keyword arguments.
+    `example_inputs` is a tensor, a tuple of positional or a dict of keyword arguments. `submodule` is the path of the
+    part, as in `named_modules()`: it is captured on what it gets when the module runs on the example.
     """
-    return frontends.capture(module, example_inputs)
+    return frontends.capture(module, example_inputs, submodule)
 
 
 def couple(graph: Graph, *, grouped: str = "within") -> Coupling:
@@ -169,7 +173,7 @@ def verify_files(
 
 def emit(graph: Graph) -> Any:
     """The model of a graph in its own framework: an `onnx.ModelProto` or an `nn.Module`."""
-    return _foreign(graph)
+    return given_back(frontends.placed(graph, frontends.emit(graph)))
 
 
 def save(graph: Graph, path: str | Path, plan: Plan | None = None) -> None:
@@ -269,6 +273,7 @@ def prune(
     strict: bool = False,
     own_class: str = "prefer",
     input_shapes: Any = None,
+    submodule: str = "",
     progress: Progress | None = None,
 ) -> Result:
     """Prune a model to a target, or to several at once, and prove the result.
@@ -276,7 +281,8 @@ def prune(
     `model` is an `nn.Module` (with `example_inputs`), a `Graph`, or anything `load` takes. `data` are samples that the
     proof runs on: the path of an `.npz` file or a mapping, both with an array for each input (axis 0: samples), or an
     iterable of batches as the model takes them. Without, inputs are made up. With `own_class="require"` a module must
-    come back in its own class, which must train where the original does.
+    come back in its own class, which must train where the original does. `submodule` prunes only that part of a module
+    (see `capture`); the result is the whole model with it.
 
     Raises OwnClassError where the class cannot hold the result, InputError for what cannot be used, TargetError where
     the target is out of reach, VerificationError where the result is not what it should be, or where nothing was proven
@@ -288,7 +294,8 @@ def prune(
     if own_class not in proven.OWN_CLASS:
         raise InputError(f"own_class must be one of {', '.join(proven.OWN_CLASS)}, not '{own_class}'")
     with clock("reading the model"):
-        graph = proven.loaded(model, example_inputs, input_shapes, data)
+        graph = proven.loaded(model, example_inputs, input_shapes, data, submodule)
+        exclude = (*exclude, *frontends.shared_outside(graph))
     with clock("coupling"):
         coupled = coupling.couple(graph, grouped=grouped, rows=coupling.requested(graph, include))
     with clock("planning"):
@@ -312,7 +319,8 @@ def prune(
         proven.settle(proof, f"the pruned '{graph.name}'", strict)
     if own_class == "require":
         proven.require_class(graph, emitted)
-    return Result(model_of(emitted), made, report, pruned, coupled, emitted)
+    emitted = frontends.placed(pruned, emitted)
+    return Result(given_back(emitted), made, report, pruned, coupled, emitted)
 
 
 def _coupled(graph: Graph, grouped: str, rows: tuple[str, ...] = ()) -> Coupling:

@@ -37,9 +37,11 @@ def few(data: Data | None) -> Data | None:
     return list(islice(data, 2 * BATCHES))
 
 
-def loaded(model: Any, example_inputs: Any, input_shapes: Any, data: Data | None) -> Graph:
-    """The graph of a model; sizes that nobody gave are those of the data, where there are some."""
-    graph = frontends.read(model, example_inputs, input_shapes)
+def loaded(model: Any, example_inputs: Any, input_shapes: Any, data: Data | None, submodule: str = "") -> Graph:
+    """The graph of a model, or of a part of it; sizes that nobody gave are those of the data, where there are some."""
+    if submodule and data is not None:
+        raise InputError("data are samples for a whole model: they do not go with a sub-module")
+    graph = frontends.read(model, example_inputs, input_shapes, submodule)
     if data is None or input_shapes or isinstance(model, Graph):
         return graph
     shapes = shapes_of(graph, data)

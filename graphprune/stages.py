@@ -51,3 +51,9 @@ def tried(reference: proving.Reference, pruned: Graph, emitted: Any) -> tuple[An
 def model_of(emitted: Any) -> Any:
     """The model itself: the torch frontend also says which form it took."""
     return getattr(emitted, "module", emitted)
+
+
+def given_back(emitted: Any) -> Any:
+    """What the caller gets: the model, or that around it where only a part was captured."""
+    whole = getattr(emitted, "whole", None)
+    return model_of(emitted) if whole is None else whole

@@ -90,6 +90,7 @@ def inspect(
     blocks: Annotated[bool, typer.Option("--blocks", help="Show blocks and branches for remove-blocks.")] = False,
     sparsity: Annotated[bool, typer.Option("--sparsity", help="Show what sparse tensor cores can run.")] = False,
     input_shape: opt.InputShape = None,
+    submodule: opt.Submodule = "",
     grouped: opt.GroupedChoice = opt.Grouped.WITHIN,
     every: opt.All = False,
     as_json: opt.Json = False,
@@ -100,7 +101,7 @@ def inspect(
         raise InputError("--blocks and --sparsity show different things; give one of them")
     check_model(model)
     with working("reading the model") as progress:
-        graph = _api().load(model, shapes)
+        graph = _api().load(model, shapes, submodule=submodule)
         progress("looking for blocks" if blocks else "looking at weights" if sparsity else "coupling")
         if blocks or sparsity:
             report = _api().inspect_blocks(graph) if blocks else _api().inspect_sparsity(graph)
@@ -126,6 +127,7 @@ def prune(
     normalization: opt.Normalization = None,
     grouped: opt.GroupedChoice = opt.Grouped.WITHIN,
     input_shape: opt.InputShape = None,
+    submodule: opt.Submodule = "",
     seed: opt.Seed = 0,
     plan_out: opt.PlanOut = None,
     report_out: opt.ReportOut = None,
@@ -149,6 +151,7 @@ def prune(
         "reduction": reduction,
         "normalization": normalization,
         "input_shapes": parse_shapes(input_shape or []),
+        "submodule": submodule or None,
     }
     check_model(model)
     _check_data(data)

@@ -35,6 +35,15 @@ InputShape = Annotated[
         metavar="SHAPE",
     ),
 ]
+Submodule = Annotated[
+    str,
+    typer.Option(
+        "--submodule",
+        help="Only this part of a PyTorch model (backbone, encoder.layers): for models that cannot be captured whole.",
+        metavar="PATH",
+        show_default=False,
+    ),
+]
 All = Annotated[bool, typer.Option("--all", help="Show every group and every reason, also those that are alike.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]

@@ -30,24 +30,32 @@ def of(graph: Graph) -> ModuleType:
     return frontend(graph.frontend)
 
 
-def read(model: Any, example_inputs: Any, input_shapes: Any) -> Graph:
-    """The graph of an `nn.Module` (with `example_inputs`), a `Graph`, or anything `load` takes."""
+def read(model: Any, example_inputs: Any, input_shapes: Any, submodule: str = "") -> Graph:
+    """The graph of an `nn.Module` (with `example_inputs`), a `Graph`, or anything `load` takes; of a part of a module,
+    where its path is given.
+    """
+    if isinstance(model, Graph) and submodule:
+        raise InputError("name the sub-module where the model is captured: this is a graph already")
     if isinstance(model, Graph):
         return model
     if not callable(model):
-        return load(model, input_shapes)
+        return load(model, input_shapes, submodule)
     if example_inputs is None:
         raise InputError("a PyTorch module needs example_inputs")
-    return capture(model, example_inputs)
+    return capture(model, example_inputs, submodule)
 
 
-def load(model: Any, input_shapes: Any = None) -> Graph:
+def load(model: Any, input_shapes: Any = None, submodule: str = "") -> Graph:
     """Read `.onnx`, `.pt2`, `package.module:factory`, a transformers folder (config.json and safetensors), or an
     `onnx.ModelProto`.
 
     `input_shapes` binds dynamic sizes (ONNX: name to sizes, or sizes in order) or gives the shapes of a factory's
-    inputs (in order). Raises InputError for anything that cannot be read.
+    inputs (in order). `submodule` is the path of a part of a factory's module. Raises InputError for anything that
+    cannot be read.
     """
+    factory = isinstance(model, str) and ":" in model and not Path(model).exists()
+    if submodule and not (factory or str(model).lower().endswith(".pt2")):
+        raise InputError("only modules of PyTorch have sub-modules: give package.module:factory")
     if hasattr(model, "SerializeToString"):
         return frontend("onnx").from_model(model, input_shapes)
     if not isinstance(model, str | Path):
@@ -62,18 +70,28 @@ def load(model: Any, input_shapes: Any = None) -> Graph:
         )
     factory = ":" in text and not Path(text).exists() and suffix != ".onnx"
     if suffix == ".pt2" or factory:
-        return _with_training(frontend("torch").load(text, input_shapes))
+        return _with_training(frontend("torch").load(text, input_shapes, submodule=submodule))
     if suffix in (".onnx", ".ort", "") or Path(text).exists():
         return frontend("onnx").load(text, input_shapes)
     raise InputError(f"'{text}' is no model file (.onnx, .pt2), no package.module:factory and no transformers folder")
 
 
-def capture(module: Any, example_inputs: Any) -> Graph:
-    """Capture a `torch.nn.Module`; also as it runs in training, where that reads more weights."""
-    graph = _with_training(frontend("torch").capture(module, example_inputs))
-    if _configured(graph):
+def capture(module: Any, example_inputs: Any, submodule: str = "") -> Graph:
+    """Capture a `torch.nn.Module`, or a part of it; also as it runs in training, where that reads more weights."""
+    graph = _with_training(frontend("torch").capture(module, example_inputs, submodule))
+    if not submodule and _configured(graph):
         frontend("checkpoint").let_states_follow(graph)
     return graph
+
+
+def shared_outside(graph: Graph) -> tuple[str, ...]:
+    """The weights of a captured part of a model that the rest of the model reads as well: they must stay."""
+    return tuple(frontend("torch").shared_outside(graph)) if graph.frontend == "torch" else ()
+
+
+def placed(graph: Graph, emitted: Any) -> Any:
+    """What was emitted, with the `whole` model around it where only a part was captured."""
+    return frontend("torch").placed(graph, emitted) if graph.frontend == "torch" else emitted
 
 
 def _with_training(graph: Graph) -> Graph:

@@ -9,6 +9,7 @@ from .files import load, save
 from .graph_module import PrunedModule, to_graph_module
 from .inner import run_inner
 from .spans import as_array, named_inputs, spans
+from .submodules import placed, shared_outside
 from .tracing import capture
 from .training import hold_zero, set_weights, zero_entries
 from .training_capture import capture_training
@@ -29,6 +30,7 @@ __all__ = [
     "is_random",
     "load",
     "named_inputs",
+    "placed",
     "random_inputs",
     "rehearsed",
     "run",
@@ -36,6 +38,7 @@ __all__ = [
     "run_inner",
     "save",
     "set_weights",
+    "shared_outside",
     "spans",
     "to_graph_module",
     "zero_entries",

@@ -40,7 +40,8 @@ class Emitted:
 
     `form` is "module" for the caller's own class and "graph" for an `fx.GraphModule`; `reason` says what was adapted
     or why the own class does not do. `inputs` are example inputs it takes; `dynamic` is False where no other batch size
-    than theirs will do. `alerts` are sentences that must not be missed: what training loses.
+    than theirs will do. `alerts` are sentences that must not be missed: what training loses. `whole` is the model with
+    the module in the place of the part that was captured, where it was a part.
     """
 
     module: nn.Module
@@ -49,6 +50,7 @@ class Emitted:
     inputs: Any = field(default=None, repr=False)
     dynamic: bool = True
     alerts: tuple[str, ...] = ()
+    whole: nn.Module | None = None
 
 
 def emit(graph: Graph, *, own_class: bool = True, trial: Trial | None = None) -> Emitted:

@@ -21,6 +21,7 @@ from ...writing import whole
 from .archive import load_program
 from .emission import Emitted, emit
 from .refusals import first_line
+from .submodules import placed
 from .tracing import batch_shapes, capture, export, lower_program, quiet, split_inputs, twice
 from .unloadable import cause_of, notes, without_unloadable
 
@@ -30,7 +31,7 @@ Shapes = Sequence[Sequence[int]] | Mapping[str, Sequence[int]]
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 
 
-def load(spec: str | Path, input_shapes: Shapes | None = None, inputs: Any = None) -> Graph:
+def load(spec: str | Path, input_shapes: Shapes | None = None, inputs: Any = None, submodule: str = "") -> Graph:
     """Capture a model given as a `.pt2` file or as `package.module:factory`.
 
     Args:
@@ -39,6 +40,7 @@ def load(spec: str | Path, input_shapes: Shapes | None = None, inputs: Any = Non
         input_shapes: shapes of the module's positional inputs in order, or of its keyword inputs by name, batch
             included; they are filled with random floats.
         inputs: example inputs as for `capture`, instead of shapes.
+        submodule: the path of a part of the module, as for `capture`.
 
     Raises:
         InputError: the file cannot be used, the factory fails, or the inputs do not fit.
@@ -47,6 +49,8 @@ def load(spec: str | Path, input_shapes: Shapes | None = None, inputs: Any = Non
     suffix = Path(text).suffix.lower()
     if inputs is None and input_shapes is not None:
         inputs = random_arguments(input_shapes)
+    if suffix == ".pt2" and submodule:
+        raise InputError(f"'{text}' holds no modules, so that no sub-module of it can be named")
     if suffix == ".pt2":
         return _load_archive(Path(text), inputs)
     if suffix in _PICKLES and ":" not in text:
@@ -59,7 +63,7 @@ def load(spec: str | Path, input_shapes: Shapes | None = None, inputs: Any = Non
     inputs = own_inputs if inputs is None else inputs
     if inputs is None:
         raise InputError(f"'{text}' gives a module without example inputs: say --input-shape")
-    graph = capture(module, inputs)
+    graph = capture(module, inputs, submodule)
     graph.notes = (*graph.notes, *notes())
     return graph
 
@@ -118,7 +122,8 @@ def _make(spec: str) -> tuple[nn.Module, Any]:
 
 
 def save(model: Graph | Emitted, path: str | Path, check: Callable[[Path], None] | None = None) -> None:
-    """Write a model whole or not at all: `.pt2` and `.onnx` for all of it, `.safetensors` for its weights.
+    """Write a model whole or not at all: `.pt2` and `.onnx` for all of it, `.safetensors` for its weights. Where a part
+    was captured, the first two hold that part, weights are those of the whole model.
 
     `check` looks at an ONNX file before it appears.
 
@@ -129,7 +134,7 @@ def save(model: Graph | Emitted, path: str | Path, check: Callable[[Path], None]
     writer = _WRITERS.get(path.suffix.lower())
     if writer is None:
         raise InputError(f"'{path}' ends in none of {', '.join(_WRITERS)}")
-    emitted = emit(model) if isinstance(model, Graph) else model
+    emitted = placed(model, emit(model)) if isinstance(model, Graph) else model
     with whole(path) as draft:
         try:
             with quiet():
@@ -194,7 +199,8 @@ def _exported(emitted: Emitted) -> tuple[ExportedProgram, Any]:
 
 
 def _save_weights(emitted: Emitted, path: Path) -> None:
-    state = {name: tensor.detach().clone().contiguous() for name, tensor in emitted.module.state_dict().items()}
+    module = emitted.module if emitted.whole is None else emitted.whole
+    state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
     save_file(state, path)
 
 

@@ -112,7 +112,8 @@ class Origin:
 
     `result` is the exported graph's result with `Slot`s for `Graph.outputs`; `placeholders` are the names of its
     inputs (tensors or not). `read` names the tensors that the graph read as captured, `idle` are calls whose result
-    nobody uses (see `idle.py`). `classless` says why there is no class of the caller's, where `module` is None.
+    nobody uses (see `idle.py`). `classless` says why there is no class of the caller's, where `module` is None. `whole`
+    is the model of which the module is a part (`submodules.Whole`).
     """
 
     module: nn.Module | None
@@ -124,6 +125,7 @@ class Origin:
     placeholders: list[str] = field(default_factory=list)
     read: frozenset[str] = frozenset()
     classless: str = "a .pt2 file holds no class"
+    whole: Any = None
     idle: list[Node] = field(default_factory=list)
 
 

@@ -34,6 +34,7 @@ from .origin import Origin, Slot, Tensors, origin_of
 from .preserving import preserved
 from .refusals import first_line, packed, shadowed, why_not
 from .registry import lowering_of
+from .submodules import Whole, call_of_part
 from .unwrapping import translated, unwrapped
 
 #: Where the functions come from that `torch.vmap` leaves in a captured program.
@@ -53,13 +54,14 @@ def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (example_inputs,), {}
 
 
-def capture(module: nn.Module, example_inputs: Any) -> Graph:
-    """Capture a module in eval mode.
+def capture(module: nn.Module, example_inputs: Any, submodule: str = "") -> Graph:
+    """Capture a module in eval mode, or only a part of it, on what that gets when the module runs.
 
     Args:
         module: any module that `torch.export` takes (non-strict); it is left as it was.
         example_inputs: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments. Their sizes
             are those that the graph is bound to.
+        submodule: the path of a part.
 
     Raises:
         InputError: the module cannot be run or exported with these inputs.
@@ -68,6 +70,11 @@ def capture(module: nn.Module, example_inputs: Any) -> Graph:
         raise InputError(f"cannot capture a {type(module).__name__}: it is no torch.nn.Module")
     args, kwargs = split_inputs(example_inputs)
     module, notes = unwrapped(module)
+    whole = Whole(module, submodule, (args, kwargs)) if submodule else None
+    if whole is not None:
+        with mode_of(module, training=False):
+            args, kwargs = call_of_part(whole)
+        module, notes = whole.part, (*notes, whole.note)
     problem = shadowed(module) or packed(module)
     if problem:
         raise InputError(problem)
@@ -77,6 +84,7 @@ def capture(module: nn.Module, example_inputs: Any) -> Graph:
         program = export(module, args, kwargs)
         graph = lower_program(program, module, args, kwargs, type(module).__name__)
     graph.notes = (*notes, *graph.notes)
+    origin_of(graph).whole = whole
     return graph
 
 
