@@ -133,18 +133,8 @@ def test_parts_that_are_not_there_or_not_called(path: str, said: str) -> None:
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     factory = f"{__name__}:made"
     target = tmp_path / "small.safetensors"
-    arguments: list[Any] = [
-        "prune",
-        factory,
-        "-o",
-        target,
-        "--target",
-        "channels=0.5",
-        "--submodule",
-        "backbone",
-        "--json",
-    ]
-    assert run([str(a) for a in arguments]) == 0
+    options = ["--target", "channels=0.5", "--submodule", "backbone", "--json"]
+    assert run(["prune", factory, "-o", str(target), *options]) == 0
     assert "backbone" in " ".join(json.loads(capsys.readouterr().out)["notes"])
     state = load_file(target)
     assert state["backbone.stem.0.weight"].shape == (8, 3, 3, 3) and state["head.weight"].shape == (5, 24, 1, 1)

@@ -11,7 +11,8 @@ from torch.utils import _pytree as pytree
 def fresh_like(example: Any, seed: int) -> Any:
     """Inputs like the example's: normal floats, the example's integers in another order, booleans as they are.
 
-    A vector of integers that rises from 0 may say where parts begin, as the offsets of bags do: others rise as far.
+    A vector of integers that rises from 0 may say where parts begin, as the offsets of bags do: others rise as far. One
+    that falls may say how long sequences are that have to be in order: it stays.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -26,6 +27,8 @@ def fresh_like(example: Any, seed: int) -> Any:
             return noise.to(leaf.device, leaf.dtype)
         if _rises(leaf):
             return _rising(leaf, generator)
+        if _falls(leaf):
+            return leaf
         order = torch.randperm(leaf.numel(), generator=generator)
         return leaf.flatten()[order.to(leaf.device)].reshape(leaf.shape)
 
@@ -34,6 +37,10 @@ def fresh_like(example: Any, seed: int) -> Any:
 
 def _rises(leaf: torch.Tensor) -> bool:
     return leaf.ndim == 1 and len(leaf) > 1 and int(leaf[0]) == 0 and bool((leaf.diff() >= 0).all())
+
+
+def _falls(leaf: torch.Tensor) -> bool:
+    return leaf.ndim == 1 and len(leaf) > 1 and bool((leaf.diff() <= 0).all()) and int(leaf[0]) > int(leaf[-1]) > 0
 
 
 def _rising(leaf: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from ..chance import Alike
 from .drawing import following
 from .examples import fresh_like
+from .packing import padded_packing
 
 #: Where an exported program remembers that it holds for what the example decides.
 _DECIDED = "decided by the example"
@@ -55,8 +56,10 @@ def _attempt(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any, decided: bool = False
 ) -> ExportedProgram:
     settings = functorch_config.patch(fake_tensor_propagate_real_tensors=True) if decided else nullcontext()
-    with settings:
+    with settings, padded_packing() as packed:
         program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+    if packed and not _same(program, module, args, kwargs):
+        raise NotImplementedError(f"{packed[0]}: the longest sequence of the example must be as long as its data")
     program.graph_module.meta[_DECIDED] = decided
     return program
 
@@ -74,13 +77,17 @@ def _settled(program: ExportedProgram) -> bool:
 
 def _agrees(program: ExportedProgram, module: nn.Module, example: Any) -> bool:
     """Whether a program that its example decides computes what its module does on fresh inputs as well."""
+    return all(_same(program, module, *fresh_like(example, seed), seed) for seed in range(TRIALS))
+
+
+def _same(
+    program: ExportedProgram, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int = 0
+) -> bool:
+    """Whether a program and its module give the same."""
     exported = program.module(check_guards=False)
-    for seed in range(TRIALS):
-        args, kwargs = fresh_like(example, seed)
-        pairs = zip(*(_leaves(m, args, kwargs, seed) for m in (exported, module)), strict=True)
-        if not all(torch.allclose(a, b, 1e-3, 1e-5, equal_nan=True) for a, b in pairs if isinstance(a, torch.Tensor)):
-            return False
-    return True
+    pairs = zip(*(_leaves(m, args, kwargs, seed) for m in (exported, module)), strict=True)
+    tensors = [(a, b) for a, b in pairs if isinstance(a, torch.Tensor)]
+    return all(a.shape == b.shape and torch.allclose(a, b, 1e-3, 1e-5, equal_nan=True) for a, b in tensors)
 
 
 def _leaves(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int) -> list[Any]:
