@@ -77,11 +77,11 @@ def _settled(program: ExportedProgram) -> bool:
 
 def _agrees(program: ExportedProgram, module: nn.Module, example: Any) -> bool:
     """Whether a program that its example decides computes what its module does on fresh inputs as well."""
-    return all(_same(program, module, *fresh_like(example, seed), seed) for seed in range(TRIALS))
+    return all(_same(program, module, *fresh_like(example, seed), seed=seed) for seed in range(TRIALS))
 
 
 def _same(
-    program: ExportedProgram, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int = 0
+    program: ExportedProgram, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, seed: int = 0
 ) -> bool:
     """Whether a program and its module give the same."""
     exported = program.module(check_guards=False)
