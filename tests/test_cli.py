@@ -41,7 +41,7 @@ class StandIn:
         plan = SimpleNamespace(save=lambda path: Path(path).write_text("plan"))
         return SimpleNamespace(report=REPORT, plan=plan, save=lambda path: Path(path).write_text("model"))
 
-    def load(self, model: str, shapes: Any, data: Path | None = None) -> str:
+    def load(self, model: str, shapes: Any, data: Path | None = None, submodule: str = "") -> str:
         self.calls["load"] = (model, shapes)
         return f"graph {model}"
 
