@@ -15,28 +15,28 @@ from graphprune.feeds import random_inputs
 from graphprune.frontends import onnx as frontend
 from tests.frontends.onnx_tools import ints, run, weight
 
-RATE, WIDTH = 16000, 16
+RATE, WIDTH, WIDER = 16000, 16, 32
 
 
 def branch(tag: str, window: int) -> GraphProto:
     """Frames of `window` samples, two layers, a squeeze as exporters guard it, a gate by the state."""
     values = {
         "up": ints(1), "last": ints(-1), "one": ints(1), "pads": ints(0, 0, 0, 0, 0, window // 4),
-        "frames": weight(24, 1, window, seed=window), "w1": weight(32, 24, 1), "w2": weight(WIDTH, 32, 1),
+        "frames": weight(24, 1, window, seed=window), "w1": weight(WIDER, 24, 1), "w2": weight(WIDER, WIDTH),
         "out": weight(WIDTH, 1),
     }  # fmt: skip
     own = {name: f"{tag}_{name}" for name in values}
     squeeze = helper.make_graph(
-        [helper.make_node("Squeeze", [f"{tag}_b", own["last"]], [f"{tag}_sq"])],
+        [helper.make_node("Squeeze", [f"{tag}_ar", own["last"]], [f"{tag}_sq"])],
         "squeeze",
         [],
-        [onnx.ValueInfoProto(name=f"{tag}_sq")],
+        [helper.make_tensor_value_info(f"{tag}_sq", TensorProto.FLOAT, [None, WIDER])],
     )
     keep = helper.make_graph(
-        [helper.make_node("Identity", [f"{tag}_b"], [f"{tag}_kept"])],
+        [helper.make_node("Identity", [f"{tag}_ar"], [f"{tag}_kept"])],
         "keep",
         [],
-        [onnx.ValueInfoProto(name=f"{tag}_kept")],
+        [helper.make_tensor_value_info(f"{tag}_kept", TensorProto.FLOAT, [None, WIDER, None])],
     )
 
     def step(op: str, inputs: str, output: str, **attrs: object) -> NodeProto:
@@ -51,12 +51,12 @@ def branch(tag: str, window: int) -> GraphProto:
         step("Relu", f"{tag}_f", "r"),
         step("Conv", f"{tag}_r w1", "a"),
         step("Relu", f"{tag}_a", "ar"),
-        step("Conv", f"{tag}_ar w2", "b"),
-        step("Shape", f"{tag}_b", "shape"),
+        step("Shape", f"{tag}_ar", "shape"),
         step("Gather", f"{tag}_shape last", "length"),
         step("Equal", f"{tag}_length one", "single"),
         helper.make_node("If", [f"{tag}_single"], [f"{tag}_s"], f"{tag}/If", then_branch=squeeze, else_branch=keep),
-        step("Add", f"{tag}_s state", "next"),
+        step("MatMul", f"{tag}_s w2", "b"),
+        step("Add", f"{tag}_b state", "next"),
         step("MatMul", f"{tag}_next out", "speech"),
     ]
     outputs = [onnx.ValueInfoProto(name=f"{tag}_{name}") for name in ("speech", "next")]
@@ -106,6 +106,14 @@ def test_both_branches_are_pruned_and_proven(
     assert len(rates) == 2  # the proof runs both
     for size in SIZES:
         run(result.model, feed(*size))
+    assert WIDER not in _declared(result.model.graph)
+
+
+def _declared(graph: GraphProto) -> set[int]:
+    """The sizes that branches declare."""
+    inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+    sizes = {d.dim_value for body in inner for info in body.output for d in info.type.tensor_type.shape.dim}
+    return sizes.union(*(_declared(body) for body in inner))
 
 
 @pytest.mark.parametrize("given", [None, {"x": (1, 64)}, {"x": (1, 32)}, {"x": (1, 40)}])

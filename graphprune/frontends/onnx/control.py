@@ -116,7 +116,10 @@ def guarded(node: NodeProto, facts: dict[str, Fact]) -> tuple[list[NodeProto], s
     taken = bool(small.value.reshape(())[()])
     handed = {_handed_on(branch) for branch in bodies_of(node)}
     name = next(iter(handed))
-    return (_inlined(node, taken), name) if len(handed) == 1 and name else None
+    value = facts.get(name)
+    if len(handed) > 1 or value is None or value.constant or value.small is not None:
+        return None
+    return _inlined(node, taken), name
 
 
 def _handed_on(branch: GraphProto) -> str:

@@ -13,7 +13,7 @@ from . import raise_fused, raise_shape  # noqa: F401  (they register the raising
 from .branches import Alias
 from .constants import thinned
 from .create import create_node
-from .emit_body import resized, write_bodies
+from .emit_body import open_branches, resized, write_bodies
 from .makers import cheapest
 from .order import alive, in_order, reads
 from .origin import Origin, Source, copy_notes
@@ -75,6 +75,8 @@ def write_node(node: Node, writer: Writer) -> None:
     proto.name = writer.node_name(proto.name)
     if node.bodies:
         write_bodies(node, proto, writer)
+    elif node.op == "If" and node.outputs[0].shape != writer.origin.facts[source.proto.output[0]].shape:
+        open_branches(proto)
     writer.nodes.append(proto)
     raise_node(Draft(node, proto, source.proto, writer))
     for name, final in zip(proto.output, finals, strict=True):

@@ -10,6 +10,7 @@ from onnx import AttributeProto, GraphProto, NodeProto, ValueInfoProto
 from ...graph import Graph, Node, Value
 from .control import BODIES
 from .order import alive, in_order
+from .protos import subgraphs
 from .tensors import numpy_dtype, onnx_dtype
 from .writer import Writer
 
@@ -19,6 +20,14 @@ def write_bodies(node: Node, proto: NodeProto, writer: Writer) -> None:
     places = {a.name: a for a in proto.attribute if a.type == AttributeProto.GRAPH}
     for name, body in zip(BODIES[proto.op_type], node.bodies, strict=True):
         places[name].g.CopyFrom(_body(body, places[name].g, writer))
+
+
+def open_branches(proto: NodeProto) -> None:
+    """Take the sizes from what branches declare that are written as they came: they were those before."""
+    for branch in subgraphs(proto):
+        del branch.value_info[:]
+        for info in branch.output:
+            info.type.tensor_type.ClearField("shape")
 
 
 def _body(body: Graph, original: GraphProto, writer: Writer) -> GraphProto:
