@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import alignment, budgets, coupling, criteria, depth, frontends, proven, running
+from . import alignment, budgets, coupling, criteria, depth, frontends, keeping, proven, running
 from . import proof as proving
 from .budgets import FLOOR, Options
 from .calibration import Data
@@ -130,7 +130,7 @@ def plan(
 
 def apply(graph: Graph | Coupling, plan: Plan) -> Graph:
     """A new graph with only what the plan keeps; raises InputError where the plan does not fit the model."""
-    coupled = graph if isinstance(graph, Coupling) else _coupled(graph, plan.grouped, plan.rows)
+    coupled = graph if isinstance(graph, Coupling) else _coupled(graph, plan.grouped, plan.rows, plan.inner)
     return remove_channels(coupled, plan.kept(coupled))
 
 
@@ -148,7 +148,7 @@ def verify(
 
     Raises VerificationError where nothing was proven and `strict` asks for a proof.
     """
-    coupled = graph if isinstance(graph, Coupling) else _coupled(graph, plan.grouped, plan.rows)
+    coupled = graph if isinstance(graph, Coupling) else _coupled(graph, plan.grouped, plan.rows, plan.inner)
     proof = proven.compared(coupled, plan.kept(coupled), pruned, inputs=inputs, seed=seed, data=proven.few(data))
     if proof.undecided:
         proven.settle(proof, f"the pruned '{coupled.graph.name}'", strict)
@@ -272,6 +272,7 @@ def prune(
     data: Data | None = None,
     strict: bool = False,
     own_class: str = "prefer",
+    keep_class: bool = False,
     input_shapes: Any = None,
     submodule: str = "",
     progress: Progress | None = None,
@@ -281,8 +282,9 @@ def prune(
     `model` is an `nn.Module` (with `example_inputs`), a `Graph`, or anything `load` takes. `data` are samples that the
     proof runs on: the path of an `.npz` file or a mapping, both with an array for each input (axis 0: samples), or an
     iterable of batches as the model takes them. Without, inputs are made up. With `own_class="require"` a module must
-    come back in its own class, which must train where the original does. `submodule` prunes only that part of a module
-    (see `capture`); the result is the whole model with it.
+    come back in its own class, which must train where the original does; with `keep_class` less is pruned where that
+    is what brings the class back: heads lose width where their number stands in the code, other such sizes stay.
+    `submodule` prunes only that part of a module (see `capture`); the result is the whole model with it.
 
     Raises OwnClassError where the class cannot hold the result, InputError for what cannot be used, TargetError where
     the target is out of reach, VerificationError where the result is not what it should be, or where nothing was proven
@@ -296,13 +298,12 @@ def prune(
     with clock("reading the model"):
         graph = proven.loaded(model, example_inputs, input_shapes, data, submodule)
         exclude = (*exclude, *frontends.shared_outside(graph))
-    with clock("coupling"):
-        coupled = coupling.couple(graph, grouped=grouped, rows=coupling.requested(graph, include))
-    with clock("planning"):
-        scores = criteria.score(coupled, criterion, reduction=reduction, normalization=normalization, seed=seed)
-        options = Options(include, exclude, overrides or {}, align, floor, uniform)
-        made = budgets.make_plan(coupled, scores, goal, options, criterion)
-        keep = made.kept(coupled)
+    options = Options(include, exclude, overrides or {}, align, floor, uniform)
+    how = {"reduction": reduction, "normalization": normalization, "seed": seed}
+    planning = keeping.Planning(graph, goal, criterion, options, grouped, how, clock)
+    held = keeping.what_to_hold(planning) if keep_class else keeping.Held()
+    coupled, made = planning.plan(held)
+    keep = made.kept(coupled)
     with clock("rewriting"):
         pruned = remove_channels(coupled, keep)
     with clock("writing the model"):
@@ -313,7 +314,7 @@ def prune(
         with clock("verifying"):
             emitted, proof = proven.prove(coupled, keep, pruned, emitted, seed, progress, data)
     notes = [*budgets.nothing_removed(coupled, made, options), *alignment.slow_kernels(graph, pruned)]
-    notes += running.unloaded(graph)
+    notes += [*running.unloaded(graph), *([held.sentence] if held.sentence else [])]
     report = pruning_report(coupled, made, pruned, emitted, proof, clock.seconds, notes)
     if proof is not None:
         proven.settle(proof, f"the pruned '{graph.name}'", strict)
@@ -323,12 +324,12 @@ def prune(
     return Result(given_back(emitted), made, report, pruned, coupled, emitted)
 
 
-def _coupled(graph: Graph, grouped: str, rows: tuple[str, ...] = ()) -> Coupling:
+def _coupled(graph: Graph, grouped: str, rows: tuple[str, ...] = (), inner: tuple[str, ...] = ()) -> Coupling:
     """The coupling of a graph, computed once for each mode (a graph does not change once it is loaded)."""
     known: dict[Any, Coupling] = graph.__dict__.setdefault("_couplings", {})
-    if (grouped, rows) not in known:
-        known[grouped, rows] = coupling.couple(graph, grouped=grouped, rows=rows)
-    return known[grouped, rows]
+    if (grouped, rows, inner) not in known:
+        known[grouped, rows, inner] = coupling.couple(graph, grouped=grouped, rows=rows, inner=inner)
+    return known[grouped, rows, inner]
 
 
 def _foreign(graph: Graph) -> Any:

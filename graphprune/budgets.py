@@ -82,6 +82,7 @@ def make_plan(coupling: Coupling, scores: Array, target: Target | Targets, optio
         coupling.grouped,
         {"params": counter.parameters(keep), "macs": counter.macs(keep)},
         tuple(table.weight.name for table in coupling.tables),
+        coupling.inner,
     )
 
 

@@ -48,7 +48,7 @@ class PlanGroup:
 class Plan:
     """The kept components of every group of the model with this fingerprint.
 
-    `grouped` and `rows` are how it was coupled (see `coupling.couple`).
+    `grouped`, `rows` and `inner` are how it was coupled (see `coupling.couple`).
     """
 
     model: str
@@ -59,6 +59,7 @@ class Plan:
     grouped: str = "within"
     notes: dict[str, Any] = field(default_factory=dict)
     rows: tuple[str, ...] = ()
+    inner: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -98,8 +99,9 @@ class Plan:
         groups = tuple(
             PlanGroup(**{**g, "keep": tuple(tuple(map(index, row)) for row in g["keep"])}) for g in data["groups"]
         )
-        rest = {k: v for k, v in data.items() if k not in ("format", "groups", "rows")}
-        return cls(**rest, groups=groups, rows=tuple(map(str, data.get("rows", ()))))
+        rows, inner = (tuple(map(str, data.get(key, ()))) for key in ("rows", "inner"))
+        rest = {k: v for k, v in data.items() if k not in ("format", "groups", "rows", "inner")}
+        return cls(**rest, groups=groups, rows=rows, inner=inner)
 
     def kept(self, coupling: Coupling) -> Array:
         """Which components of a coupling stay (bool); raises InputError where the plan does not fit the model."""

@@ -104,7 +104,7 @@ def test_prune_hands_every_option_on(api: StandIn, model: str) -> None:
         "prune m.onnx -o o.onnx --target macs=0.5 --criterion lamp --include conv* --include fc* --exclude head"
         " --align 4 --floor 0.1 --override layer1.*=0.75 --override a=b=1 --reduction mean --normalization max"
         " --uniform --grouped whole --input-shape x=1,3,8,8 --seed 7 --plan-out p.json --report r.json --no-verify"
-        " --own-class require"
+        " --own-class require --keep-class"
     )
     assert run(line.split()) == 0
     name, options = api.calls["prune"]
@@ -127,6 +127,7 @@ def test_prune_hands_every_option_on(api: StandIn, model: str) -> None:
         "seed": 7,
         "verify": False,
         "own_class": "require",
+        "keep_class": True,
     }
     assert Path("o.onnx").read_text() == "model"
     assert Path("p.json").read_text() == "plan"

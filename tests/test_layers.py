@@ -16,7 +16,7 @@ ORDER = [
     {"cli"},
     {"api"},
     {"sparsifying"},
-    {"proven"},
+    {"proven", "keeping"},
     {"stages"},
     {"report", "measuring"},
     {"proof"},

@@ -134,6 +134,7 @@ def prune(
     no_verify: opt.NoVerify = False,
     strict: opt.Strict = False,
     own_class: opt.OwnClassChoice = None,
+    keep_class: opt.KeepClass = False,
     as_json: opt.Json = False,
 ) -> None:
     """Remove whole channels, heads and neurons, prove the result and write it."""
@@ -147,6 +148,7 @@ def prune(
         "data": data,
         "strict": strict or None,
         "own_class": own_class and own_class.value,
+        "keep_class": keep_class or None,
         "overrides": parse_overrides(override or []),
         "reduction": reduction,
         "normalization": normalization,

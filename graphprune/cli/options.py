@@ -110,6 +110,13 @@ OwnClassChoice = Annotated[
     OwnClass | None,
     typer.Option("--own-class", help="PyTorch: fail (exit 1) where the model's own class cannot hold the result."),
 ]
+KeepClass = Annotated[
+    bool,
+    typer.Option(
+        "--keep-class",
+        help="PyTorch: prune less where that keeps the model's own class: sizes in its code stay.",
+    ),
+]
 Pattern = Annotated[
     str,
     typer.Option(

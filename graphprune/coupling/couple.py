@@ -79,6 +79,8 @@ class Coupling:
     def __init__(self, graph: Graph, walk: Walk, solution: Solution, causes: list[tuple[int, str]]) -> None:
         self.graph = graph
         self.grouped = walk.grouped
+        #: Splits at which the inner factor was asked for.
+        self.inner: tuple[str, ...] = ()
         self.flipped = walk.flipped
         self.deep = frozenset(walk.deep)
         self.picked: frozenset[str] = frozenset()
@@ -367,17 +369,21 @@ def _group(coupling: Coupling, born: _Births, index: int, rows: Array) -> Group:
 
 
 @uncollected()
-def couple(graph: Graph, *, grouped: str = "within", rows: Sequence[str] = ()) -> Coupling:
+def couple(graph: Graph, *, grouped: str = "within", rows: Sequence[str] = (), inner: Sequence[str] = ()) -> Coupling:
     """Find the coupled groups of a graph.
 
     `rows` names tables (embeddings) whose rows may go although the caller's ids pick them. `grouped` says what grouped
     convolutions and group norms allow: "within" (equal counts in each group, chosen group by group) or "whole" (whole
-    groups only). Where a split axis ends up frozen, the other factor of the split is tried.
+    groups only). Where a split axis ends up frozen, the other factor of the split is tried; at the splits named by
+    `inner` (nodes) it is taken: the width of heads, say, not whole heads.
     """
     if grouped not in ("within", "whole"):
         raise InputError(f"grouped must be 'within' or 'whole', not '{grouped}'")
     attempt = partial(_attempt, graph, grouped, find_tables(graph, rows, graph.pinned), failing(graph))
-    return best(attempt)
+    always = frozenset(inner)
+    found = best(lambda flipped: attempt(flipped | always))
+    found.inner = tuple(inner)
+    return found
 
 
 def _attempt(

@@ -15,7 +15,7 @@ from ...graph import Graph
 from ..chance import Alike, Full, Left
 from ..treatment import Treatment
 from .adapting import Adapting, Trial
-from .causes import why_not
+from .causes import Cause, why_not
 from .drawing import is_random
 from .execute import example_inputs, instrument, random_inputs, run
 from .graph_module import to_graph_module
@@ -41,7 +41,8 @@ class Emitted:
     `form` is "module" for the caller's own class and "graph" for an `fx.GraphModule`; `reason` says what was adapted
     or why the own class does not do. `inputs` are example inputs it takes; `dynamic` is False where no other batch size
     than theirs will do. `alerts` are sentences that must not be missed: what training loses. `whole` is the model with
-    the module in the place of the part that was captured, where it was a part.
+    the module in the place of the part that was captured, where it was a part. `blame` names the nodes whose sizes the
+    code of a class holds that does not do.
     """
 
     module: nn.Module
@@ -51,6 +52,7 @@ class Emitted:
     dynamic: bool = True
     alerts: tuple[str, ...] = ()
     whole: nn.Module | None = None
+    blame: tuple[str, ...] = ()
 
 
 def emit(graph: Graph, *, own_class: bool = True, trial: Trial | None = None) -> Emitted:
@@ -73,7 +75,7 @@ def emit(graph: Graph, *, own_class: bool = True, trial: Trial | None = None) ->
         reason = f"{type(origin.module).__name__} reads {left[0]}, which the rewritten graph does without"
         return _as_graph(graph, reason, example)
     beside = trial or _Beside(graph, [random_inputs(graph, 1), random_inputs(graph, 2), example])
-    problem = ""
+    cause: Cause | None = None
     for way in ways:
         try:
             module, note, found = _own(graph, way, beside)
@@ -82,9 +84,10 @@ def emit(graph: Graph, *, own_class: bool = True, trial: Trial | None = None) ->
         if not found:
             emitted = Emitted(module, "module", note, example)
             return emitted if trial is not None else rehearsed(graph, emitted, beside)
-        problem = problem or why_not(graph, module, found)
-    reason = f"{type(origin.module).__name__} as it stands does not do: {problem}"
-    return _as_graph(graph, reason, example)
+        cause = cause or why_not(graph, module, found)
+    assert cause is not None
+    reason = f"{type(origin.module).__name__} as it stands does not do: {cause.text}"
+    return replace(_as_graph(graph, reason, example), blame=cause.nodes)
 
 
 def rehearsed(graph: Graph, emitted: Emitted, trial: Trial) -> Emitted:
