@@ -41,7 +41,7 @@ def awaken(model: nn.Module, first: Any, second: Any) -> None:
         if (one - two).std() > 1e-3 * one.std():
             return
         for module in model.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
 

@@ -149,6 +149,17 @@ def test_a_zero_head_is_awakened() -> None:
     assert model[1].weight.any()
 
 
+def test_a_signal_that_fades_in_a_volume_is_awakened() -> None:
+    layers = [part for _ in range(6) for part in (nn.Conv3d(2, 2, 3, padding=1, bias=False), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 2))
+    with torch.no_grad():
+        for layer in layers[::2]:
+            layer.weight.mul_(1e-3)
+    one, two = torch.randn(1, 2, 4, 4, 4), torch.randn(1, 2, 4, 4, 4)
+    random_weights.awaken(model, one, two)
+    assert (model(one) - model(two)).std() > 1e-3
+
+
 def test_tensors_of_nested_outputs() -> None:
     one, two = torch.zeros(1), torch.zeros(2)
     found = random_weights.tensors({"a": one, "b": [two, (one, None, 3)]})
