@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     *("graphprune", "torch", "torchvision", "timm", "transformers", "onnx", "onnxruntime", "onnxscript"),
     *("torch-pruning", "onnxsim", "numpy", "scipy"),
+    *("diffusers", "ultralytics", "segmentation-models-pytorch", "open-clip-torch", "torchaudio", "monai"),
+    *("torch-geometric", "x-transformers", "vit-pytorch"),
 )
 _MARK = "@@tell "
 Run = Callable[[str], None]
