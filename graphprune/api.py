@@ -297,6 +297,7 @@ def prune(
         raise InputError(f"own_class must be one of {', '.join(proven.OWN_CLASS)}, not '{own_class}'")
     with clock("reading the model"):
         graph = proven.loaded(model, example_inputs, input_shapes, data, submodule)
+        graph = proven.at_running_sizes(graph, model) if verify and data is None else graph
         exclude = (*exclude, *frontends.shared_outside(graph))
     options = Options(include, exclude, overrides or {}, align, floor, uniform)
     how = {"reduction": reduction, "normalization": normalization, "seed": seed}

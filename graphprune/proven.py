@@ -22,6 +22,7 @@ from .passes.cast_precision import CastPrecision
 from .passes.remove_blocks import RemoveBlocks
 from .passes.remove_channels import RemoveChannels, remove_channels
 from .passes.sparsify import Sparsify
+from .running import running_shapes
 from .stages import model_of, tried
 
 Tell = Callable[[str], None]
@@ -46,6 +47,18 @@ def loaded(model: Any, example_inputs: Any, input_shapes: Any, data: Data | None
         return graph
     shapes = shapes_of(graph, data)
     return frontends.read(model, example_inputs, shapes) if shapes else graph
+
+
+def at_running_sizes(graph: Graph, model: Any) -> Graph:
+    """The graph at sizes at which the model runs, where it refuses those that were assumed."""
+    if graph.frontend != "onnx" or not graph.assumed or graph.cases or isinstance(model, Graph):
+        return graph
+    found = running_shapes(graph, model)
+    if found is None:
+        return graph
+    other = frontends.read(model, None, found[0])
+    other.assumed = found[1]
+    return other
 
 
 def settle(proof: proving.Proof, what: str, strict: bool) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 from . import frontends
 from .counting import macs
 from .errors import BackendError, UnsupportedError, VerificationError
+from .feeds import random_inputs
 from .frontends.chance import Left, Script
 from .frontends.treatment import Treatment
-from .graph import Graph
+from .graph import Case, Graph
 from .ops.base import Array
 
 Runner = Callable[[Any], Sequence[np.ndarray]]
@@ -77,6 +78,30 @@ def _scripted(graph: Graph, model: Any, script: Script | None) -> Any:
     if not isinstance(script, Left) or not frontends.of(graph).is_random(graph):
         return model
     return frontends.of(graph).scripted(graph, model, script)
+
+
+def running_shapes(graph: Graph, model: Any) -> tuple[dict[str, tuple[int, ...]], dict[str, dict[str, int]]] | None:
+    """Input shapes at which an ONNX model runs that refuses those assumed, and what is assumed then; None where it runs
+    as it is, or at none that was tried.
+    """
+    from .runtimes import get
+
+    try:
+        run = get("onnxruntime-unoptimized").compile(model).run
+    except BackendError:
+        return None
+    if _runs(run, random_inputs(graph, 0)):
+        return None
+    others = frontends.of(graph).other_sizes(graph)
+    return next((found for found in others if _runs(run, random_inputs(graph, 0, Case({}, found[0])))), None)
+
+
+def _runs(run: Runner, feed: Any) -> bool:
+    try:
+        run(feed)
+    except BackendError:
+        return False
+    return True
 
 
 def loading(graph: Graph) -> Callable[[Path], None]:

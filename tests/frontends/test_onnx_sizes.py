@@ -67,6 +67,23 @@ def test_reports_say_which_sizes_were_assumed(tmp_path: Path) -> None:
     assert json.loads(json.dumps(looked.to_json()))["assumed"]
 
 
+@pytest.mark.parametrize("op", ["Gather", "GatherElements"])
+def test_sizes_that_only_running_tells(op: str) -> None:
+    """The hundredth position is picked; inference does not look at indices."""
+    picked = ints(99) if op == "Gather" else np.full((1, 1, 32), 99, np.int64)
+    nodes = [
+        node("MatMul", "x w1", "h"),
+        node("Relu", "h", "r"),
+        node(op, "r i", "p", axis=1),
+        node("MatMul", "p w2"),
+    ]
+    weights = {"w1": weight(8, 32), "w2": weight(32, 4), "i": picked}
+    made = model(nodes, {"x": (1, "length", 8)}, weights=weights)
+    report = gp.prune(made, target=gp.channels(0.5)).report
+    assert report.proof is not None and report.proof.passed
+    assert report.assumed["x"]["1 (length)"] >= 100
+
+
 def test_a_model_of_sizes_of_its_own_can_be_timed() -> None:
     made = spectrum()
     feed = feed_for(frontend.from_model(made), given=False)

@@ -7,7 +7,7 @@ from .emit import emit
 from .inner import tapped
 from .instrument import instrument
 from .loading import from_model, load
-from .origin import custom_operators, original, original_bytes
+from .origin import custom_operators, original, original_bytes, other_sizes
 from .precision import computes_in, sums
 from .saving import save, written_bytes
 from .spans import named_inputs, spans
@@ -25,6 +25,7 @@ __all__ = [
     "named_inputs",
     "original",
     "original_bytes",
+    "other_sizes",
     "save",
     "scripted",
     "spans",

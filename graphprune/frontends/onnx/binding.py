@@ -73,7 +73,7 @@ class Binding:
                 key = _key(info.name, axis, dim)
                 told = axis == 1 and info.name in self._channels and info.name not in self.given
                 if not isinstance(dim, int) and not told:
-                    role = role_of(dim, axis, dims(info) or [])
+                    role = role_of(dim if key == dim else None, axis, dims(info) or [])
                     found.setdefault(key, Free(key, dim or "", role, [])).axes.append((info.name, axis))
         names = dict.fromkeys((free.name for free in found.values()), 1)
         return {k: f for k, f in found.items() if k in self._known or expression(f.name, names) is None}

@@ -1,4 +1,4 @@
-"""What shape inference lets pass and no runtime does: windows and reflections larger than what they run over."""
+"""What shape inference lets pass and no runtime does: windows, reflections and indices beyond what they run over."""
 
 from __future__ import annotations
 
@@ -19,7 +19,19 @@ def too_small(node: NodeProto, types: Mapping[str, TypeProto], data: Mapping[str
         return False
     if node.op_type in _WINDOWS:
         return _window_too_large(node, types)
+    if node.op_type == "Gather":
+        return _looks_beyond(node, types, data)
     return node.op_type == "Pad" and _reflects_too_much(node, types, data)
+
+
+def _looks_beyond(node: NodeProto, types: Mapping[str, TypeProto], data: Mapping[str, TensorProto]) -> bool:
+    """Whether constant indices lie beyond the end of their axis."""
+    sizes, tensor = open_shape(types[node.input[0]]), data.get(node.input[1])
+    axis = int(attributes(node).get("axis", 0))
+    if tensor is None or not sizes or not -len(sizes) <= axis < len(sizes):
+        return False
+    size, indices = sizes[axis], np.asarray(numpy_helper.to_array(tensor))
+    return size >= 0 and bool(((indices >= size) | (indices < -size)).any())
 
 
 def _window_too_large(node: NodeProto, types: Mapping[str, TypeProto]) -> bool:

@@ -56,7 +56,7 @@ def _graph(
 
     def build(sizes: Sizes, others: Sizes, *, careful: bool = False) -> Attempt[Graph]:
         origin = Origin(skeleton, file, data_files, weights=dict(weights), headers=headers, bytes=size)
-        origin.sparse = sparse
+        origin.sparse, origin.binding = sparse, binding
         propagation = Propagation(skeleton, binding.bounds(sizes, others), origin.weights)
         origin.facts = propagation.facts
         loader = Loader(origin, propagation, folder, binding, sizes)

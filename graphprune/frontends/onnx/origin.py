@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnx import ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 from ...graph import Graph, Node, Weight
+from .binding import Binding
 from .facts import Fact
 from .quantized import Encoded
 
@@ -40,7 +42,8 @@ class Origin:
     data; `constant_nodes` the nodes that held constants and `makers` those that computed some; `first` the graph as
     loaded and `producers` its nodes by the names they make, so that shape arithmetic that a pass took for dead can be
     written again where a computed parameter still needs it; `encoded` the constants that a DequantizeLinear (or
-    QuantizeLinear) made; `bytes` what the file and its data took; `sparse` the sparse tensors among the weights.
+    QuantizeLinear) made; `bytes` what the file and its data took; `sparse` the sparse tensors among the weights;
+    `binding` which axes of the inputs are free.
     """
 
     model: ModelProto
@@ -55,6 +58,7 @@ class Origin:
     encoded: dict[str, Encoded] = field(default_factory=dict)
     first: Graph | None = None
     sparse: dict[str, SparseTensorProto] = field(default_factory=dict)
+    binding: Binding | None = None
     bytes: int = 0
 
     def remember(self, graph: Graph) -> None:
@@ -75,6 +79,14 @@ class Origin:
 
 #: Domains of operators that onnxruntime brings.
 _KNOWN = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft", "com.microsoft.nchwc"})
+
+
+def other_sizes(graph: Graph) -> Iterator[tuple[dict[str, tuple[int, ...]], dict[str, dict[str, int]]]]:
+    """Input shapes that may be tried where the model does not run at those assumed, each with what is assumed then."""
+    binding: Binding | None = graph.origin.binding
+    if binding is not None:
+        for sizes in binding.rounds():
+            yield binding.shapes(sizes), binding.assumed(sizes)
 
 
 def original(graph: Graph) -> Graph:

@@ -14,7 +14,7 @@ BATCH, HEIGHT, WIDTH, OTHER = "batch", "height", "width", "other"
 
 #: Words in the names of symbols.
 _WORDS = {
-    BATCH: frozenset({"batch", "batchsize", "n", "b", "bs", "num", "samples_count"}),
+    BATCH: frozenset({"batch", "batchsize", "n", "b", "bs"}),
     HEIGHT: frozenset({"height", "h", "rows"}),
     WIDTH: frozenset({"width", "w", "cols"}),
 }
@@ -43,20 +43,22 @@ class Free:
 
 
 def role_of(symbol: str | int | None, axis: int, declared: Sequence[int | str | None]) -> str:
-    """What an axis counts. A state has its fixed axes around the one that counts samples: layers first."""
+    """What an axis counts."""
     words = set(re.split(r"[^a-z]+", str(symbol or "").lower()))
     for role, names in _WORDS.items():
         if words & names and not (role != BATCH and len(declared) < 3):
             return role
-    if axis == 0 or (axis == 1 and isinstance(declared[0], int) and len(declared) >= 3 and _fixed(declared[2:])):
+    if axis == 0 or (axis == 1 and not symbol and _is_state(declared)):
         return BATCH
     if len(declared) >= 4 and axis >= 2:
         return WIDTH if axis == len(declared) - 1 else HEIGHT
     return OTHER
 
 
-def _fixed(rest: Sequence[int | str | None]) -> bool:
-    return all(isinstance(n, int) for n in rest)
+def _is_state(declared: Sequence[int | str | None]) -> bool:
+    """Layers first, a width last: what recurrent layers hand from one run to the next."""
+    first, *_, last = declared
+    return len(declared) == 3 and isinstance(first, int) and first > 1 and isinstance(last, int)
 
 
 def rounds(free: Sequence[Free], model: ModelProto, weights: Sequence[Shape]) -> Iterator[dict[str, int]]:
