@@ -82,6 +82,7 @@ class Coupling:
         #: Splits at which the inner factor was asked for.
         self.inner: tuple[str, ...] = ()
         self.flipped = walk.flipped
+        self._split = {origin for origin, _ in walk.said.resolved if origin}
         self.deep = frozenset(walk.deep)
         self.picked: frozenset[str] = frozenset()
         self.failed: dict[Node, str] = walk.failed
@@ -213,6 +214,21 @@ class Coupling:
         cause = int(self._cause[components].max())
         node = self._causes[cause].node if cause >= 0 else None
         self.hold(components, Reason(OPERATOR, "it must keep as many as others, of which some must stay", node))
+
+    def blamed(self) -> frozenset[str]:
+        """Splits of an axis that are the cause why channels of a layer must stay: the factor that was not made the
+        active one is fixed where they meet it.
+        """
+        found, asked = set(), set[tuple[int, int]]()
+        for use, _, components in self.axes() if self._split else ():
+            key = int(self._cause[components[0]]), len(components)
+            if key in asked or not (self.frozen[components].all() and _bears(use) and _trainable(use.value)):
+                continue
+            asked.add(key)
+            maker = self.why(int(components[0]), len(components)).maker
+            if maker is not None and maker.name in self._split:
+                found.add(maker.name)
+        return frozenset(found)
 
     def unknown(self) -> list[Unknown]:
         """Operators without a rule, or with one that fails or needs a shape nobody knows; most frequent first."""

@@ -25,11 +25,15 @@ _ALONG = frozenset({"conv", "spatial", "unfold", "attention", "recurrent", "grou
 
 @dataclass(frozen=True)
 class Reason:
-    """`cause` is one of the kinds above, `text` completes "it must stay: ...", `node` is where that is so."""
+    """`cause` is one of the kinds above, `text` completes "it must stay: ...", `node` is where that is so.
+
+    `maker` is the node that fixed the axis which others met there.
+    """
 
     cause: str
     text: str
     node: Node | None = None
+    maker: Node | None = None
 
 
 class Tracer:
@@ -60,7 +64,7 @@ class Tracer:
         if not fixed:
             return Reason(OPERATOR, f"{node.op} needs this axis as it is", node)
         found = self._origin(*fixed[0])
-        return Reason(found.cause, found.text, node)
+        return Reason(found.cause, found.text, node, found.maker)
 
     def _fixed(self, value: Value, axis: int) -> bool:
         """Whether nothing may be removed from an axis because it has no labels, or because some of them are 0."""
@@ -115,7 +119,7 @@ class Tracer:
             return Reason(POSITION, f"it meets positions, along which {_named(maker)} works")
         said, _ = _probe(maker, lambda _, __: True)
         why = next((f": {why}" for _, _, why in said.said.freeze if why != MET), "")
-        return Reason(OPERATOR, f"it meets an axis that {_named(maker)} fixes{why}")
+        return Reason(OPERATOR, f"it meets an axis that {_named(maker)} fixes{why}", maker=maker)
 
 
 def _unknown(node: Node) -> str:

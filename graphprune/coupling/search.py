@@ -15,6 +15,8 @@ _ALONE = 4
 
 #: Heads are preferred to their width where they free at least this part of what that does.
 _NEARLY = 0.9
+#: A choice that is not stuck is made the other way where so much more is free then.
+_CLEARLY = 1.1
 
 
 class Found(Protocol):
@@ -31,6 +33,9 @@ class Found(Protocol):
     def free_indices(self) -> int:
         """How many indices may go."""
 
+    def blamed(self) -> frozenset[str]:
+        """The origins of choices because of which channels of layers must stay."""
+
 
 T = TypeVar("T", bound=Found)
 #: Couples with the choices of these origins made the other way; also the origins whose choice ended up frozen, in the
@@ -43,8 +48,13 @@ def best(attempt: Attempt[T]) -> T:
 
     Of more than two axes the innermost is tried where the outermost is stuck; then the one after the outermost, which
     is taken if it frees nearly as much: of queries, keys and values whole heads go, rather than a part of each.
+    A choice that is not stuck, but fixes channels of a layer, is made the other way if that frees clearly more.
     """
     found = _by_flips(attempt)
+    blamed = found.blamed()
+    if blamed:
+        other, _ = attempt(found.flipped ^ blamed)
+        found = other if other.free_indices() >= _CLEARLY * found.free_indices() else found
     deep = found.flipped & found.deep
     if not deep:
         return found

@@ -16,9 +16,13 @@ class Coupled:
     flipped: frozenset[str]
     picked: frozenset[str] = frozenset()
     deep: frozenset[str] = frozenset()
+    blames: frozenset[str] = frozenset()
 
     def free_indices(self) -> int:
         return self.free
+
+    def blamed(self) -> frozenset[str]:
+        return self.blames
 
 
 def test_what_was_freest_on_the_way_is_not_forgotten() -> None:
@@ -58,16 +62,26 @@ def test_choices_hang_together_by_what_they_are_about() -> None:
     assert tangled({}) == []
 
 
-def _best(walks: dict[str, tuple[int, str]], picked: Collection[str] = (), deep: Collection[str] = ()) -> Coupled:
+def test_a_choice_that_fixes_channels_is_made_the_other_way_where_that_frees_clearly_more() -> None:
+    assert _best({"": (100, ""), "view": (120, "")}, blames={"view"}).free == 120
+    assert _best({"": (100, ""), "view": (105, "")}, blames={"view"}).free == 100
+
+
+def _best(
+    walks: dict[str, tuple[int, str]],
+    picked: Collection[str] = (),
+    deep: Collection[str] = (),
+    blames: Collection[str] = (),
+) -> Coupled:
     """Walks by the choices made the other way: what is free, and which choices are stuck (all about one component).
 
     `picked` are choices whose active axis is taken apart, as long as they are not made the other way; `deep` are among
-    more than two axes.
+    more than two axes, `blames` fix channels.
     """
 
     def attempt(flipped: frozenset[str]) -> tuple[Coupled, dict[str, frozenset[int]]]:
         free, stuck = walks[", ".join(sorted(flipped))]
-        found = Coupled(free, flipped, frozenset(picked) - flipped, frozenset(deep))
+        found = Coupled(free, flipped, frozenset(picked) - flipped, frozenset(deep), frozenset(blames))
         return found, dict.fromkeys(filter(None, stuck.split(", ")), frozenset({7}))
 
     return best(attempt)

@@ -319,3 +319,14 @@ def onnx_modulation() -> Any:
     ]
     weights = {"t": normal(5, 24), "table": normal(3, 8), "a": normal(5, 8), "b": normal(8, 8), "c": normal(8, 2)}
     return model(nodes, {**weights, "apart": [2, 3, 8], "one": [2, 1, 8]}, [2, 5], [2, 1, 2], 13)
+
+
+@example("16 of 4 exact: made.weight[0] made.bias[0] a.weight[0] a.bias[0]")
+def weights_made_for_each_sample() -> Any:
+    """A matrix for each sample, as a layer makes it: its columns go with what they meet, which frees more than rows."""
+
+    def call(m: Any, x: torch.Tensor) -> torch.Tensor:
+        weight = m.made(x).view(-1, 4, 16)
+        return m.out(torch.bmm(weight, torch.relu(m.a(x)).unsqueeze(-1)).squeeze(-1))
+
+    return Net(call, made=nn.Linear(8, 64), a=nn.Linear(8, 16), out=nn.Linear(4, 2)), torch.randn(3, 8)

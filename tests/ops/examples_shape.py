@@ -160,12 +160,12 @@ def factor_by_factor() -> Any:
 
 @example(
     """
-    4 of 3 exact: a.weight[0] a.bias[0]
+    8 of 3 exact: a.weight[0] a.bias[0]
     """
 )
 def outer_factor_summed() -> Any:
-    """Four blocks of three channels are summed: any block may go, whatever reads the sum."""
-    return Net(lambda m, x: m.out(m.a(x).unflatten(1, (4, 3)).sum(1)), a=conv(3, 12), out=conv(3, 2)), image()
+    """Eight blocks of three channels are summed: any block may go, whatever reads the sum."""
+    return Net(lambda m, x: m.out(m.a(x).unflatten(1, (8, 3)).sum(1)), a=conv(3, 24), out=conv(3, 2)), image()
 
 
 @example(
