@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import graphprune as gp
 from graphprune.errors import InputError
+from graphprune.frontends.torch.exporting import _with_values
 
 
 class Layers(nn.Module):
@@ -101,3 +104,22 @@ def test_a_branch_that_constants_decide_leaves_no_number_behind() -> None:
     module = Compared().eval()
     assert [node.kind for node in gp.capture(module, X).nodes] == ["matmul", "elementwise", "matmul"]
     assert gp.prune(module, X, target="channels=0.5").report.proof.passed
+
+
+def test_values_of_parameters_decide_as_they_are() -> None:
+    """Beside its fake tensors torch computes real ones; of parameters it would take memory as it was found."""
+    with _with_values():
+        fake = FakeTensorMode(shape_env=ShapeEnv()).from_tensor(weight := nn.Parameter(torch.rand(64, 64)))
+        assert fake.real_tensor is not None and torch.equal(fake.real_tensor, weight)
+
+
+class Seldom(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.first(x))
+        return self.last(hidden * 0 if hidden.mean() > 100 else hidden)  # type: ignore[no-any-return]
+
+
+def test_a_branch_that_is_hardly_ever_taken_is_left_aside() -> None:
+    torch.manual_seed(0)
+    result = gp.prune(Seldom().eval(), X, target=gp.channels(0.5))
+    assert result.report.after.parameters <= 0.6 * result.report.before.parameters

@@ -177,3 +177,28 @@ def test_the_line_of_the_user_is_named(kind: type[nn.Module], said: str) -> None
     net = kind().eval()
     with pytest.raises(InputError, match=said):
         gp.prune(net, X + torch.randn(2, 3, 8, 8), target=gp.channels(0.5))
+
+
+class Energy(nn.Module):
+    """Forces, as the gradient of an energy."""
+
+    def __init__(self, inside: bool) -> None:
+        super().__init__()
+        self.inside = inside
+        self.net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.set_grad_enabled(self.inside or torch.is_grad_enabled()):
+            x = x.detach().requires_grad_(True)
+            return torch.autograd.grad(self.net(x).sum(), x)[0]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_gradients_in_forward_are_told_and_the_part_without_them_is_pruned(inside: bool) -> None:
+    torch.manual_seed(0)
+    net, x = Energy(inside).eval(), torch.randn(3, 8)
+    with pytest.raises(InputError, match="computes gradients in its forward.*--submodule NAME"):
+        gp.prune(net, x, target=gp.channels(0.5))
+    result = gp.prune(net, x, target=gp.channels(0.5), submodule="net")
+    assert result.model.net[0].out_features == 8
+    assert result.model(x).shape == x.shape

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch._functorch import config as functorch_config
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributions import Distribution
 from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
+from torch.utils._mode_utils import no_dispatch
 
 from ..chance import Alike
 from .drawing import following
@@ -55,13 +57,33 @@ def by_example(program: ExportedProgram) -> bool:
 def _attempt(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any, decided: bool = False
 ) -> ExportedProgram:
-    settings = functorch_config.patch(fake_tensor_propagate_real_tensors=True) if decided else nullcontext()
+    settings = _with_values() if decided else nullcontext()
     with settings, padded_packing() as packed:
         program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     if packed and not _same(program, module, args, kwargs):
         raise NotImplementedError(f"{packed[0]}: the longest sequence of the example must be as long as its data")
     program.graph_module.meta[_DECIDED] = decided
     return program
+
+
+@contextmanager
+def _with_values() -> Iterator[None]:
+    """Let the exporter compute real values beside its fake ones; of parameters it would take memory as it was found."""
+    original = FakeTensorMode.from_tensor
+
+    def from_tensor(self: FakeTensorMode, tensor: torch.Tensor, **options: Any) -> FakeTensor:
+        fake = original(self, tensor, **options)
+        if isinstance(tensor, nn.Parameter) and not isinstance(tensor, FakeTensor) and fake.real_tensor is not None:
+            with torch.no_grad(), no_dispatch():
+                fake.real_tensor = tensor.detach().clone()
+        return fake
+
+    FakeTensorMode.from_tensor = from_tensor  # type: ignore[method-assign]
+    try:
+        with functorch_config.patch(fake_tensor_propagate_real_tensors=True):
+            yield
+    finally:
+        FakeTensorMode.from_tensor = original  # type: ignore[method-assign]
 
 
 def _settled(program: ExportedProgram) -> bool:

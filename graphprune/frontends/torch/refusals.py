@@ -39,10 +39,29 @@ def why_not(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], er
         with torch.no_grad():
             module(*args, **kwargs)
     except Exception as own:
-        return f"{name} cannot be run on inputs of shape {shapes or 'none'}: {first_line(own)}{line_of(own)}"
-    decides = isinstance(error, GuardOnDataDependentSymNode)
-    what, hint = ("it decides by values that the input makes", _BRANCH) if decides else (first_line(error), _PART)
+        if not _runs_with_gradients(module, args, kwargs):
+            return f"{name} cannot be run on inputs of shape {shapes or 'none'}: {first_line(own)}{line_of(own)}"
+        return f"{name} computes gradients in its forward, which no exporter can follow{line_of(own)}; {_PART}"
+    what, hint = _cause(error)
     return f"{name} runs, but torch.export cannot capture it: {what}{line_of(error)}; {hint}"
+
+
+def _cause(error: Exception) -> tuple[str, str]:
+    """What stopped an export, and what helps."""
+    if isinstance(error, GuardOnDataDependentSymNode):
+        return "it decides by values that the input makes", _BRANCH
+    if "fake tensor in the exported program constant" in str(error):
+        return "it computes gradients in its forward, or keeps tensors from one call for the next", _PART
+    return first_line(error), _PART
+
+
+def _runs_with_gradients(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    try:
+        with torch.enable_grad():
+            module(*args, **kwargs)
+    except Exception:
+        return False
+    return True
 
 
 def first_line(error: BaseException) -> str:

@@ -64,7 +64,7 @@ def call_of_part(whole: Whole) -> Call:
     handle = part.register_forward_pre_hook(reach, with_kwargs=True, prepend=True)
     name = type(whole.module).__name__
     try:
-        with torch.no_grad():
+        with torch.enable_grad():  # a model may compute gradients in its forward
             whole.module(*whole.inputs[0], **whole.inputs[1])
     except _Reached:
         call: Call = found[0]
@@ -108,7 +108,7 @@ def placed(graph: Graph, emitted: Emitted) -> Emitted:
     memo = {id(whole.part): part, **{id(lookup(whole.part, n)): lookup(part, n) for n in shared_outside(graph)}}
     model = copy.deepcopy(whole.module, memo)
     try:
-        with torch.no_grad():
+        with torch.enable_grad():  # a model may compute gradients in its forward
             copy.deepcopy(model).eval()(*whole.inputs[0], **whole.inputs[1])
     except Exception as error:
         why = f"{first_line(error)}{line_of(error)}"
