@@ -21,8 +21,8 @@ from .coupling import Coupling
 from .drawing import draws
 from .errors import UnsupportedError
 from .evidence.comparing import FAILED, PASSED, UNDECIDED, Finding, Limits
-from .evidence.inputs import made_up, sample_feeds
-from .evidence.kinds import further_kinds
+from .evidence.inputs import by_case, made_up, sample_feeds
+from .evidence.kinds import further_kinds, quiet_inputs
 from .evidence.leaves import Leaves, leaves
 from .evidence.sides import Sides
 from .evidence.trial import FLOORS, Bench, Trial
@@ -97,8 +97,8 @@ class Reference:
 
     The inputs are made up, or `data`. `without` are blocks of the original that are taken out of it as well, `masks`
     say by name which entries of its weights stay. `precision` is the float type of the candidates, where it is another.
-    Where the original as a graph with masked weights is given (`masked`), that and
-    the candidates, graphs as well, run part by part: their weights lie in files.
+    Where the original as a graph with masked weights is given (`masked`), that and the candidates, graphs as well, run
+    part by part: their weights lie in files.
     """
 
     def __init__(
@@ -128,8 +128,13 @@ class Reference:
         else:
             self._bench = Bench(masked, masked, _itself, Piecewise, Piecewise, sides, limits, seed, drawn, parted=True)
         self._on = "random inputs" if data is None else "samples"
-        feeds = made_up(graph, seed, inputs) if data is None else sample_feeds(graph, data)
-        self._trials = [self._first_trial(feeds)]
+        cases = by_case(graph, seed, made_up(graph, seed, inputs)) if data is None else [sample_feeds(graph, data)]
+        self._trials = [self._first_trial(cases[0])]
+        self._trials += [Trial(self._bench, feeds, case=at) for at, feeds in enumerate(cases[1:], 1)]
+        if data is None and not self._bench.parted and not precision:
+            quiet = by_case(graph, seed, quiet_inputs(graph, seed))
+            self._trials += [Trial(self._bench, feeds, case=at) for at, feeds in enumerate(quiet)]
+        self._needed = len(self._trials)
         self._kinds = further_kinds(graph, seed)
         touched = [g for g in coupling.groups if not keep[g.components].all()]
         self._exact = sum(g.exact for g in touched)
@@ -157,15 +162,16 @@ class Reference:
 
         While outputs say nothing, inputs of further kinds are tried.
         """
-        known: dict[str, Finding] = {}
-        for at, trial in enumerate(self._further()):
-            found = trial.candidate(pruned, [] if at else first, self._tell("the pruned model"))
+        known: dict[tuple[int, str], Finding] = {}
+        for at, trial in enumerate(self._further(), 1):
+            found = trial.candidate(pruned, first if at == 1 else [], self._tell("the pruned model"))
             for finding in trial.judge(pruned, found):
-                before = known.get(finding.output)
+                key = trial.case, finding.output
+                before = known.get(key)
                 if before is None or finding.verdict == FAILED or before.verdict == UNDECIDED:
-                    known[finding.output] = finding if finding.verdict != UNDECIDED else before or finding
+                    known[key] = finding if finding.verdict != UNDECIDED else before or finding
             verdicts = {f.verdict for f in known.values()}
-            if FAILED in verdicts or UNDECIDED not in verdicts:
+            if FAILED in verdicts or (at >= self._needed and UNDECIDED not in verdicts):
                 break
         return self._proof([*known.values()])
 
@@ -175,12 +181,13 @@ class Reference:
         if self._bench.parted:
             return
         for feeds in self._kinds:
-            try:
-                trial = Trial(self._bench, feeds)
-            except Exception:  # inputs that the original refuses
-                continue
-            self._trials.append(trial)
-            yield trial
+            for case, own in enumerate(by_case(self._graph, self._seed, feeds)):
+                try:
+                    trial = Trial(self._bench, own, case=case)
+                except Exception:  # inputs that the original refuses
+                    continue
+                self._trials.append(trial)
+                yield trial
 
     def _proof(self, findings: Sequence[Finding]) -> Proof:
         rank = {FAILED: 2, UNDECIDED: 1, PASSED: 0}
@@ -188,7 +195,11 @@ class Reference:
         chance = "" if worst.verdict == PASSED else self._bench.draws.left.beside
         detail = "; ".join(filter(None, (worst.why, self._note, chance)))
         counts = sum(len(t.feeds) for t in self._trials), self._exact, self._renormalizing
-        on = self._on if len(self._trials) == 1 or self._on == "random inputs" else "samples and random inputs"
+        on = (
+            self._on
+            if len(self._trials) == self._needed or self._on == "random inputs"
+            else "samples and random inputs"
+        )
         return Proof(worst.verdict, worst.error, worst.allowed or self._bench.limits.share, *counts, detail, on=on)
 
     def _tell(self, what: str) -> Callable[[float], None] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .. import calibration, frontends
@@ -47,3 +48,10 @@ def shapes_of(graph: Graph, data: Data) -> dict[str, tuple[int, ...]]:
 def made_up(graph: Graph, seed: int, count: int) -> list[Any]:
     """Noise and ids at the bound sizes; two for each way through branches that small inputs choose."""
     return [random_inputs(graph, seed + at) for at in range(max(count, 2 * len(graph.cases)))]
+
+
+def by_case(graph: Graph, seed: int, feeds: Sequence[Any]) -> list[list[Any]]:
+    """Inputs by the way that they take through branches: outputs may be of other sizes on each."""
+    count = max(1, len(graph.cases))
+    parts = [[f for at, f in enumerate(feeds) if (seed + at) % count == case] for case in range(count)]
+    return [part for part in parts if part]

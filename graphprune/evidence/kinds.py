@@ -9,12 +9,16 @@ import numpy as np
 
 from ..feeds import index_bound, random_inputs
 from ..graph import Graph, Value
+from ..ops import inner
 from ..ops.base import Array
 from .sides import changed
 
 Generator = np.random.Generator
 #: Makes floats of some sizes.
 Make = Callable[[tuple[int, ...], Generator], Array]
+
+#: Elementwise functions that are flat far from zero on both sides.
+_SATURATING = frozenset({"sigmoid", "tanh", "hard_sigmoid", "hardsigmoid", "erf", "clip", "clamp"})
 
 #: Inputs of one kind: how much an output varies among them is what differences are measured by.
 _EACH = 2
@@ -25,6 +29,16 @@ def further_kinds(graph: Graph, seed: int) -> Iterator[list[Any]]:
     for at, make in enumerate(_KINDS):
         generator = np.random.default_rng((seed, at + 1))
         yield [_feed(graph, make, generator, seed + i) for i in range(_EACH * max(1, len(graph.cases)))]
+
+
+def quiet_inputs(graph: Graph, seed: int) -> list[Any]:
+    """Soft noise, for models that noise saturates: where every gate is shut or open, no weight before it matters."""
+    nodes = [step for node in graph.flat_nodes for step in inner(node)]
+    saturates = any(n.kind == "recurrent" or n.attrs.get("fn") in _SATURATING for n in nodes)
+    if not saturates or not any(_is_float(v) for v in graph.inputs):
+        return []
+    generator = np.random.default_rng((seed, 0))
+    return [_feed(graph, _quiet, generator, seed + i) for i in range(_EACH * max(1, len(graph.cases)))]
 
 
 def _feed(graph: Graph, make: Make, generator: Generator, seed: int) -> Any:

@@ -164,3 +164,38 @@ def test_kinds_of_inputs() -> None:
     assert any(p.std(axis=(2, 3)).max() < 1e-6 for p in pictures)  # constant
     ids = np.stack([np.asarray(i) for _, i in feeds])
     assert ids.min() < 3 and ids.max() > 46 and ids.max() < 50
+
+
+def test_soft_inputs_show_what_noise_saturates() -> None:
+    """A gate that noise opens wide, whatever its weights are, beside a path of its own."""
+    random = np.random.default_rng(0)
+    weights = {
+        "a": random.standard_normal((8, 16)),
+        "c": 0.1 + random.random((16, 4)),
+        "large": np.full(1, 20.0),
+        "v": random.standard_normal((8, 4)),
+    }
+    nodes = [
+        node("MatMul", ["x", "a"], ["h"]),
+        node("Abs", ["h"], ["p"]),
+        node("MatMul", ["p", "c"], ["q"]),
+        node("Mul", ["q", "large"], ["l"]),
+        node("Sigmoid", ["l"], ["g"]),
+        node("MatMul", ["x", "v"], ["z"]),
+        node("Mul", ["g", "z"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "gated",
+        [helper.make_tensor_value_info("x", FLOAT, [3, 8])],
+        [helper.make_tensor_value_info("y", FLOAT, [3, 4])],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    result = gp.prune(model, target=gp.channels(0.5), align=1)
+    assert result.report.proof is not None and result.report.proof.passed and result.report.proof.inputs == 5
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(result.model)
+    tensor = next(t for t in wrong.graph.initializer if t.name == "a")
+    tensor.CopyFrom(numpy_helper.from_array(np.roll(numpy_helper.to_array(tensor), 1, 1), "a"))
+    assert gp.verify(result.coupling, wrong, result.plan).failed
