@@ -14,7 +14,7 @@ from . import coupling, frontends
 from . import proof as proving
 from .calibration import Data
 from .coupling import Coupling
-from .errors import InputError, OwnClassError, VerificationError
+from .errors import BackendError, InputError, OwnClassError, VerificationError
 from .evidence.inputs import BATCHES, shapes_of
 from .graph import Graph
 from .passes.base import Pass, Remark
@@ -29,6 +29,13 @@ Tell = Callable[[str], None]
 
 #: What a caller may ask of the form of the result: the class where it will do, or nothing else.
 OWN_CLASS = ("prefer", "require")
+
+
+#: What a caller can do where no runtime here runs the model.
+_UNPROVEN = (
+    "--no-verify (verify=False) writes the result without the proof that it computes what the original does with the "
+    "removed parts masked"
+)
 
 
 def few(data: Data | None) -> Data | None:
@@ -76,7 +83,12 @@ def prove(
 
     Where outputs do not depend on inputs because a weight is all zero, it is the proof of a model without such weights.
     """
-    reference = proving.Reference(coupled, keep, seed=seed, progress=tell, data=data)
+    try:
+        reference = proving.Reference(coupled, keep, seed=seed, progress=tell, data=data)
+    except BackendError as error:
+        raise type(error)(
+            f"the proof cannot run the original: {error}{_strange(coupled.graph)}; {_UNPROVEN}"
+        ) from error
     emitted, proof = tried(reference, pruned, emitted)
     if not proof.undecided:
         return frontends.rehearsed(pruned, emitted, reference.problem), proof
@@ -88,6 +100,15 @@ def prove(
     if getattr(again, "form", None) != getattr(emitted, "form", None):
         emitted = frontends.of(pruned).emit(pruned, own_class=False)
     return frontends.rehearsed(pruned, emitted, reference.problem), proof
+
+
+def _strange(graph: Graph) -> str:
+    """The operators that are in no set of ONNX's own: whoever made them has what runs them."""
+    strange = [node for node in graph.flat_nodes if node.kind == "unknown" and "." in node.op]
+    if graph.frontend != "onnx" or not strange:
+        return ""
+    more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+    return f" (the node '{strange[0].name}' is a {strange[0].op}{more})"
 
 
 def require_class(graph: Graph, emitted: Any) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
-from graphprune.errors import BackendError, InputError, UnsupportedError
+from graphprune.errors import BackendError, UnsupportedError
 
 from .base import Inputs, LayerChoice, TensorSpec
 from .inputs import ordered, random_inputs
@@ -249,7 +249,7 @@ def _kept(model: Any) -> Any:
 def _spec(arg: Any) -> TensorSpec:
     dtype = _DTYPES.get(arg.type)
     if dtype is None:
-        raise InputError(f"the input '{arg.name}' is a {arg.type}, which graphprune cannot feed")
+        raise BackendError(f"the input '{arg.name}' is a {arg.type}, which graphprune cannot feed")
     shape = tuple(n if isinstance(n, int) and n > 0 else None for n in arg.shape)
     return TensorSpec(arg.name, shape, dtype)
 

@@ -15,7 +15,9 @@ from rich.console import Console
 from graphprune import report as reports
 from graphprune.errors import InputError
 from graphprune.proof import Proof
+from graphprune.report.render import shorter
 from graphprune.runtimes import Comparison, Environment, Timing
+from graphprune.selection import matches
 
 GROUPS = [
     reports.GroupRow(
@@ -186,14 +188,16 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         reports.write_json({}, tmp_path / "nowhere" / "report.json")
 
 
+ENVIRONMENT = Environment("onnxruntime", "1.31", 1, "a cpu", 2, 30, {"x": (1, 3)})
+
+
 def test_the_bench_table_shows_sizes_where_known() -> None:
     rows = (
         Timing("a[0].onnx", 0.0101, 0.011, 0.012, peak_bytes=1_500_000, parameters=1000, macs=5000, file_bytes=4000),
         Timing("b.onnx", 0.005, 0.006, 0.007, 0.5, 0.49, 0.51),
     )
     out = io.StringIO()
-    environment = Environment("onnxruntime", "1.31", 1, "a cpu", 2, 30, {"x": (1, 3)})
-    reports.render_bench(Comparison(rows, environment), Console(file=out, width=200))
+    reports.render_bench(Comparison(rows, ENVIRONMENT), Console(file=out, width=200))
     text = out.getvalue()
     for part in (
         "a[0].onnx",
@@ -245,3 +249,36 @@ def test_parameters_that_never_run_are_named() -> None:
     result = gp.prune(Net(), torch.randn(3, 4), target="channels=0.5")
     [note] = [note for note in result.report.notes if "never used" in note]
     assert note.startswith("these parameters are never used: 'scale', 'stages.1', 213 of 684 (31%)")
+
+
+LONG = "/encoder" + "/block" * 50 + "/weight"
+
+
+def test_very_long_names_are_shortened_in_the_middle() -> None:
+    """What is shown is a glob that means the name."""
+    rows = [reports.GroupRow(f"{LONG}[0]", 8, 4, True, [f"{LONG}[0]", "b[1]"], "", "channels", 1, 100)]
+    frozen = [reports.FrozenRow(LONG, 1, 8, LONG, "it meets the input", "input", "MatMul")]
+    item = reports.InspectReport("net.onnx", 3, 100, 100, rows, frozen, [], 100)
+    name = shorter(LONG)
+    assert len(name) == 100 and matches({LONG}, [name])
+    shown = "".join(str(item).split())
+    assert LONG not in shown and shown.count(LONG[:39]) == shown.count(LONG[:39] + "*") == 3
+    assert LONG in json.dumps(item.to_json())
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_bench_never_cuts_a_name_into_pieces(width: int) -> None:
+    rows = tuple(
+        Timing(name, 1e-3, 2e-3, 3e-3, 1.0, 0.9, 1.1, parameters=10**6, macs=10**7, file_bytes=10**6, peak_bytes=10**7)
+        for name in ("a_model_of_some_size.onnx", "a_model_of_some_size_pruned.onnx")
+    )
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+        reports.render_bench(Comparison(rows, ENVIRONMENT), console)
+        assert isinstance(console.file, io.StringIO)
+        text = console.file.getvalue()
+        assert all(row.name in text for row in rows) and "1.000" in text
+        lines = [line.rstrip() for line in text.splitlines()]
+        assert all(len(line) <= width for line in lines) or not terminal
+        if not terminal:  # one line a model, whatever the width
+            assert sum("1.000" in line and "0.900 to 1.100" in line for line in lines) == 2

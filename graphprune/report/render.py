@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from ..runtimes.base import LayerChoice
-from ..runtimes.timing import Comparison, describe
+from ..runtimes.timing import Comparison, Timing, describe
 from .causes import assumed_lines, frozen_lines, unknown_lines
 from .data import BlocksReport, GroupRow, InspectReport, PassRow, Report
 from .groups import groups_table
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from ..proof import Proof
 
 _SLOWEST = 20
+#: Names that are longer are shortened, to so many letters of their beginning and their end.
+_LONG_NAME, _HEAD, _TAIL = re.compile(r"\S{101,}"), 39, 60
+#: A width that no table needs.
+_WHOLE = 100_000
 #: Different remarks of one pass that are shown unless every one is asked for.
 _REMARKS = 12
 
@@ -201,12 +207,37 @@ def _names(names: Sequence[str]) -> str:
 
 
 def render_bench(comparison: Comparison, console: Console) -> None:
-    """Latency side by side, with sizes where they are known."""
+    """Latency side by side, with sizes where they are known.
+
+    Where a terminal is too narrow for the table, each model has lines of its own; in a file or pipe nothing is folded.
+    """
     rows = comparison.rows
+    titles, cells = _bench_cells(rows)
     table = new_table("Latency, measured in turns")
-    table.add_column("model", overflow="fold")
-    for title in ("median ms", "p90 ms", "p99 ms", "ratio", "95 % interval"):
-        table.add_column(title, justify="right", no_wrap=True)
+    for title in titles:
+        table.add_column(title, justify="left" if title == titles[0] else "right", no_wrap=True)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    width = Measurement.get(console, console.options.update(width=_WHOLE), table).maximum
+    if console.is_terminal and width > console.width:
+        for row in cells:
+            facts = [f"{title} {cell}" for title, cell in zip(titles[1:], row[1:], strict=True) if cell]
+            say(console, f"{row[0]}: {', '.join(facts)}.")
+    else:
+        whole = console if width <= console.width else Console(file=console.file, width=width)
+        whole.print(table)
+    say(console, "Ratio: to the first model, pair by pair, median; below 1 is faster.")
+    say(console, describe(comparison.environment) + ".")
+    for timing in rows:
+        for note in timing.notes:
+            say(console, f"{timing.name}: {note}.")
+    for timing in rows:
+        if timing.layers:
+            render_layers(timing.name, timing.layers, console)
+
+
+def _bench_cells(rows: Sequence[Timing]) -> tuple[list[str], list[list[str]]]:
+    """The titles of the columns and the cells of each model; sizes are left out where none is known."""
     extras = {
         "parameters": [_optional(row.parameters, count_text) for row in rows],
         "MACs": [_optional(row.macs, count_text) for row in rows],
@@ -214,21 +245,12 @@ def render_bench(comparison: Comparison, console: Console) -> None:
         "peak memory": [_optional(row.peak_bytes, size_text) for row in rows],
     }
     shown = {title: cells for title, cells in extras.items() if any(cells)}
-    for title in shown:
-        table.add_column(title, justify="right", no_wrap=True)
+    made = []
     for i, row in enumerate(rows):
         times = [f"{1e3 * seconds:.3f}" for seconds in (row.median, row.p90, row.p99)]
         ratios = [f"{row.ratio:.3f}", f"{row.ratio_low:.3f} to {row.ratio_high:.3f}"]
-        table.add_row(Text(row.name), *times, *ratios, *(cells[i] for cells in shown.values()))
-    console.print(table)
-    say(console, "Ratio: to the first model, pair by pair, median; below 1 is faster.")
-    say(console, describe(comparison.environment) + ".")
-    for row in rows:
-        for note in row.notes:
-            say(console, f"{row.name}: {note}.")
-    for row in rows:
-        if row.layers:
-            render_layers(row.name, row.layers, console)
+        made.append([row.name, *times, *ratios, *(cells[i] for cells in shown.values())])
+    return ["model", "median ms", "p90 ms", "p99 ms", "ratio", "95 % interval", *shown], made
 
 
 def render_layers(model: str, layers: Sequence[LayerChoice], console: Console) -> None:
@@ -286,13 +308,30 @@ def _optional(number: int | None, text: Callable[[int], str]) -> str:
     return "" if number is None else text(number)
 
 
+class _Table(Table):
+    """A table in which very long names are shortened (see `shorter`)."""
+
+    def add_row(self, *cells: Any, **how: Any) -> None:
+        """Add a row."""
+        shown = [Text(shorter(c.plain), c.style) if isinstance(c, Text) else shorter(c) for c in cells]
+        super().add_row(*shown, **how)
+
+
 def new_table(title: str) -> Table:
     """A table in the style of all reports."""
-    return Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    return _Table(title=Text(shorter(title)), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+
+
+def shorter(text: str) -> str:
+    """Text whose names are of a length that can be read: of a longer one the middle goes, for a `*`, so that it still
+    is what --include takes.
+    """
+    return _LONG_NAME.sub(lambda name: f"{name[0][:_HEAD]}*{name[0][-_TAIL:]}", text)
 
 
 def say(console: Console, line: str, style: str = "") -> None:
     """Print text in which square brackets are just brackets; what is wrapped stays indented."""
+    line = shorter(line)
     indent = " " * (len(line) - len(line.lstrip()) + 2)
     for part in wrap(line, console.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False):
         console.print(Text(part, style), soft_wrap=True)
