@@ -162,6 +162,14 @@ class Binding:
         return [size + 32, 2 * size]
 
 
+def told(assumed: Mapping[str, Mapping[str, int]], shapes: Mapping[str, Shape]) -> dict[str, dict[str, int]]:
+    """Assumed sizes, with those of some input shapes in their place."""
+    return {
+        name: {axis: shapes[name][int(axis.split()[0])] if name in shapes else size for axis, size in axes.items()}
+        for name, axes in assumed.items()
+    }
+
+
 def _key(name: str, axis: int, dim: int | str | None) -> str:
     """What axes of one size have in common: their symbol, where it is a name and no placeholder."""
     if isinstance(dim, str) and re.search(r"[^\W\d]", dim) and dim.strip().lower() not in _PLACEHOLDERS:

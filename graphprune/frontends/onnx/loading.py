@@ -8,7 +8,7 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto
 
 from ...graph import Graph, uncollected
-from .binding import Binding, InputShapes, Sizes
+from .binding import Binding, InputShapes, Sizes, told
 from .choices import cases
 from .constants import dense_weight, weight_of
 from .facts import Propagation
@@ -72,6 +72,8 @@ def _graph(
         settled = build(settled.sizes, settled.others, careful=True)
     graph = settled.found
     graph.assumed = binding.assumed(settled.sizes)
+    if graph.cases:  # branches at sizes of their own: those of the first are told, a note tells of all
+        graph.assumed = told(graph.assumed, graph.cases[0].shapes)
     graph.notes = tuple(written_otherwise(model, skeleton))
     return graph
 
