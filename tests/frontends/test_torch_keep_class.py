@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as nf
 from torch import nn
 
 import graphprune as gp
@@ -32,6 +33,22 @@ class LiteralHeads(Literal):
         return self.out(((q @ k.mT * self.scale).softmax(-1) @ v).transpose(1, 2).flatten(2))
 
 
+class LiteralDefault(Literal):
+    """The scale follows the width of a head, as is the default: queries make up for it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, 4, -1).permute(2, 0, 3, 1, 4)
+        return self.out(nf.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class LiteralDivided(Literal):
+    """The same by a division."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, 4, -1).permute(2, 0, 3, 1, 4)
+        return self.out(((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
 def kept(module: nn.Module, x: torch.Tensor, **options: Any) -> Any:
     torch.manual_seed(0)
     result = gp.prune(module, x, target="channels=0.5", keep_class=True, **options)
@@ -40,7 +57,7 @@ def kept(module: nn.Module, x: torch.Tensor, **options: Any) -> Any:
     return result
 
 
-@pytest.mark.parametrize("make", [Literal, LiteralHeads])
+@pytest.mark.parametrize("make", [Literal, LiteralHeads, LiteralDefault, LiteralDivided])
 def test_heads_lose_width_where_their_number_is_written(make: Any, tmp_path: Path) -> None:
     module, x = make().eval(), torch.randn(2, 5, 8)
     result = kept(module, x)

@@ -175,6 +175,29 @@ def test_the_cause_in_words(module: nn.Module, shape: tuple[int, ...], why: str)
     assert re.search(why, report.output_reason), report.output_reason
 
 
+class OneHead(nn.Module):
+    """A single head: only its width can go, and the scale of the scores follows it."""
+
+    def __init__(self, *, fused: bool) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(16, 16) for _ in range(4))
+        self.fused = fused
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.fused:
+            return x + self.out(nf.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None]).squeeze(1))
+        return x + self.out((q @ k.transpose(1, 2) * q.shape[-1] ** -0.5).softmax(-1) @ v)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_scale_that_follows_the_width_of_a_head(fused: bool) -> None:
+    module, x = nn.Sequential(nn.Linear(5, 16), OneHead(fused=fused), nn.Linear(16, 3)), torch.randn(2, 6, 5)
+    result = comes_back(module, x)
+    assert result.model[1].q.out_features < 16
+    assert "since the scale of attention follows the width of a head" in result.report.output_reason
+
+
 class SentenceEncoder(nn.Module):
     """A pooler whose result nobody uses."""
 

@@ -24,6 +24,7 @@ from .origin import origin_of
 from .own_class import rebuild
 from .refusals import first_line
 from .rehearsal import training_problem
+from .rescaling import rescaled
 from .shortening import Shortening, shortenings
 from .tracing import split_inputs
 
@@ -143,7 +144,10 @@ def _own(graph: Graph, way: Shortening, trial: Trial) -> tuple[nn.Module, str, s
         return module, note, ""
     adapted = adapting.search(trial)
     if adapted is None:
-        return module, note, problem
+        scaled = rescaled(graph, module)
+        adapted = "; ".join(filter(None, (adapting.describe(), scaled))) if scaled and not trial(module) else None
+    if adapted is None:
+        return module, note, trial(module) or problem
     return module, "; ".join(filter(None, (note, f"adapted {adapted}"))), ""
 
 
