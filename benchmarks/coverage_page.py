@@ -25,7 +25,7 @@ name exporter and opset, and what was done to the file then (`benchmarks/onnx_to
 exported and changed so, and then runs.
 *Valid*: the result runs with outputs of the original's shapes (ONNX: and passes the checker where the original does).
 *Verified*: it agrees with the masked original on random inputs. *Undecided*: the outputs said too little on random
-inputs to prove anything, which suites run before this verdict came do not tell.
+inputs to prove anything ('-': run before there was this verdict).
 *<= {GOAL}*: verified, with at most {GOAL} of the parameters left. *Own class*: what came back
 is of the class that went in. *Torch-Pruning* at ratio 0.5, as `benchmarks/peers.py` calls it: *valid* where it runs
 with outputs of the original's shapes; its numbers are not compared.
@@ -218,12 +218,12 @@ def _counts(suite: str, title: str, found: list[Record], refused: int, models: i
     valid = [r for r in found if r.get("valid")]
     verified = [r for r in valid if r.get("verified")]
     good = [r for r in found if not fell_short(r)]
-    undecided = [r for r in valid if r.get("verdict") == "undecided"]
+    undecided = sum(r.get("verdict") == "undecided" for r in valid) if any("verdict" in r for r in found) else None
     slowest = max((_seconds(r) for r in valid), default=0.0)
     tried = f"{len(found)} of {len(found) + refused if models is None else models}"
     own = sum(r.get("form") == OWN for r in valid) if title in map(routes.title, ("torch", routes.AS_HELD)) else None
     none = None if title in map(routes.title, routes.MODULES) else refused
-    counts = [len(valid), len(verified), len(undecided), len(good), own, none]
+    counts = [len(valid), len(verified), undecided, len(good), own, none]
     return [suite, title, tried, *counts, common.number(slowest, 1)]
 
 

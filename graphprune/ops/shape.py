@@ -14,6 +14,9 @@ from .broadcast import spread
 #: A reshape that would need more labels than this freezes what it touches (it never happens for channel axes).
 _MOST_LABELS = 1 << 24
 
+#: Stands for size 0: a prime beyond the size of any axis.
+_NONE = (1 << 61) - 1
+
 
 def reshape_groups(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Pair the smallest runs of input axes with runs of output axes of the same size; axes of size 1 are left out."""
@@ -54,15 +57,31 @@ def reshape(node: Node, labeller: Labeller) -> None:
     """Labels are reshaped with the data: a split axis becomes a joint block, a merge broadcasts and flattens."""
     x, out = node.inputs[0], node.outputs[0]
     assert x is not None
-    if 0 in x.sizes or prod(x.sizes) != prod(out.sizes):
+    before, after = _filled(x.sizes), _filled(out.sizes)
+    groups = reshape_groups(before, after) if prod(before) == prod(after) else None
+    joined = joined_groups(groups or [], labeller.blocks(x), 0)
+    if groups is None or any(_mixes_nothing(x, out, *group) for group in joined):
         for block in labeller.blocks(x):
             labeller.freeze(block.labels, "the reshape's sizes are not known")
         labeller.put(out, {})
         return
     found: list[Block] = []
-    for ins, outs in joined_groups(reshape_groups(x.sizes, out.sizes), labeller.blocks(x), 0):
+    for ins, outs in joined:
         found.extend(_reshape_group(node, ins, outs, labeller))
     labeller.put_blocks(out, found)
+
+
+def _filled(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes with a number that divides no other in place of 0: no rows, as a mask selects that nothing meets, must not
+    hide how the other axes hang together.
+    """
+    return tuple(size or _NONE for size in sizes)
+
+
+def _mixes_nothing(x: Value, out: Value, ins: tuple[int, ...], outs: tuple[int, ...]) -> bool:
+    """Whether an axis of size 0 is split or merged, where labels of its partners would be lost."""
+    before, after = [x.sizes[axis] for axis in ins], [out.sizes[axis] for axis in outs]
+    return 0 in before and before != after
 
 
 def joined_groups(
