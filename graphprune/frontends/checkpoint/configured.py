@@ -7,6 +7,7 @@ own module, with all that the caller has set on it, gets just that.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -82,7 +83,7 @@ def _adapted(graph: Graph, fitted: Fitted) -> nn.Module:
     assert own is not None
     module = rebuild(graph)
     dtype = floating_dtype(own)
-    before, after = (skeleton(config, type(own), dtype) for config in (own.config, fitted.config))
+    before, after = (skeleton(config, type(own), dtype) for config in (copy.deepcopy(own.config), fitted.config))
     others = dict(before.named_modules()), dict(after.named_modules())
     for path, child in module.named_modules():
         old, new = (modules.get(path) for modules in others)

@@ -17,6 +17,7 @@ import torch
 
 from ...errors import InputError
 from ...graph import Graph
+from ..torch.execute import example_inputs
 from ..torch.size_settings import size_changes
 from ..torch.tracing import capture, quiet
 from .compare import mismatch, same_constants, same_numbers
@@ -117,7 +118,7 @@ class _Search:
 
     def _capture(self, chosen: Mapping[Path, int]) -> Graph:
         model = skeleton(self._config(chosen), type(self.origin.module), self._dtype())
-        return capture(model, self.origin.kwargs or self.origin.args)
+        return capture(model, example_inputs(self.graph))
 
     def _with_silent(self, chosen: dict[Path, int]) -> dict[Path, int]:
         """With the candidates that no parameter's size tells of (a number of heads, say) changed as well."""
@@ -228,7 +229,7 @@ class _Search:
         """
         try:
             model = skeleton(self._config(chosen), type(self.origin.module), self._dtype())
-            captured = capture(model, self.origin.kwargs or self.origin.args)
+            captured = capture(model, example_inputs(self.graph))
         except InputError as error:
             return -1, str(error)
         at, problem = mismatch(self.graph, captured, self.layers.names)

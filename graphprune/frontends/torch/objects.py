@@ -54,6 +54,7 @@ def make_known(tree: Any) -> bool:
                 _flatten,
                 partial(_unflatten, cls),
                 serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+                flatten_with_keys_fn=_flatten_with_keys,
             )
     return new
 
@@ -89,6 +90,11 @@ def _flatten(item: Any) -> tuple[list[Any], Any]:
     own = vars(item)
     held = [name for name, part in own.items() if _holds_tensors(part, 1)]
     return [own[name] for name in held], (held, _Rest({n: part for n, part in own.items() if n not in held}))
+
+
+def _flatten_with_keys(item: Any) -> tuple[list[tuple[Any, Any]], Any]:
+    parts, context = _flatten(item)
+    return [(pytree.GetAttrKey(name), part) for name, part in zip(context[0], parts, strict=True)], context
 
 
 def _unflatten(cls: type, children: Any, context: Any) -> Any:

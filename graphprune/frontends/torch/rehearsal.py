@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from ...graph import Graph
 from .causes import why_it_stops
 from .execute import example_inputs, flatten_outputs
-from .origin import origin_of
+from .origin import Slot, origin_of
 from .preserving import preserved
 from .tracing import mode_of, split_inputs, twice
 
@@ -35,10 +36,25 @@ def training_problem(graph: Graph, module: nn.Module) -> str:
         found, problem = _step(module, given)
         if problem is not None and error is None:
             return f"its train() forward and backward fail: {why_it_stops(problem, module)}"
-        if found is not None and found != expected:
+        if found is not None and not _alike(found, expected, _following(graph)):
             return f"its train() forward gives results of sizes {found} where the original's are {expected}"
         return ""
     return ""
+
+
+def _following(graph: Graph) -> list[frozenset[int]]:
+    """For each tensor of the result: the axes along which it may have become smaller (a cache that goes with heads)."""
+    leaves = pytree.tree_leaves(origin_of(graph).result)
+    return [graph.outputs[leaf.index].follows for leaf in leaves if isinstance(leaf, Slot)]
+
+
+def _alike(found: list[list[int]], expected: list[list[int]], following: list[frozenset[int]]) -> bool:
+    """Whether results have the sizes of the original's, but along axes that follow."""
+    if [len(sizes) for sizes in found] != [len(sizes) for sizes in expected]:
+        return False
+    free = following if len(following) == len(found) else [frozenset[int]()] * len(found)
+    pairs = ((zip(f, e, strict=True), own) for f, e, own in zip(found, expected, free, strict=True))
+    return all(a == b or axis in own for sizes, own in pairs for axis, (a, b) in enumerate(sizes))
 
 
 def _step(module: nn.Module, given: tuple[Any, Any]) -> tuple[list[list[int]] | None, Exception | None]:
