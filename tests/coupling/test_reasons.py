@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from graphprune.coupling import Frozen, couple
-from graphprune.coupling.reasons import CONSTANT, INPUT, LOOKUP, OPERATOR, OUTPUT, POSITION, UNKNOWN
+from graphprune.coupling.reasons import CONSTANT, INPUT, LOOKUP, OPERATOR, OUTPUT, POSITION, SIZES, UNKNOWN
 from graphprune.coupling.statements import MET
 from tests.frontends import onnx_tools
 from tests.helpers import graph_of
@@ -119,6 +119,6 @@ def test_constants_are_named() -> None:
 
 @pytest.mark.parametrize("worked", EXAMPLES, ids=lambda e: e.name)
 def test_every_worked_example_has_reasons(worked: Example) -> None:
-    known = {UNKNOWN, OPERATOR, CONSTANT, LOOKUP, POSITION, INPUT, OUTPUT}
+    known = {UNKNOWN, OPERATOR, CONSTANT, LOOKUP, POSITION, INPUT, OUTPUT, SIZES}
     for row in couple(worked.graph(), grouped=worked.grouped).frozen_axes():
         assert row.cause in known and MET not in row.reason, row
