@@ -141,3 +141,24 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert run(["inspect", factory, "--submodule", "nothing"]) == 2
     assert "has no sub-module 'nothing'" in capsys.readouterr().err
     assert run(["inspect", "models/digits_resnet.onnx", "--submodule", "nothing"]) == 2
+
+
+class Asking(Detector):
+    """Reads a size inside its backbone that pruning changes; or fails anyway, behind it."""
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        self.head(self.backbone(images[0][None])["0"])
+        if self.backbone.stem[0].out_channels != 16 or self.head.bias is None:
+            raise RuntimeError("a stem of 16 channels, please")
+        return []
+
+
+def test_a_model_that_does_not_run_with_the_pruned_part_is_told() -> None:
+    _, images = made()
+    with pytest.raises(
+        InputError, match=r"Asking does not run with the pruned 'backbone': a stem of 16.*submodules.py"
+    ):
+        gp.prune(Asking().eval(), images, target=gp.channels(0.5), submodule="backbone")
+    broken = Asking().eval()
+    broken.head.bias = None  # it never ran to its end: nothing can be said of that
+    assert gp.prune(broken, images, target=gp.channels(0.5), submodule="backbone").model.head.bias is None

@@ -100,17 +100,25 @@ def placed(graph: Graph, emitted: Emitted) -> Emitted:
     """With a copy of the whole model that has the module in the place of the captured part, where it was a part.
 
     Raises:
-        InputError: the model does not run with it.
+        InputError: the model, which ran before, does not run with it.
     """
     whole, part = origin_of(graph).whole, emitted.module
     if whole is None:
         return emitted
     memo = {id(whole.part): part, **{id(lookup(whole.part, n)): lookup(part, n) for n in shared_outside(graph)}}
     model = copy.deepcopy(whole.module, memo)
-    try:
-        with torch.enable_grad():  # a model may compute gradients in its forward
-            copy.deepcopy(model).eval()(*whole.inputs[0], **whole.inputs[1])
-    except Exception as error:
+    error = _failure(model, whole.inputs)
+    if error is not None and _failure(whole.module, whole.inputs) is None:
         why = f"{first_line(error)}{line_of(error)}"
         raise InputError(f"{type(model).__name__} does not run with the pruned '{whole.path}': {why}") from error
     return replace(emitted, whole=model)
+
+
+def _failure(module: nn.Module, inputs: Call) -> Exception | None:
+    """What a copy of a module raises on these inputs."""
+    try:
+        with torch.enable_grad():
+            copy.deepcopy(module).eval()(*inputs[0], **inputs[1])
+    except Exception as error:
+        return error
+    return None
