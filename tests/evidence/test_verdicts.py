@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 from rich.console import Console
+from torch import nn
 
 import graphprune as gp
 from graphprune.cli.entry import run
@@ -155,3 +156,23 @@ def test_the_sentence_is_bold() -> None:
         _, rows = gp.optimize(gp.load(silent()), "remove-channels{channels=0.5}", verify_each=True)
         PassesReport("m", rows).render(console)
     assert "\x1b[1mremove-channels: NOT PROVEN" in shown.get()
+
+
+class Vanished(nn.Module):
+    """What is left of the signal is less than the rounding of float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(6, 64), nn.Linear(64, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """A constant, and sums that cancel."""
+        h = torch.tanh(self.a(x))
+        return 0.15 + self.b(h * 40.1) - 40.1 * self.b(h) + 39.1 * self.b.bias
+
+
+def test_a_signal_that_is_gone_in_the_wider_type_as_well_is_no_failure() -> None:
+    for seed in range(6):
+        proof = gp.prune(Vanished(), torch.zeros(4, 6), seed=seed, **HALF).report.proof
+        assert proof is not None and proof.undecided, proof
