@@ -27,7 +27,7 @@ from .passes.remove_channels import remove_channels
 from .passes.sparsify import Sparsify
 from .plans import Plan
 from .report import BlocksReport, EligibilityReport, InspectReport, PassRow, Report
-from .report.build import blocks_report, inspection, pruning_report
+from .report.build import blocks_report, inspection, pruning_report, told
 from .report.eligible import eligibility_report
 from .sparsifying import SparseResult, sparsify
 from .sparsity import Masks, load_compact, restore_compact, save_compact
@@ -113,6 +113,7 @@ def plan(
     align: int | None = None,
     floor: float = FLOOR,
     uniform: bool = False,
+    roles: Sequence[str] | None = None,
     reduction: str = "sum",
     normalization: str = "mean",
     grouped: str = "within",
@@ -120,11 +121,14 @@ def plan(
 ) -> Plan:
     """Couple, score and choose what stays; see `budgets.make_plan` and `criteria.score` for options and errors.
 
+    `roles` says what may go: by default "channels", "neurons", "heads", "head-width" and "experts" with a router;
+    others ("soft-experts", "tokens", "table-rows", "coordinates", or "all") on request.
+
     Of several targets all are met.
     """
     coupled = graph if isinstance(graph, Coupling) else _coupled(graph, grouped, coupling.requested(graph, include))
     scores = criteria.score(coupled, criterion, reduction=reduction, normalization=normalization, seed=seed)
-    options = Options(include, exclude, overrides or {}, align, floor, uniform)
+    options = Options(include, exclude, overrides or {}, align, floor, uniform, roles)
     return budgets.make_plan(coupled, scores, Targets.of(target), options, criterion)
 
 
@@ -264,6 +268,7 @@ def prune(
     align: int | None = None,
     floor: float = FLOOR,
     uniform: bool = False,
+    roles: Sequence[str] | None = None,
     reduction: str = "sum",
     normalization: str = "mean",
     grouped: str = "within",
@@ -285,6 +290,7 @@ def prune(
     come back in its own class, which must train where the original does; with `keep_class` less is pruned where that
     is what brings the class back: heads lose width where their number stands in the code, other such sizes stay.
     `submodule` prunes only that part of a module (see `capture`); the result is the whole model with it.
+    `roles` says what may go, as for `plan`.
 
     Raises OwnClassError where the class cannot hold the result, InputError for what cannot be used, TargetError where
     the target is out of reach, VerificationError where the result is not what it should be, or where nothing was proven
@@ -299,7 +305,7 @@ def prune(
         graph = proven.loaded(model, example_inputs, input_shapes, data, submodule)
         graph = proven.at_running_sizes(graph, model) if verify and data is None else graph
         exclude = (*exclude, *frontends.shared_outside(graph))
-    options = Options(include, exclude, overrides or {}, align, floor, uniform)
+    options = Options(include, exclude, overrides or {}, align, floor, uniform, roles)
     how = {"reduction": reduction, "normalization": normalization, "seed": seed}
     planning = keeping.Planning(graph, goal, criterion, options, grouped, how, clock)
     held = keeping.what_to_hold(planning) if keep_class else keeping.Held()
@@ -315,7 +321,7 @@ def prune(
         with clock("verifying"):
             emitted, proof = proven.prove(coupled, keep, pruned, emitted, seed, progress, data)
     notes = [*budgets.nothing_removed(coupled, made, options), *alignment.slow_kernels(graph, pruned)]
-    notes += [*running.unloaded(graph), *([held.sentence] if held.sentence else [])]
+    notes += [*running.unloaded(graph), *([held.sentence] if held.sentence else []), *told(coupled, made)]
     report = pruning_report(coupled, made, pruned, emitted, proof, clock.seconds, notes)
     if proof is not None:
         proven.settle(proof, f"the pruned '{graph.name}'", strict)

@@ -11,7 +11,7 @@ import numpy as np
 from . import frontends
 from .alignment import GLOBAL_ALIGN, fixed_count, quantum, round_up
 from .counting import Counter
-from .coupling import Coupling, Group
+from .coupling import DEFAULT, Coupling, Group, on_request, pick_roles
 from .coupling.kinds import kinds
 from .errors import InputError, TargetError
 from .families import common_parts, families
@@ -36,8 +36,9 @@ _REVIVALS = 8
 class Options:
     """`include`/`exclude`: globs on weight or node names; `overrides`: glob to ratio, first match wins.
 
-    With `uniform`, groups that are alike up to numbers in their names (the layers of a transformer), or that the same
-    settings of a configuration rule, keep the same part of what they have.
+    `roles` are those that may be pruned (see `coupling/roles.py`), also others where `include` or an override names the
+    very axis (`weight[0]`). With `uniform`, groups that are alike up to numbers in their names (the layers of a
+    transformer), or that the same settings of a configuration rule, keep the same part of what they have.
     """
 
     include: Sequence[str] = ()
@@ -46,6 +47,12 @@ class Options:
     align: int | None = None
     floor: float = FLOOR
     uniform: bool = False
+    roles: Sequence[str] | None = None
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The roles that may be pruned; raises InputError for one that is unknown."""
+        return DEFAULT if self.roles is None else pick_roles(self.roles)
 
 
 @uncollected()
@@ -72,7 +79,8 @@ def make_plan(coupling: Coupling, scores: Array, target: Target | Targets, optio
     counter = Counter(coupling)
     keep = _chosen(coupling, ladders, counter, targets, scores)
     reason_of = {group.index: _reason(ladder, targets) for ladder in ladders for group in ladder.groups}
-    reasons = [reason_of[group.index] for group in coupling]
+    wanted = _of_wanted_roles(coupling, options)
+    reasons = [reason_of[g.index] if yes else on_request(g.role) for g, yes in zip(coupling, wanted, strict=True)]
     return Plan(
         coupling.graph.name,
         coupling.fingerprint,
@@ -114,7 +122,11 @@ def _cost(coupling: Coupling, counter: Counter, targets: Targets) -> Callable[[A
 
 def _nothing_prunable(coupling: Coupling, options: Options) -> str:
     if coupling.groups:
-        return "nothing prunable: no coupled group matches --include/--exclude"
+        others = sorted({group.role for group in coupling} - options.wanted)
+        hint = f"; on request also {', '.join(others)}: --roles {','.join(others)}" if others else ""
+        if options.include or options.exclude:
+            return f"nothing prunable: no coupled group matches --include/--exclude{hint}"
+        return f"nothing prunable: no coupled group is one of {', '.join(sorted(options.wanted))}{hint}"
     frozen = coupling.frozen_axes()
     first = f"; for example {frozen[0].weight} axis {frozen[0].axis}: {frozen[0].reason}" if frozen else ""
     return f"nothing prunable: every weight axis of '{coupling.graph.name}' must stay{first}"
@@ -122,11 +134,22 @@ def _nothing_prunable(coupling: Coupling, options: Options) -> str:
 
 def _selected(coupling: Coupling, options: Options) -> list[bool]:
     """Whether each group may be pruned under include and exclude; a glob that matches nothing is an error."""
+    wanted = _of_wanted_roles(coupling, options)
     if not (options.include or options.exclude or options.overrides):
-        return [True] * len(coupling.groups)
+        return wanted
     names = coupling.names
     check_globs(coupling, names, [*options.include, *options.exclude, *options.overrides])
-    return [(not options.include or matches(n, options.include)) and not matches(n, options.exclude) for n in names]
+    return [
+        yes and (not options.include or matches(n, options.include)) and not matches(n, options.exclude)
+        for yes, n in zip(wanted, names, strict=True)
+    ]
+
+
+def _of_wanted_roles(coupling: Coupling, options: Options) -> list[bool]:
+    """Whether each group has a role that is asked for, or is asked for by the name of its axis."""
+    wanted = options.wanted
+    axes = [glob for glob in (*options.include, *options.overrides) if glob.endswith("]")]
+    return [group.role in wanted or (bool(axes) and matches(coupling.names[group.index], axes)) for group in coupling]
 
 
 def _families(coupling: Coupling, open_groups: Sequence[bool], options: Options) -> list[list[Group]]:

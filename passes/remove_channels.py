@@ -143,6 +143,7 @@ class RemoveChannels(Pass):
     uniform: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
     grouped: str = "within"
     reduction: str = "sum"
     normalization: str = "mean"
@@ -163,7 +164,7 @@ class RemoveChannels(Pass):
         coupling = couple(graph, grouped=self.grouped, rows=requested(graph, self.include))
         how = {"reduction": self.reduction, "normalization": self.normalization}
         scores = criteria.score(coupling, self.criterion, seed=self.seed, **how)
-        options = Options(self.include, self.exclude, align=self.align, floor=self.floor, uniform=self.uniform)
+        options = Options(self.include, self.exclude, {}, self.align, self.floor, self.uniform, self.roles or None)
         return coupling, make_plan(coupling, scores, self.targets(), options, self.criterion)
 
     def run(self, graph: Graph) -> Graph:

@@ -46,7 +46,7 @@ def graph_of(model: Any, example: Any = None) -> Graph:
 def random_plan(coupling: Coupling, target: targets.Target, seed: int = 0, align: int | None = 1) -> Plan:
     """A plan with random scores."""
     scores = criteria.score(coupling, "random", seed=seed)
-    return budgets.make_plan(coupling, scores, target, budgets.Options(align=align), "random")
+    return budgets.make_plan(coupling, scores, target, budgets.Options(align=align, roles=("all",)), "random")
 
 
 def prune_coupling(coupling: Coupling, target: targets.Target, seed: int = 0, align: int | None = 1) -> Pruned:

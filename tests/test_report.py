@@ -23,7 +23,7 @@ GROUPS = [
     reports.GroupRow(
         "g0", 64, 32, True, ["conv1.weight[0]", "layer1.0.conv1.weight[1]", "bn1.weight[0]"], "l2", "channels", 1, 9408
     ),
-    reports.GroupRow("g1", 12, 12, False, ["blocks.0.attn.qkv.weight[0]"], kind="heads", width=64, parameters=1000),
+    reports.GroupRow("g1", 12, 12, False, ["blocks.0.attn.qkv.weight[0]"], role="heads", width=64, parameters=1000),
 ]
 FROZEN = [
     reports.FrozenRow("fc.weight", 0, 1000, "", "it makes the output 'logits'", "output"),
@@ -86,9 +86,9 @@ def test_without_latency_and_proof() -> None:
 def test_the_inspection_has_a_line_per_group() -> None:
     lines = shown(INSPECTION).splitlines()
     rows = [line.split() for line in lines if line.startswith(("  g0", "  g1"))]
-    assert rows[0][:5] == ["g0", "64", "exact", "9.41", "k"]
-    assert rows[0][5:] == ["3", "conv1.weight[0],", "layer1.0.conv1.weight[1],", "bn1.weight[0]"]
-    assert rows[1] == ["g1", "12", "x", "64", "renormalizing", "1.00", "k", "1", "blocks.0.attn.qkv.weight[0]"]
+    assert rows[0][:6] == ["g0", "64", "channels", "exact", "9.41", "k"]
+    assert rows[0][6:] == ["3", "conv1.weight[0],", "layer1.0.conv1.weight[1],", "bn1.weight[0]"]
+    assert rows[1] == ["g1", "12", "x", "64", "heads", "renormalizing", "1.00", "k", "1", "blocks.0.attn.qkv.weight[0]"]
     assert any(line.startswith("Each row is a group: axes of weights") for line in lines)
     assert any(line.startswith("12 x 64: twelve components") for line in lines)
     assert any("so that the parameters add up to more than the model has" in line for line in lines)
@@ -107,7 +107,7 @@ def test_layers_that_are_alike_are_one_row_unless_asked_for() -> None:
     rows = [line for line in shown(report).splitlines() if line.startswith("  encoder")]
     assert len(rows) == 2
     assert rows[0].split() == [
-        *("encoder.layers.{0-11}.mlp.0.weight[0]", "x12", "3,072", "exact", "12.0", "M", "2"),
+        *("encoder.layers.{0-11}.mlp.0.weight[0]", "x12", "3,072", "channels", "exact", "12.0", "M", "2"),
         "encoder.layers.{0-11}.mlp.3.weight[1]",
     ]
     assert "x3: three groups that differ by a layer number" in shown(report)

@@ -119,6 +119,7 @@ def prune(
     data: opt.Data = None,
     include: opt.Include = None,
     exclude: opt.Exclude = None,
+    roles: opt.Roles = None,
     align: opt.Align = None,
     floor: opt.Floor = None,
     uniform: opt.Uniform = False,
@@ -142,6 +143,7 @@ def prune(
     chosen = {
         "include": tuple(include or ()),
         "exclude": tuple(exclude or ()),
+        "roles": roles and tuple(roles.split(",")),
         "align": align,
         "floor": floor,
         "uniform": uniform or None,

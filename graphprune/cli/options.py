@@ -75,6 +75,15 @@ Include = Annotated[
 Exclude = Annotated[
     list[str] | None, typer.Option("--exclude", help="Leave weights or nodes that match. Repeatable.", metavar="GLOB")
 ]
+Roles = Annotated[
+    str | None,
+    typer.Option(
+        "--roles",
+        help="What may go, by commas: channels, neurons, heads, head-width, experts (the default), soft-experts,"
+        " tokens, table-rows, coordinates, all.",
+        metavar="NAMES",
+    ),
+]
 Align = Annotated[
     int | None,
     typer.Option(

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from .couple import Coupling, Frozen, Group, Unknown, couple
+from .attempts import couple
+from .couple import Coupling, Frozen, Group, Unknown
 from .labeller import Use
 from .presence import there
+from .roles import DEFAULT, on_request, pick_roles
 from .tables import Table, requested
 
-__all__ = ["Coupling", "Frozen", "Group", "Table", "Unknown", "Use", "couple", "requested", "there"]
+__all__ = [
+    "DEFAULT",
+    "Coupling",
+    "Frozen",
+    "Group",
+    "Table",
+    "Unknown",
+    "Use",
+    "couple",
+    "on_request",
+    "pick_roles",
+    "requested",
+    "there",
+]

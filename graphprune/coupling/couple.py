@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 
-from ..errors import InputError
-from ..graph import Graph, Node, Value, uncollected
+from ..graph import Graph, Node, Value
 from ..ops import Block, Operator, known, lookup, reader
 from ..ops.base import Array
-from ..ops.joining import STACKED
-from .components import Solution, solve
-from .failing import failing
+from .components import Solution
 from .labeller import Use, Walk
 from .reasons import CONSTANT, OPERATOR, OUTPUT, POSITION, Reason, Tracer
-from .search import best
 from .statements import MET
-from .tables import Table, find_tables
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +24,7 @@ class Group:
 
     `components` is 2-d: the rows must keep equal numbers (one row where no operator asks for that). `width` is the
     number of indices of the birth axis that one component covers: 1 for channels, the head width for attention heads.
-    `name` is that axis as the file names it, `label` as reports do.
+    `name` is that axis as the file names it, `label` as reports do. `role` says what a component is (see `roles.py`).
     """
 
     index: int
@@ -38,6 +33,7 @@ class Group:
     width: int
     exact: bool
     label: str = ""
+    role: str = "channels"
 
     @property
     def size(self) -> int:
@@ -106,6 +102,8 @@ class Coupling:
         label_of = np.unique(self.component, return_index=True)[1]
         #: Nodes and weights that are of no use without certain indices; a label of each.
         self.fates = {key: label_of[c] for key, c in self.presences.fates(graph, self.component).items()}
+        #: Outputs that are a statistic over a group (by its index), with which.
+        self.told: dict[int, dict[str, str]] = {}
         self.groups = _groups(self, solution.cells)
 
     def _read(self) -> Array:
@@ -382,48 +380,3 @@ def _group(coupling: Coupling, born: _Births, index: int, rows: Array) -> Group:
     exact = not bool(coupling.renormalizing[rows].any())
     width = int(born.width[rows].max())
     return Group(index, f"{value.name}[{axis}]", rows, width, exact, f"{value.shown}[{axis}]")
-
-
-@uncollected()
-def couple(graph: Graph, *, grouped: str = "within", rows: Sequence[str] = (), inner: Sequence[str] = ()) -> Coupling:
-    """Find the coupled groups of a graph.
-
-    `rows` names tables (embeddings) whose rows may go although the caller's ids pick them. `grouped` says what grouped
-    convolutions and group norms allow: "within" (equal counts in each group, chosen group by group) or "whole" (whole
-    groups only). Where a split axis ends up frozen, the other factor of the split is tried; at the splits named by
-    `inner` (nodes) it is taken: the width of heads, say, not whole heads.
-    """
-    if grouped not in ("within", "whole"):
-        raise InputError(f"grouped must be 'within' or 'whole', not '{grouped}'")
-    attempt = partial(_attempt, graph, grouped, find_tables(graph, rows, graph.pinned), failing(graph))
-    always = frozenset(inner)
-    found = best(lambda flipped: attempt(flipped | always))
-    found.inner = tuple(inner)
-    return found
-
-
-def _attempt(
-    graph: Graph, grouped: str, tables: Sequence[Table], failed: Mapping[Node, str], flipped: frozenset[str]
-) -> tuple[Coupling, dict[str, frozenset[int]]]:
-    """One walk (again as long as rules turn out to fail) and one solve; also the reshapes whose active factor ended up
-    frozen or as one piece, with its components.
-    """
-    while True:
-        walk = Walk(graph, grouped=grouped, flipped=flipped, tables=tables, failed=failed)
-        walk.run()
-        if len(walk.failed) == len(failed):
-            break
-        failed = walk.failed
-    solution, causes = solve(walk.said, walk.count)
-    stuck: dict[str, frozenset[int]] = {}
-    found = Coupling(graph, walk, solution, causes)
-    whole = np.unique(solution.component[walk.presences.labels()])
-    picked = set()
-    for origin, labels in walk.said.resolved:
-        components = solution.component[labels]
-        if origin and (solution.frozen[components].all() or (components == components[0]).all()):
-            stuck[origin] = stuck.get(origin, frozenset()) | frozenset(np.unique(components).tolist())
-        elif origin and not origin.endswith(STACKED) and np.isin(components, whole).any():
-            picked.add(origin)
-    found.picked = frozenset(picked)
-    return found, stuck

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import counting, frontends
-from ..coupling import Coupling
+from ..coupling import Coupling, on_request
 from ..depth import Block
 from ..graph import Graph, Value
 from ..plans import Plan
@@ -111,6 +111,17 @@ def pruning_report(
     )
 
 
+def told(coupled: Coupling, made: Plan) -> list[str]:
+    """Outputs that are a statistic over what lost components: they are not what they were."""
+    return [
+        f"the output '{output}' is a {fn} over {group.role} ({group.label or group.name}): its value changes with"
+        " what is removed"
+        for group, own in zip(coupled, made.groups, strict=True)
+        if own.kept < group.size
+        for output, fn in coupled.told.get(group.index, {}).items()
+    ]
+
+
 def _assumed(graph: Graph) -> dict[str, dict[str, int]]:
     return {name: dict(sizes) for name, sizes in graph.assumed.items()}
 
@@ -158,8 +169,8 @@ def _group_rows(coupled: Coupling, made: Plan | None) -> list[GroupRow]:
                 group.size if own is None else own.kept,
                 group.exact,
                 members,
-                "" if own is None else own.reason,
-                "channels" if group.width == 1 else "heads or blocks",
+                on_request(group.role) if own is None else own.reason,
+                group.role,
                 group.width,
                 covered[group.index],
             )

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 class GroupRow:
     """One coupled group: `size` components that are kept or removed one by one, each whole.
 
-    `kind` says what a component is ("channels", "heads", ...), `width` how many indices one spans on its widest axis,
-    `parameters` how many weights the group covers. `members` name the axes it touches, first use first; `reason` says
-    why those components were kept, or why the group was left alone. `kept` equals `size` where nothing was removed.
+    `role` says what a component is ("channels", "heads", ...; see `coupling/roles.py`), `width` how many indices one
+    spans on its widest axis, `parameters` how many weights the group covers. `members` name the axes it touches, first
+    use first; `reason` says why those components were kept, or why the group was left alone. `kept` equals `size` where
+    nothing was removed.
     """
 
     name: str
@@ -37,7 +38,7 @@ class GroupRow:
     exact: bool
     members: list[str] = field(default_factory=list)
     reason: str = ""
-    kind: str = "channels"
+    role: str = "channels"
     width: int = 1
     parameters: int = 0
 

@@ -15,6 +15,8 @@ from .folding import fold
 
 #: Narrower terminals show how many axes go together, but not which of them; wider ones the first few.
 _WIDE, _OTHERS = 100, 4
+#: Columns that only terminals from this width on have room for.
+_FROM = {"axes": _WIDE, "role": 72}
 #: What the table draws around its columns and between them, and the narrowest last column worth showing.
 _EDGE, _GAP, _LEAST = 1, 3, 20
 
@@ -32,6 +34,7 @@ class _Row:
             self.name,
             f"x{count}" if count > 1 else "",
             f"{first.size:,}" if first.width == 1 else f"{first.size:,} x {first.width}",
+            first.role,
             "exact" if first.exact else "renormalizing",
             short_count(sum(group.parameters for group in self.groups)),
             _span([len(group.members) for group in self.groups]),
@@ -49,7 +52,7 @@ class _Row:
 def _rows(groups: Sequence[GroupRow], every: bool) -> list[_Row]:
     if every:
         return [_Row(group.name, [group]) for group in groups]
-    keys = [(g.size, g.kind, g.width, g.exact) for g in groups]
+    keys = [(g.size, g.role, g.width, g.exact) for g in groups]
     return [_Row(name, [groups[i] for i in rows]) for name, rows in fold([g.name for g in groups], keys)]
 
 
@@ -65,13 +68,13 @@ def groups_table(table: Table, report: InspectReport, width: int, every: bool) -
     """
     rows = _rows(report.groups, every)
     cells = [row.cells() for row in rows]
-    titles = ["group", "", "components", "removal", "parameters", "axes"]
-    columns = [c for c in range(len(titles)) if (width >= _WIDE or titles[c] != "axes") and _used(titles[c], c, cells)]
+    titles = ["group", "", "components", "role", "removal", "parameters", "axes"]
+    columns = [c for c in range(len(titles)) if width >= _FROM.get(titles[c], 0) and _used(titles[c], c, cells)]
     fits = [max(len(text) for text in (titles[c], *(row[c] for row in cells))) for c in columns]
     left = width - _EDGE - sum(fits[1:]) - _GAP * len(fits)
     spare = left - fits[0] - _GAP
     for c, fit in zip(columns, fits, strict=True):
-        justify: JustifyMethod = "left" if titles[c] in ("group", "removal") else "right"
+        justify: JustifyMethod = "left" if titles[c] in ("group", "role", "removal") else "right"
         table.add_column(titles[c], width=fit if c else min(fit, left), overflow="fold", no_wrap=c > 0, justify=justify)
     wide = width >= _WIDE and spare >= _LEAST
     if wide:

@@ -60,7 +60,12 @@ def _gain_table(report: Report) -> Table:
 
 
 def _report_lines(report: Report) -> list[str]:
-    lines = [_groups_line(report.groups), *unknown_lines(report.unknown), *frozen_lines(report.frozen)]
+    lines = [
+        _groups_line(report.groups),
+        *role_lines(report.groups),
+        *unknown_lines(report.unknown),
+        *frozen_lines(report.frozen),
+    ]
     lines.append(proof_line(report.proof))
     if report.output_form:
         lines.append(f"Output: {report.output_form}" + (f" ({report.output_reason})." if report.output_reason else "."))
@@ -84,12 +89,21 @@ def _groups_line(groups: Sequence[GroupRow]) -> str:
     )
 
 
+def role_lines(groups: Sequence[GroupRow]) -> list[str]:
+    """What is left alone for what it is, one line for each role."""
+    apart: dict[str, list[str]] = {}
+    for group in groups:
+        if "on request" in group.reason and group.kept == group.size:
+            apart.setdefault(group.reason, []).append(group.name)
+    return [f"Left alone: {_names(names)}({reason})." for reason, names in apart.items()]
+
+
 def render_inspect(report: InspectReport, console: Console, *, every: bool = False) -> None:
     """The coupled groups, how to read them, then what is frozen and why, unknown operators and totals."""
     table = new_table(f"Coupled groups of {report.model}")
     folded = groups_table(table, report, console.width, every)
     console.print(table)
-    for line in (*_legend(report, folded), _totals(report), *unknown_lines(report.unknown)):
+    for line in (*_legend(report, folded), _totals(report), *role_lines(report.groups), *unknown_lines(report.unknown)):
         say(console, line)
     for line in (*assumed_lines(report.assumed), *(f"Note: {note}" for note in report.notes)):
         say(console, line)
@@ -103,6 +117,7 @@ def _legend(report: InspectReport, folded: bool) -> list[str]:
         "Each row is a group: axes of weights whose indices hang together. w[0] is the first axis of weight w (of a"
         " PyTorch layer its outputs), w[1] the second (its inputs). Removing one component of a group takes one index,"
         " or a block of them, from each of its axes.",
+        "role: what a component is; --roles says which kinds may go.",
         "exact: removing is the same as setting to zero. renormalizing: a norm, mean or softmax runs over the axis, and"
         " is taken over what is left.",
         "A parameter may lie on two groups, one for its rows and one for its columns, so that the parameters add up to"

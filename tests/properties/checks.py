@@ -119,10 +119,10 @@ def _plan(case: Case, coupling: Coupling) -> tuple[Plan | None, str]:
     asked = (
         case.criterion,
         case.target,
-        budgets.Options(case.include, case.exclude, align=case.align, floor=case.floor),
+        budgets.Options(case.include, case.exclude, align=case.align, floor=case.floor, roles=("all",)),
     )
     why = ""
-    for criterion, target, options in (asked, ("random", "channels", budgets.Options(align=1))):
+    for criterion, target, options in (asked, ("random", "channels", budgets.Options(align=1, roles=("all",)))):
         try:
             scores = criteria.score(coupling, criterion, seed=case.number)
             return budgets.make_plan(coupling, scores, targets.Target(target, case.ratio), options, criterion), ""
