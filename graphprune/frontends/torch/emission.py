@@ -142,13 +142,14 @@ def _own(graph: Graph, way: Shortening, trial: Trial) -> tuple[nn.Module, str, s
     problem = trial(module)
     if not problem:
         return module, note, ""
-    adapted = adapting.search(trial)
+    adapted, scaled = adapting.search(trial), ""
     if adapted is None:
         scaled = rescaled(graph, module)
-        adapted = "; ".join(filter(None, (adapting.describe(), scaled))) if scaled and not trial(module) else None
-    if adapted is None:
-        return module, note, trial(module) or problem
-    return module, "; ".join(filter(None, (note, f"adapted {adapted}"))), ""
+        problem = trial(module) or ("" if scaled else problem)
+        if not scaled or problem:
+            return module, note, problem
+        adapted = adapting.describe()
+    return module, "; ".join(filter(None, (note, f"adapted {adapted}" if adapted else "", scaled))), ""
 
 
 def _as_graph(graph: Graph, reason: str, example: Any) -> Emitted:

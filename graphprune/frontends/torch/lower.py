@@ -48,9 +48,8 @@ def lower(origin: Origin, name: str, *, training: bool = False) -> Graph:
     graph = Graph(name, walk.nodes, walk.inputs, walk.outputs, "torch", origin)
     _drop_dead(graph)
     origin.idle = idle_nodes(walk.nodes, graph.nodes)
-    if training:
-        kept = {*origin.idle, *graph.nodes}
-        graph.nodes = [node for node in walk.nodes if node in kept]
+    kept = {*origin.idle, *graph.nodes}
+    graph.nodes = [node for node in walk.nodes if node in kept] if training else graph.nodes
     return graph
 
 
@@ -206,8 +205,7 @@ class _Walk:
 
     def _keep_up(self, node: fx.Node, written: fx.Node, copied: fx.Node) -> None:
         """A tensor of the module takes over another: what it holds from here on goes with both."""
-        root = self._aliases.root(written)
-        result = self._value(node.name, written.meta["val"])
+        root, result = self._aliases.root(written), self._value(node.name, written.meta["val"])
         inputs: list[Value | None] = [self._value_of(root), self._value_of(copied)]
         self._insert(node, "elementwise", aten.add.Tensor, inputs, (Slot(0), Slot(1)), {"fn": "add"}, result)
         self._overwrite(root, result)
