@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 import graphprune as gp
+from graphprune.errors import InputError
 
 PAST, HEADS, WIDTH = 4, 2, 8
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -60,3 +61,28 @@ def test_files_have_the_small_cache(suffix: str, tmp_path: Path) -> None:
     result.save(tmp_path / f"small.{suffix}")
     shapes = [v.sizes[1:] for v in gp.load(tmp_path / f"small.{suffix}").inputs]
     assert shapes == [(3, 5), (1, PAST, WIDTH), (1, PAST, WIDTH)]
+
+
+class Recurrent(nn.Module):
+    """Makes its first state by itself, and hands out the last for the next run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.write = nn.Linear(5, 16), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor, state: list[torch.Tensor] | None = None) -> dict[str, Any]:
+        h = self.read(x) if state is None else self.read(x) + state[0]
+        return {"y": self.write(h.relu()), "state": [h], "seen": [h[:, :1]]}
+
+
+def test_a_state_that_the_model_makes_itself_follows() -> None:
+    """One that is given is the caller's, and so is what comes out under another name than an argument's."""
+    x = torch.randn(2, 5)
+    module = Recurrent().eval()
+    model = gp.prune(module, {"x": x}, target="channels=0.5", align=1, own_class="require").model
+    first = model(x)
+    kept = model.read.weight.shape[0]
+    assert kept in (8, 9) and first["state"][0].shape == (2, kept) and first["seen"][0].shape == (2, 1)
+    assert model(x, first["state"])["y"].shape == (2, 3)
+    with pytest.raises(InputError, match="it meets axis 1 of the model's input"):
+        gp.prune(module, {"x": x, "state": [torch.zeros(2, 16)]}, target="channels=0.5", align=1)

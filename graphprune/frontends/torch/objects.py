@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import is_dataclass
 from functools import partial
@@ -105,11 +105,13 @@ def _unflatten(cls: type, children: Any, context: Any) -> Any:
     return made
 
 
-def handed_back(module: nn.Module | None, spec: pytree.TreeSpec) -> list[bool]:
+def handed_back(module: nn.Module | None, spec: pytree.TreeSpec, given: Container[str]) -> list[bool]:
     """For each leaf of a module's result: whether it lies in an object that the caller hands back in the next run.
 
     Such an object (a key-value cache) comes out under the name of an argument of `forward`, or is of a class that an
-    argument is annotated with. Nobody looks into it, so that its tensors may have other sizes.
+    argument is annotated with. Nobody looks into it, so that its tensors may have other sizes. A list or tuple (a
+    recurrent state) is one where it has the name of an argument that is not among those `given`, so that the model
+    makes the first by itself.
     """
     parameters = {} if module is None else _parameters(module)
 
@@ -118,6 +120,7 @@ def handed_back(module: nn.Module | None, spec: pytree.TreeSpec) -> list[bool]:
             yield inside
             return
         inside = inside or (node.type in _KNOWN and _is_argument(node.type, key, parameters))
+        inside = inside or (node.type in (list, tuple) and key in parameters and key not in given)
         children = node.children()
         context = node.context
         keyed = isinstance(node.type, type) and issubclass(node.type, Mapping) and isinstance(context, (list, tuple))

@@ -127,6 +127,13 @@ def lower_program(
     return graph
 
 
+def _given(origin: Origin) -> frozenset[str]:
+    """The names of the arguments that a module was captured with."""
+    if origin.module is None:
+        return frozenset()
+    return frozenset(inspect.signature(origin.module.forward).bind(*origin.args, **origin.kwargs).arguments)
+
+
 def _mark_handed_back(graph: Graph) -> None:
     """Set `Value.follows` on the outputs that the caller only hands back."""
     origin = origin_of(graph)
@@ -134,7 +141,7 @@ def _mark_handed_back(graph: Graph) -> None:
     if info is None or info.out_spec is None:
         return
     leaves = pytree.tree_leaves(origin.result, is_leaf=lambda leaf: leaf is None or isinstance(leaf, Slot))
-    inside = handed_back(origin.module, info.out_spec)
+    inside = handed_back(origin.module, info.out_spec, _given(origin))
     if len(leaves) != len(inside):
         return
     places = [(leaf.index, own) for leaf, own in zip(leaves, inside, strict=True) if isinstance(leaf, Slot)]
