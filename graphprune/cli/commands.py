@@ -337,6 +337,7 @@ def apply(
     output: opt.Output,
     data: opt.Data = None,
     input_shape: opt.InputShape = None,
+    submodule: opt.Submodule = "",
     no_verify: opt.NoVerify = False,
     strict: opt.Strict = False,
 ) -> None:
@@ -350,7 +351,7 @@ def apply(
     check_outputs([model, plan], [("--output", output, model_suffixes(model))])
     with working("applying the plan") as progress:
         made = _api().Plan.load(plan)
-        graph = _api().load(model, shapes, data)
+        graph = _api().load(model, shapes, data, submodule=submodule)
         pruned = _api().apply(graph, made)
         progress("verifying")
         proof = None if no_verify else _api().verify(graph, pruned, made, data=data, strict=strict)

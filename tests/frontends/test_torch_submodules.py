@@ -133,11 +133,14 @@ def test_parts_that_are_not_there_or_not_called(path: str, said: str) -> None:
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     factory = f"{__name__}:made"
     target = tmp_path / "small.safetensors"
-    options = ["--target", "channels=0.5", "--submodule", "backbone", "--json"]
+    plan, again = tmp_path / "plan.json", tmp_path / "again.safetensors"
+    options = ["--target", "channels=0.5", "--submodule", "backbone", "--json", "--plan-out", str(plan)]
     assert run(["prune", factory, "-o", str(target), *options]) == 0
     assert "backbone" in " ".join(json.loads(capsys.readouterr().out)["notes"])
     state = load_file(target)
     assert state["backbone.stem.0.weight"].shape == (8, 3, 3, 3) and state["head.weight"].shape == (5, 24, 1, 1)
+    assert run(["apply", factory, "--plan", str(plan), "-o", str(again), "--submodule", "backbone"]) == 0
+    assert again.read_bytes() == target.read_bytes()
     assert run(["inspect", factory, "--submodule", "nothing"]) == 2
     assert "has no sub-module 'nothing'" in capsys.readouterr().err
     assert run(["inspect", "models/digits_resnet.onnx", "--submodule", "nothing"]) == 2
