@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from .tracing import mode_of, split_inputs
 #: Attributes, or sets of alike ones, for which other values are tried.
 _MOST_TRIED = 16
 #: Runs of a class that raises.
-_MOST_RUNS = 64
+_MOST_RUNS = 100
 
 #: Says what is wrong with a module; nothing if it will do.
 Trial = Callable[[nn.Module], str]
@@ -42,6 +41,7 @@ class Adapting:
         self._changes = changes
         self._near = settings(module, changes)
         self._chosen: dict[Setting, Any] = {}
+        self._runs_left = _MOST_RUNS
 
     def search(self, trial: Trial) -> str | None:
         """Set the attributes; what they became, in words, or None where nothing helped."""
@@ -79,16 +79,17 @@ class Adapting:
     def _runs(self) -> bool:
         """Let the class run on the example by other values where it raises; whether it does."""
         stop: _Stop | None = _run(self._module, self._inputs)
-        left = _MOST_RUNS
+        self._runs_left = _MOST_RUNS
         while stop is not None and stop.error is not None:
-            ways = list(islice(self._ways_on(stop), left))
-            left -= len(ways)
-            stop = self._further_than(stop, ways)
+            stop = self._further_than(stop)
         return stop is not None
 
-    def _further_than(self, stop: _Stop, ways: list[dict[Setting, Any]]) -> _Stop | None:
-        """Take the first of several ways by which more of the class runs; how far it comes then."""
-        for values in ways:
+    def _further_than(self, stop: _Stop) -> _Stop | None:
+        """Take the first way by which more of the class runs; how far it comes then, None where no way does."""
+        for values in self._ways_on(stop):
+            if not self._runs_left:
+                return None
+            self._runs_left -= 1
             before = {s: self._chosen[s] for s in values}
             self._choose(values)
             found = _run(self._module, self._inputs)
