@@ -202,3 +202,25 @@ def test_gradients_in_forward_are_told_and_the_part_without_them_is_pruned(insid
     result = gp.prune(net, x, target=gp.channels(0.5), submodule="net")
     assert result.model.net[0].out_features == 8
     assert result.model(x).shape == x.shape
+
+
+class Labelled(nn.Module):
+    """A layer that keeps a label under the name of a method that nobody needs."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+        self.type = label  # type: ignore[assignment]
+        self.half = 0.5  # type: ignore[assignment]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.layer(x).relu() * self.half
+        return y
+
+
+def test_names_of_methods_that_nobody_calls_may_be_taken() -> None:
+    module = nn.Sequential(Labelled("first"), Labelled("second"), nn.Linear(16, 2))
+    result = gp.prune(module, torch.randn(3, 16), target="channels=0.5")
+    assert isinstance(result.model, nn.Sequential)
+    assert [layer.type for layer in list(result.model)[:2]] == ["first", "second"]
+    assert result.report.after.parameters < result.report.before.parameters

@@ -25,6 +25,21 @@ _PART = "name a part of the model that torch can export (--submodule NAME, submo
 _PACKED = (
     "prune the model before it is converted or quantised (one that `prepare_qat` made is fine), then convert the result"
 )
+#: Methods by which torch and this package go through a module and switch it; nobody here calls `type` or `float`.
+_WALKS = (
+    *("parameters", "named_parameters", "buffers", "named_buffers", "modules", "named_modules", "children"),
+    *(
+        "named_children",
+        "state_dict",
+        "load_state_dict",
+        "get_submodule",
+        "get_parameter",
+        "get_buffer",
+        "train",
+        "eval",
+    ),
+    *("apply", "forward", "register_parameter", "register_buffer", "add_module", "requires_grad_"),
+)
 _META = "its tensors are on the meta device, without values: load its weights (or `to_empty` and initialise) first"
 
 
@@ -102,7 +117,7 @@ def without_values(tensors: Iterable[torch.Tensor]) -> str:
 def shadowed(module: nn.Module, path: str = "") -> str:
     """What is wrong with a module that keeps something under the name of one of torch's own methods, or empty."""
     own = {**vars(module), **module._parameters, **module._buffers, **module._modules}
-    taken = next((name for name in own if callable(getattr(nn.Module, name, None)) and not name.startswith("_")), None)
+    taken = next((name for name in own if name in _WALKS), None)
     if taken is not None and not callable(vars(module).get(taken)):
         return (
             f"'{path or type(module).__name__}' keeps something of its own as '{taken}', which is a method of every "
