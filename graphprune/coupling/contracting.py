@@ -46,7 +46,7 @@ def _layer(node: Node, found: Contraction, axes: Axes) -> Iterator[Said]:
         square = [r for r, axis in zip(rows, found.rows, strict=True) if weight.sizes[axis] == weight.sizes[found.axis]]
         yield from (Said("coordinate", row) for row in square if data in axes.raw)
         yield from (Said("heads", axes.of(node, found.weight, own)) for own, _ in found.each if data in axes.data)
-    elif data is None or data in axes.data:
+    elif data is None or data in axes.data or found.weight == 1:  # of two that are learned the second is the layer's
         yield Said("looked up" if data in axes.picks else "taken", summed)
         if data in axes.picks:
             yield Said("taken", summed)

@@ -147,6 +147,19 @@ class Sparse(nn.Module):
         return self.dec(torch.zeros_like(h).scatter(-1, ids, largest))
 
 
+class ByPlaces(nn.Module):
+    """A small network tells from constant places what to add: its layers are layers, though no input meets them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: Tensor
+        self.register_buffer("places", torch.randn(7, 2))
+        self.first, self.last, self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(2, 12), nn.Linear(12, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x) + self.down(torch.relu(self.up(self.places))))
+
+
 #: Model, shape of the input, the sizes of the groups of each role.
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, list[int]]]] = {
     "codebook": (lambda: Codebook(lambda ids, book: book[ids]), (5, 6), {"table-rows": [ROWS]}),
@@ -173,6 +186,11 @@ def _made(name: str) -> tuple[nn.Module, Tensor, dict[str, list[int]]]:
     torch.manual_seed(0)
     make, shape, roles = MODELS[name]
     return make().eval(), torch.randn(shape), roles
+
+
+def test_layers_on_constants_are_layers() -> None:
+    """(In an ONNX file the exporter has computed what they make.)"""
+    _assert_roles(graph_of(ByPlaces().eval(), torch.randn(2, 7, 4)), {"neurons": [8, 12]})
 
 
 def _exported(model: nn.Module, x: Tensor) -> Graph:
