@@ -53,15 +53,16 @@ class Axes:
     def _forward(self, node: Node) -> None:
         """What the results are, by what the operands are."""
         read, outputs = [v for v in node.inputs if v is not None], node.outputs
+        moved = read[:1] if node.kind in ("gather", "lookup", "take_along") else read  # not positions
         if any(value in self.data for value in read) or node.bodies:
             self.data.update(outputs)
         if read and read[0] in self.raw and (lookup(node.kind).moves or node.attrs.get("fn") in COPIES):
             self.raw.update(outputs)
-        if node.kind == "softmax" or (self._passes(node) and any(value in self.shares for value in read)):
+        if node.kind == "softmax" or (self._passes(node) and any(value in self.shares for value in moved)):
             self.shares.update(outputs)
         written = node.kind == "scatter_along" and not any(value in self.data for value in read[2:])
         found = node.kind == "one_hot" or written or self._outer[node] in self._counting
-        if found or (self._passes(node) and any(value in self.picks for value in read)):
+        if found or (self._passes(node) and any(value in self.picks for value in moved)):
             self.picks.update(outputs)
 
     def _backward(self, node: Node) -> None:
