@@ -16,6 +16,9 @@ from ..graph import Graph
 #: Suffixes of files that hold pickled objects, which are never loaded.
 PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".t7"})
 
+#: What is loaded where there is a model of transformers.
+_TRANSFORMERS = "transformers.modeling_utils"
+
 #: Where no configuration of transformers says what a result is.
 _UNDESCRIBED = "its configuration does not say so, and from_pretrained cannot load what save_pretrained writes"
 
@@ -130,7 +133,7 @@ def emit(graph: Graph, trial: Callable[[Any], str] | None = None) -> Any:
     if graph.frontend == "onnx":
         return of(graph).emit(graph)
     if not _configured(graph):
-        return of(graph).emit(graph, trial=trial)
+        return _with_word_of_parts(graph, of(graph).emit(graph, trial=trial))
     emitted, why = frontend("checkpoint").emit_configured(graph, trial)
     if emitted is not None:
         return emitted
@@ -138,9 +141,17 @@ def emit(graph: Graph, trial: Callable[[Any], str] | None = None) -> Any:
     return replace(emitted, reason="; ".join(filter(None, (emitted.reason, f"{_UNDESCRIBED} ({why})"))))
 
 
+def _with_word_of_parts(graph: Graph, emitted: Any) -> Any:
+    """What was emitted; where a model of transformers is a part of it, with a word on that one's configuration."""
+    if graph.frontend != "torch" or emitted.form != "module" or _TRANSFORMERS not in sys.modules:
+        return emitted
+    told = (emitted.reason, frontend("checkpoint").outdated(graph))
+    return replace(emitted, reason="; ".join(filter(None, told)))
+
+
 def _configured(graph: Graph) -> bool:
     """Whether a graph was captured from a model of transformers that its caller holds."""
-    if graph.frontend != "torch" or "transformers" not in sys.modules:
+    if graph.frontend != "torch" or _TRANSFORMERS not in sys.modules:
         return False
     return bool(frontend("checkpoint").is_configured(graph.origin.module))
 

@@ -7,9 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
+from torch import nn
 
+import graphprune as gp
 import tests.torchvision_shim  # noqa: F401  (transformers imports torchvision)
 from graphprune.frontends.torch.unloadable import cause_of, notes, without_unloadable
 
@@ -118,3 +122,14 @@ def test_other_errors_are_raised_as_they_are() -> None:
     with pytest.raises(ZeroDivisionError) as raised:
         without_unloadable(lambda: 1 / 0)
     assert cause_of(raised.value) == "division by zero"
+
+
+def test_a_library_that_does_not_load_is_nothing_to_other_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lazy(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise (ModuleNotFoundError if name == "PreTrainedModel" else AttributeError)(f"no '{name}'")
+
+    monkeypatch.setitem(sys.modules, "transformers", Lazy("transformers"))
+    monkeypatch.delitem(sys.modules, "transformers.modeling_utils", raising=False)
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    assert type(gp.prune(model, torch.randn(2, 3), target="channels=0.5", align=1).model) is nn.Sequential

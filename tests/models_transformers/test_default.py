@@ -141,3 +141,21 @@ def test_however_it_is_held(how: str) -> None:
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == (how == "tied")
     model.train()(**inputs, labels=inputs["input_ids"]).loss.backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_model_inside_another_module_says_what_its_configuration_does_not() -> None:
+    """As sentence encoders hold theirs."""
+    encoder, inputs = built("bert")
+
+    class Sentences(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder.bert
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            states: torch.Tensor = self.encoder(input_ids, attention_mask).last_hidden_state
+            return (states * attention_mask[..., None]).sum(1) / attention_mask.sum(1, keepdim=True)
+
+    result = gp.prune(Sentences(), inputs, target=gp.channels(0.5))
+    assert type(result.model) is Sentences
+    assert "the configuration of 'encoder' keeps its old numbers" in result.report.output_reason

@@ -5,7 +5,7 @@ The graph is captured without weights; they are read from the shards one at a ti
 
 from __future__ import annotations
 
-from .configured import emit_configured, is_configured
+from .configured import emit_configured, is_configured, outdated
 from .emission import emit
 from .loading import from_config, let_states_follow, load
 from .pretrained import pretrained
@@ -24,6 +24,7 @@ __all__ = [
     "let_states_follow",
     "load",
     "named_inputs",
+    "outdated",
     "pretrained",
     "random_inputs",
     "rulers",

@@ -35,9 +35,22 @@ _fitted: WeakKeyDictionary[Graph, Fitted | str] = WeakKeyDictionary()
 
 
 def is_configured(module: Any) -> bool:
-    """Whether a module is a model of transformers, with a configuration; asked without importing transformers."""
-    transformers = sys.modules.get("transformers")
-    return transformers is not None and isinstance(module, transformers.PreTrainedModel)
+    """Whether a module is a model of transformers, with a configuration; asked without importing anything of that."""
+    models = sys.modules.get("transformers.modeling_utils")
+    return models is not None and isinstance(module, models.PreTrainedModel)
+
+
+def outdated(graph: Graph) -> str:
+    """What to say of models of transformers inside another module: nobody finds a configuration for a part."""
+    origin = origin_of(graph)
+    weights, found = graph.weights(), list[str]()
+    for path, child in origin.module.named_modules() if origin.module is not None else ():
+        if path and is_configured(child) and not any(path.startswith(f"{outer}.") for outer in found):
+            own = {n: t for n, t in origin.tensors.tensors.items() if n.startswith(f"{path}.") and n in weights}
+            if any(weights[name].shape != tuple(tensor.shape) for name, tensor in own.items()):
+                found.append(path)
+    names = ", ".join(f"'{path}'" for path in found[:3])
+    return f"the configuration of {names} keeps its old numbers, and save_pretrained would write them" if found else ""
 
 
 def emit_configured(graph: Graph, trial: Callable[[nn.Module], str] | None) -> tuple[Emitted | None, str]:
