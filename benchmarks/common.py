@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import resource
 import shlex
 import subprocess
@@ -81,11 +82,16 @@ def child(options: argparse.Namespace, run: Callable[[str], None]) -> None:
     try:
         run(options.case)
     except Exception as error:  # whatever a tool raises is its result
-        text = " ".join(str(error).split())[:300]
+        text = portable(" ".join(str(error).split()))[:300]
         where = traceback.extract_tb(error.__traceback__)[-1]
         tell(error=f"{type(error).__name__}: {text}", where=f"{Path(where.filename).name}:{where.lineno}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     tell(total_s=round(time.perf_counter() - start, 3), rss_mb=round(peak))
+
+
+def portable(text: str) -> str:
+    """A text without the folders of this machine: paths begin where packages or the cache lie."""
+    return re.sub(r"/[^\s'\"]*/(?=site-packages/|\.cache/)", "", text).replace(f"{ROOT}/", "")
 
 
 def load_results(path: Path) -> dict[str, dict[str, Any]]:

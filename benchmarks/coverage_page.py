@@ -65,7 +65,7 @@ def record(suite: str, found: dict[str, Record], names: list[str]) -> None:
         "commits": sorted({item["commit"] for item in records}),
         "models": len(names),
     }
-    lines = ",\n".join(json.dumps(item) for item in records)
+    lines = ",\n".join(common.portable(json.dumps(item)) for item in records)
     path.write_text(json.dumps(head, indent=1).removesuffix("\n}") + f',\n "records": [\n{lines}\n]}}\n')
 
 
@@ -271,7 +271,7 @@ def _refused(by_route: ByRoute) -> list[list[str]]:
 def _why(item: Record) -> str:
     """The step that failed, or the operators that froze most parameters."""
     if "error" in item:
-        return f"{item.get('step', 'start')}: {item['error']} {item.get('where', '')}"
+        return f"{item.get('step', 'start')}: {common.portable(item['error'])} {item.get('where', '')}"
     if not item.get("verified"):
         return f"{item.get('verdict', 'not verified')}: {item.get('note', '')}"
     if not item.get("valid"):

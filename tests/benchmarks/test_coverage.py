@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import graphprune as gp
-from benchmarks import coverage, coverage_page, random_weights, suites
+from benchmarks import common, coverage, coverage_page, random_weights, suites
 
 GOOD = {"case": "zoo/torch/a", "commit": "x", "valid": True, "verified": True, "ratio": 0.4, "parameters": 10_000_000}
 LARGE = GOOD | {"case": "zoo/torch/b", "ratio": 0.7, "stops": ["aten.sort `sort`: mixes (60%)"]}
@@ -106,6 +106,12 @@ def test_libraries_have_a_page_with_verdicts_the_peer_and_an_earlier_commit(
         "0.300",
         "KeyError",
     ]
+
+
+def test_paths_in_errors_begin_where_packages_lie() -> None:
+    text = "no (at /home/me/venv/lib/python3.11/site-packages/timm/layers.py:5: 'x')"
+    assert common.portable(text) == "no (at site-packages/timm/layers.py:5: 'x')"
+    assert common.portable(f"'{common.ROOT}/.cache/onnx/a.onnx'") == "'.cache/onnx/a.onnx'"
 
 
 def test_a_case_that_was_not_run_keeps_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
