@@ -121,6 +121,11 @@ def places(m: Any, x: Tensor, mask: Tensor) -> Tensor:
     return m.out(twice.view(2, found.numel(), -1))  # type: ignore[no-any-return]
 
 
+def split_and_joined(m: Any, x: Tensor, mask: Tensor) -> Tensor:
+    rows = m.a(x).index_select(0, mask.nonzero().view(-1)).view(-1, 4, 4)
+    return m.out(rows.flatten(1).relu())  # type: ignore[no-any-return]
+
+
 def of_two_axes(m: Any, x: Tensor, mask: Tensor) -> Tensor:
     h = m.a(x).view(2, 3, 16)
     both = mask.view(2, 3)
@@ -138,7 +143,7 @@ class Masked(nn.Module):
         return self.call(self, x, mask)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("call", [picked, written, overwritten, places, of_two_axes])
+@pytest.mark.parametrize("call", [picked, written, overwritten, places, split_and_joined, of_two_axes])
 def test_rows_that_a_mask_picks(call: Any) -> None:
     torch.manual_seed(0)
     net = Masked(call).eval()
@@ -152,7 +157,7 @@ def test_rows_that_a_mask_picks(call: Any) -> None:
     lost = copy.deepcopy(net)  # what the pruned model lacks is zero in the original
     (keep,) = (group.keep[0] for group in result.plan.groups if group.size == 16)
     gone = sorted(set(range(16)) - set(keep))
-    if call is picked:
+    if call in (picked, split_and_joined):
         with torch.no_grad():
             lost.a.weight[gone], lost.a.bias[gone] = 0, 0
             torch.testing.assert_close(result.model(X, other), lost(X, other))

@@ -123,7 +123,7 @@ def bags_of_embeddings() -> Any:
 
 @example(
     """
-    8 exact: a.weight[0] a.bias[0] places[1]
+    8 renormalizing: a.weight[0] a.bias[0] places[1]
     """
 )
 def distances() -> Any:

@@ -168,7 +168,7 @@ def softmax_over_channels() -> Any:
 
 @example(
     """
-    6 exact: a.weight[0] a.bias[0]
+    6 renormalizing: a.weight[0] a.bias[0]
     5 renormalizing: b.weight[0] b.bias[0]
     """
 )

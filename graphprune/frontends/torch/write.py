@@ -54,10 +54,15 @@ def _call_of(node: Node, constant: Constant) -> Calls:
 def _kept_open(node: Node, call: Call) -> Call:
     """A reshape, expansion or repetition with the sizes that follow values as they were captured."""
     source, (target, args, kwargs) = node.source, call
-    if not isinstance(source, Source) or source.target not in BAKED or target not in BAKED:
+    if not isinstance(source, Source) or target not in BAKED:
         return call
-    own, sizes = source.args[1], args[1]
-    return target, (args[0], _with_open(sizes, own), *args[2:]), kwargs
+    if source.target in BAKED:
+        return target, (args[0], _with_open(args[1], source.args[1]), *args[2:]), kwargs
+    free = node.outputs[0].dynamic
+    if target is not aten.reshape.default or len(free) != 1:
+        return call
+    sizes = [-1 if axis in free else size for axis, size in enumerate(args[1])]  # flattened: no sizes were told
+    return target, (args[0], sizes, *args[2:]), kwargs
 
 
 def _with_open(sizes: Sequence[Any], own: Sequence[Any]) -> list[Any]:
