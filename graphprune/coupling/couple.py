@@ -189,8 +189,17 @@ class Coupling:
         if reason.node is None:
             return Reason(OUTPUT, reason.text)
         if reason.text == MET:
-            return self._tracer.met(reason.node, size)
+            here = [(v, a) for v, a, found in self._axes_at.get(reason.node, ()) if (found == component).any()]
+            return self._tracer.met(reason.node, size, here)
         return self._tracer.said(reason.node, reason.text)
+
+    @cached_property
+    def _axes_at(self) -> dict[Node, list[tuple[Value, int, Array]]]:
+        """The axes of weights that each node reads, with their components."""
+        found: dict[Node, list[tuple[Value, int, Array]]] = {}
+        for use, axis, components in self.axes():
+            found.setdefault(use.node, []).append((use.value, axis, components))
+        return found
 
     @cached_property
     def _tracer(self) -> Tracer:

@@ -5,7 +5,7 @@ Nothing is computed until a report asks: then the axis that they met is followed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from ..graph import Graph, Node, Value
 from ..ops import Block, known
 from ..ops.base import Array
+from .components import solve
 from .labeller import Walk
 from .statements import MET
 
@@ -56,15 +57,27 @@ class Tracer:
             return Reason(LOOKUP, text, node)
         return Reason(POSITION if node.kind in _ALONG else OPERATOR, text, node)
 
-    def met(self, node: Node, size: int) -> Reason:
-        """What indices of an axis of this size met at a node."""
+    def met(self, node: Node, size: int, axes: Sequence[tuple[Value, int]] = ()) -> Reason:
+        """What indices of an axis of this size met at a node, where they lie on these axes of its weights."""
         values = [v for v in node.inputs if v is not None and v.shape is not None and v.weight is None]
         fixed = [(v, a) for v in values for a in range(v.rank) if self._fixed(v, a)]
-        fixed.sort(key=lambda pair: pair[0].sizes[pair[1]] != size)
+        tied = self._tied(node, axes) if axes and len(fixed) > 1 else []
+        fixed.sort(key=lambda pair: (pair not in tied, pair[0].sizes[pair[1]] != size))
         if not fixed:
             return Reason(OPERATOR, f"{node.op} needs this axis as it is", node)
         found = self._origin(*fixed[0])
         return Reason(found.cause, found.text, node, found.maker)
+
+    def _tied(self, node: Node, axes: Sequence[tuple[Value, int]]) -> list[tuple[Value, int]]:
+        """The fixed axes of a node's inputs that its rule ties to axes of its weights.
+
+        Sizes do not tell them: gates of a recurrent layer are four times as many as indices of its state.
+        """
+        probe, places = _probe(node, self._fixed)
+        component = solve(probe.said, probe.count)[0].component
+        blocks = [(use.value, block) for use in probe.uses() for block in use.blocks]
+        own = [component[block.labels].reshape(-1) for v, block in blocks for a in block.axes if (v, a) in axes]
+        return [(v, a) for labels, v, a in places if own and np.isin(component[labels], np.concatenate(own)).any()]
 
     def _fixed(self, value: Value, axis: int) -> bool:
         """Whether nothing may be removed from an axis because it has no labels, or because some of them are 0."""

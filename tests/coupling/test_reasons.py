@@ -122,3 +122,25 @@ def test_every_worked_example_has_reasons(worked: Example) -> None:
     known = {UNKNOWN, OPERATOR, CONSTANT, LOOKUP, POSITION, INPUT, OUTPUT, SIZES}
     for row in couple(worked.graph(), grouped=worked.grouped).frozen_axes():
         assert row.cause in known and MET not in row.reason, row
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_gates_meet_the_state_that_stays(kind: type[nn.Module]) -> None:
+    """They are several times as many as the state is wide: no size tells which of the inputs they meet."""
+
+    class Step(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = kind(8, 32, batch_first=True)
+
+        def forward(self, x: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+            given = (state, torch.zeros_like(state)) if kind is nn.LSTM else state
+            return self.layer(x, given)[0].mean((1, 2))  # type: ignore[no-any-return]
+
+    found = frozen(Step(), (torch.randn(3, 20, 8), torch.randn(1, 3, 32)))
+    gates = {name: row for name, row in found.items() if name[1] == 0}
+    assert len(gates) == 4
+    assert {(row.cause, row.reason) for row in gates.values()} == {
+        (INPUT, "it meets axis 2 of the model's input 'state'")
+    }
+    assert found["layer.weight_ih_l0", 1].reason == "it meets axis 2 of the model's input 'x'"
