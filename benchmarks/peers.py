@@ -27,7 +27,7 @@ TOOLS = ("torch-pruning", "onnxsim")
 def classifiers(model: nn.Module, example: Any) -> list[nn.Module]:
     """The layers whose outputs are the classes."""
     shapes = [shape for shape in zoo.shapes(call(model, example)) if len(shape) > 1]
-    classes = {size for shape in shapes for size in (shape[1], shape[-1])}
+    classes = {shape[-1] if len(shape) == 3 else shape[1] for shape in shapes}  # of sequences, features come last
     wide = [(m, getattr(m, "out_features", getattr(m, "out_channels", None))) for m in model.modules()]
     return [m for m, size in wide if isinstance(m, nn.Linear | nn.Conv2d) and size in classes]
 
