@@ -62,6 +62,8 @@ class Axes:
             self.shares.update(outputs)
         written = node.kind == "scatter_along" and not any(value in self.data for value in read[2:])
         found = node.kind == "one_hot" or written or self._outer[node] in self._counting
+        if node.kind in _THROUGH:  # counts of neighbours that all channels are divided by pick none of them
+            moved = [value for value in moved if value.shape == outputs[0].shape]
         if found or (self._passes(node) and any(value in self.picks for value in moved)):
             self.picks.update(outputs)
 

@@ -160,6 +160,23 @@ class ByPlaces(nn.Module):
         return self.last(self.first(x) + self.down(torch.relu(self.up(self.places))))
 
 
+class Neighbours(nn.Module):
+    """A graph network: each node gets the mean of its neighbours, counted by writing ones to their places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 24), nn.Linear(24, 32), nn.Linear(32, 3)
+        self.register_buffer("edges", torch.randint(0, 5, (2, 12)))
+
+    def _mean(self, x: Tensor) -> Tensor:
+        source, target = self.edges
+        count = torch.zeros(len(x)).index_add(0, target, torch.ones(len(target))) + 1
+        return torch.zeros_like(x).index_add(0, target, x[source]) / count[:, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self._mean(self.second(torch.relu(self._mean(self.first(x))))))
+
+
 #: Model, shape of the input, the sizes of the groups of each role.
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, list[int]]]] = {
     "codebook": (lambda: Codebook(lambda ids, book: book[ids]), (5, 6), {"table-rows": [ROWS]}),
@@ -177,6 +194,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, list
     "soft experts in a loop": (SoftLoop, (4, 8), {"soft-experts": [4]}),
     "coordinates": (PointTransform, (2, 3, 11), {"coordinates": [3], "channels": [16, 24, 32]}),
     "mixer": (Mixer, (2, 10, 8), {"neurons": [20, 32], "channels": [16]}),
+    "neighbours": (Neighbours, (5, 6), {"neurons": [24, 32]}),
     "sparse autoencoder": (Sparse, (4, 8), {"neurons": [40]}),
 }
 OTHERS = {"soft-experts", "tokens", "table-rows", "coordinates"}
