@@ -166,15 +166,14 @@ class Neighbours(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second, self.last = nn.Linear(6, 24), nn.Linear(24, 32), nn.Linear(32, 3)
-        self.register_buffer("edges", torch.randint(0, 5, (2, 12)))
 
-    def _mean(self, x: Tensor) -> Tensor:
-        source, target = self.edges
+    def _mean(self, x: Tensor, edges: Tensor) -> Tensor:
+        source, target = edges[0], edges[1]
         count = torch.zeros(len(x)).index_add(0, target, torch.ones(len(target))) + 1
         return torch.zeros_like(x).index_add(0, target, x[source]) / count[:, None]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self._mean(self.second(torch.relu(self._mean(self.first(x))))))
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        return self.last(self._mean(self.second(torch.relu(self._mean(self.first(x), edges))), edges))
 
 
 #: Model, shape of the input, the sizes of the groups of each role.
@@ -194,7 +193,6 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, list
     "soft experts in a loop": (SoftLoop, (4, 8), {"soft-experts": [4]}),
     "coordinates": (PointTransform, (2, 3, 11), {"coordinates": [3], "channels": [16, 24, 32]}),
     "mixer": (Mixer, (2, 10, 8), {"neurons": [20, 32], "channels": [16]}),
-    "neighbours": (Neighbours, (5, 6), {"neurons": [24, 32]}),
     "sparse autoencoder": (Sparse, (4, 8), {"neurons": [40]}),
 }
 OTHERS = {"soft-experts", "tokens", "table-rows", "coordinates"}
@@ -209,6 +207,12 @@ def _made(name: str) -> tuple[nn.Module, Tensor, dict[str, list[int]]]:
 def test_layers_on_constants_are_layers() -> None:
     """(In an ONNX file the exporter has computed what they make.)"""
     _assert_roles(graph_of(ByPlaces().eval(), torch.randn(2, 7, 4)), {"neurons": [8, 12]})
+
+
+def test_counts_that_channels_are_divided_by_pick_none_of_them() -> None:
+    example = (torch.randn(5, 6), torch.randint(0, 5, (2, 12)))
+    groups = gp.couple(graph_of(Neighbours().eval(), example))
+    assert sorted(group.size for group in groups if group.role in ("channels", "neurons")) == [24, 32]
 
 
 def _exported(model: nn.Module, x: Tensor) -> Graph:
