@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from .attempts import couple
 from .couple import Coupling, Frozen, Group, Unknown
-from .labeller import Use
 from .presence import there
 from .roles import DEFAULT, on_request, pick_roles
 from .tables import Table, requested
+from .uses import Use
 
 __all__ = [
     "DEFAULT",

@@ -10,7 +10,7 @@ from ..graph import Graph, Node, Value
 from ..ops import Block, inner, lookup
 from ..ops.base import Array
 from ..ops.elementwise import COPIES
-from .labeller import Use
+from .uses import Use
 
 #: Operators behind which a share of attention is still one, and before which a score is.
 _THROUGH = frozenset({"elementwise"})

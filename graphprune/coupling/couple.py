@@ -13,9 +13,10 @@ from ..graph import Graph, Node, Value
 from ..ops import Block, Operator, known, lookup, reader
 from ..ops.base import Array
 from .components import Solution
-from .labeller import Use, Walk
+from .labeller import Walk
 from .reasons import CONSTANT, OPERATOR, OUTPUT, POSITION, Reason, Tracer
 from .statements import MET
+from .uses import Use
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
 
@@ -18,24 +17,10 @@ from .presence import Presences
 from .search import second
 from .statements import MET, Statements
 from .tables import Table
+from .uses import Use
 
 #: Labels of one axis take eight bytes each; an axis this long is a broken size.
 LARGEST = 1 << 27
-
-
-@dataclass(eq=False)
-class Use:
-    """One weight as one node reads it: how its axes are labeled, and so how it will be sliced.
-
-    Where its elements are positions along an axis, `positions` are the labels of that axis: they are counted anew.
-    """
-
-    node: Node
-    slot: int
-    value: Value
-    blocks: tuple[Block, ...]
-    columns: Columns | None = None
-    positions: Array | None = None
 
 
 class Walk:
