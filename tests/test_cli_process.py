@@ -63,7 +63,7 @@ def test_signals_unwind_and_set_the_exit_code(tmp_path: Path, number: signal.Sig
         "import signal, sys, time, types, graphprune\n"
         "from graphprune.cli import commands, main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs of a shell ignore it
-        "def load(*_):\n"
+        "def load(*_, **__):\n"
         "    try:\n"
         "        print('ready', file=sys.stderr, flush=True); time.sleep(60)\n"
         "    finally:\n"
@@ -112,7 +112,7 @@ def test_an_error_that_a_library_makes_of_ctrl_c_is_an_interrupt(tmp_path: Path)
     script = (
         f"{FIRST}import os, types\n"
         "from graphprune.cli import commands, main\n"
-        "def load(*_):\n"
+        "def load(*_, **__):\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "    except BaseException:\n"

@@ -94,7 +94,7 @@ def test_what_cannot_run_is_said_in_a_sentence(feed: runtimes.Inputs, sentence: 
 
 
 def test_unknown_and_missing_runtimes() -> None:
-    with pytest.raises(InputError, match="no runtime 'abacus'; the runtimes are onnxruntime, "):
+    with pytest.raises(InputError, match="unknown runtime 'abacus'; known are onnxruntime, "):
         runtimes.get("abacus")
 
 

@@ -143,7 +143,7 @@ def test_a_global_threshold_is_the_quantile_of_all_weights() -> None:
         ("row:1.2.3", "between 0 and 1"),
         ("block:0x4:0.5", "at least one row"),
         ("two of four", "patterns are N:M"),
-        (3, "no pattern '3'"),
+        (3, "unknown pattern '3'"),
     ],
 )
 def test_a_bad_pattern_is_said_to_be_one(text: Any, match: str) -> None:

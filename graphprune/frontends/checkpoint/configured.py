@@ -19,8 +19,8 @@ from torch import nn
 
 from ...errors import InputError
 from ...graph import Graph
-from ..torch.emission import Emitted
-from ..torch.execute import example_inputs
+from ..torch.emission import Beside, Emitted, emit
+from ..torch.execute import example_inputs, random_inputs
 from ..torch.origin import Origin, origin_of
 from ..torch.own_class import rebuild
 from ..torch.refusals import first_line
@@ -63,15 +63,29 @@ def emit_configured(graph: Graph, trial: Callable[[nn.Module], str] | None) -> t
     found = _fitted[graph]
     if isinstance(found, str):
         return None, found
+    if found.names:
+        return _shorter(graph, found, trial)
     try:
         module = _adapted(graph, found)
-        problem = trial(module) if trial is not None else ""
+        trial = trial or Beside(graph, [random_inputs(graph, 1), random_inputs(graph, 2), example_inputs(graph)])
+        problem = trial(module)
     except Exception as error:
         problem = first_line(error)
     if problem:
         return None, problem
     told = f"its configuration follows: {found.describe()}" if found.changes else ""
     return Emitted(module, "module", told, example_inputs(graph)), ""
+
+
+def _shorter(graph: Graph, fitted: Fitted, trial: Callable[[nn.Module], str] | None) -> tuple[Emitted | None, str]:
+    """The caller's own class without the layers that are gone: its settings follow as those of any class do. They have
+    to be what describes the graph.
+    """
+    emitted = emit(graph, trial=trial)
+    config = getattr(emitted.module, "config", None)
+    if config is not None and config.to_dict() == fitted.config.to_dict():
+        return emitted, ""
+    return None, "layers are gone, and sizes with them"
 
 
 def _fit(graph: Graph) -> Fitted | str:
@@ -87,7 +101,8 @@ def _fit(graph: Graph) -> Fitted | str:
         return str(error)
     except Exception as error:  # a class that cannot be built from its configuration alone
         return f"{type(origin.module).__name__} cannot be built from a configuration: {first_line(error)}"
-    return "layers that are gone" if found.names else found
+    gone = (origin.read & origin.tensors.tensors.keys()) - graph.weights().keys()
+    return found if found.names or not gone else f"it is without {min(gone)}, and no configuration leaves that out"
 
 
 def _adapted(graph: Graph, fitted: Fitted) -> nn.Module:

@@ -75,7 +75,7 @@ def emit(graph: Graph, *, own_class: bool = True, trial: Trial | None = None) ->
     if not ways:
         reason = f"{type(origin.module).__name__} reads {left[0]}, which the rewritten graph does without"
         return _as_graph(graph, reason, example)
-    beside = trial or _Beside(graph, [random_inputs(graph, 1), random_inputs(graph, 2), example])
+    beside = trial or Beside(graph, [random_inputs(graph, 1), random_inputs(graph, 2), example])
     cause: Cause | None = None
     for way in ways:
         try:
@@ -189,7 +189,7 @@ def _call(given: tuple[Any, Any]) -> Any:
     return kwargs if kwargs and not args else args
 
 
-class _Beside:
+class Beside:
     """Runs modules beside a graph; the answer is what is wrong, or nothing."""
 
     def __init__(self, graph: Graph, inputs: list[Any]) -> None:
@@ -201,6 +201,7 @@ class _Beside:
         self._varied = [_variation([outputs[i] for outputs in self._expected]) for i in range(len(self._expected[0]))]
 
     def __call__(self, module: nn.Module) -> str:
+        """What is wrong with a module; empty if nothing is."""
         try:
             for inputs, expected in zip(self._inputs, self._expected, strict=True):
                 problem = difference(run(module, inputs, script=self._script), expected, self._varied)
