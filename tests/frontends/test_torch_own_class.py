@@ -190,6 +190,27 @@ class OneHead(nn.Module):
         return x + self.out((q @ k.transpose(1, 2) * q.shape[-1] ** -0.5).softmax(-1) @ v)
 
 
+class OneHeadOfPixels(nn.Module):
+    """The same over the pixels of an image; a batch norm or a layer norm makes the queries."""
+
+    def __init__(self, *, batch: bool) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Conv2d(16, 16, 1) for _ in range(4))
+        self.batch, self.norm = batch, nn.BatchNorm2d(16) if batch else nn.LayerNorm(16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        k, v = (layer(x).flatten(2).transpose(1, 2)[:, None] for layer in (self.k, self.v))
+        q = (self.norm(self.q(x)) if self.batch else self.q(x)).flatten(2).transpose(1, 2)[:, None]
+        q = q if self.batch else self.norm(q)
+        return x + self.out(nf.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(x.shape[0], -1, 4, 4))
+
+
+@pytest.mark.parametrize("batch", [True, False])
+def test_a_scale_that_follows_the_width_of_a_head_behind_a_norm(batch: bool) -> None:
+    result = comes_back(OneHeadOfPixels(batch=batch).eval(), 3 * torch.randn(2, 16, 4, 4))
+    assert "since the scale of attention follows the width of a head" in result.report.output_reason
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_scale_that_follows_the_width_of_a_head(fused: bool) -> None:
     module, x = nn.Sequential(nn.Linear(5, 16), OneHead(fused=fused), nn.Linear(16, 3)), torch.randn(2, 6, 5)

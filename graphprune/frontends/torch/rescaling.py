@@ -1,7 +1,8 @@
 """Attention that derives its scale from the width of a head, where that width was cut: queries make up for it.
 
 The graph scores by `s q k` with the scale `s` of the original, the class by `s' q k`. With the rows that make the
-queries (and their biases) times `s / s'` both are the same.
+queries (and their biases) times `s / s'` both are the same. These are the rows of the last layer before them: a linear
+one, a convolution, or a norm with a gain.
 """
 
 from __future__ import annotations
@@ -59,21 +60,37 @@ def _scored(graph: Graph, node: Node) -> Value | None:
     return value
 
 
+def _rows(node: Node) -> tuple[int, tuple[Value, ...]] | None:
+    """The axis of its result that a layer scales along with the rows of its parameters, and these; None where none."""
+    kind, attrs = node.kind, node.attrs
+    last = node.outputs[0].rank - 1
+    linear = kind == "matmul" and attrs.get("trans_b")
+    if linear or (kind == "layer_norm" and list(attrs["axes"]) == [last]):
+        axis = last
+    elif kind == "batch_norm" or (kind == "conv" and not attrs["transposed"]):
+        axis = 1
+    else:
+        return None
+    return (axis, tuple(v for v in node.inputs[1:3] if v is not None)) if node.inputs[1] is not None else None
+
+
 @torch.no_grad()
 def _scale(graph: Graph, module: nn.Module, value: Value | None, ratio: float) -> str:
-    """Scale the rows of the linear layer that make a value; the name of its weight, empty where there is none."""
+    """Scale the rows of the layer that make a value; the name of its weight, empty where there is none."""
     producers, chain = graph.producers(), list[Node]()
     node = producers.get(value) if value is not None else None
     while node is not None and (node.kind in _MOVES or node.attrs.get("fn") == "identity"):
         chain.append(node)
         node = producers.get(node.inputs[0]) if node.inputs[0] is not None else None
-    if node is None or value is None or node.kind != "matmul" or not node.attrs.get("trans_b"):
+    rows = _rows(node) if node is not None else None
+    if node is None or value is None or rows is None:
         return ""
-    made, parameters = node.outputs[0], [v for v in node.inputs[1:] if v is not None]
+    (axis, parameters), made = rows, node.outputs[0]
     known = dict(module.named_parameters(remove_duplicate=False))
     if not all(v.weight is not None and v.name in known for v in parameters):
         return ""
-    numbers = torch.arange(made.sizes[-1], dtype=torch.float64).expand(made.sizes)
+    numbers = torch.arange(made.sizes[axis], dtype=torch.float64)
+    numbers = numbers.reshape(-1, *[1] * (made.rank - 1 - axis)).expand(made.sizes)
     reached = Reference(graph, Treatment(), nodes=chain[::-1]).through({made: numbers})[value].unique().long()
     for parameter in parameters:
         known[parameter.name][reached.to(known[parameter.name].device)] *= ratio
