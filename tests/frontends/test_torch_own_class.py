@@ -219,6 +219,68 @@ def test_a_scale_that_follows_the_width_of_a_head(fused: bool) -> None:
     assert "since the scale of attention follows the width of a head" in result.report.output_reason
 
 
+class WindowAttention(nn.Module):
+    """As many heads as a window is wide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = self.window = 4
+        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+        self.bias = nn.Parameter(torch.randn(4, 16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = self.qkv(x).reshape(x.shape[0], x.shape[1], 3, self.heads, -1)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self.bias.view(-1, self.window**2, self.window**2)
+        weights = (q @ k.transpose(2, 3) / 3 + bias).softmax(-1)
+        return self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+class Windows(nn.Module):
+    """The module above it takes windows of the same size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.window, self.attention = 4, WindowAttention()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        b, h, w, c = x.shape
+        size, rows, columns = self.window, h // self.window, w // self.window
+        parts = x.view(b, rows, size, columns, size, c).transpose(2, 3).reshape(-1, size * size, c)
+        parts = self.attention(parts).view(b, rows, columns, size, size, -1)
+        return x + parts.transpose(2, 3).reshape(b, h, w, -1)
+
+
+class Distances(nn.Module):
+    """Attention that sees distances up to a number, in units of another: both equal sizes that change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.most, self.unit = 4, 8, 32
+        self.q, self.k, self.v, self.out = (nn.Linear(32, 32) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        b, t, _ = x.shape
+        q, k, v = (
+            layer(x).view(b, t, self.heads, -1).transpose(1, 2).reshape(b * self.heads, t, -1)
+            for layer in (self.q, self.k, self.v)
+        )
+        places = torch.arange(t, device=x.device)
+        away = (places[:, None] - places).abs().clamp(max=self.most) / self.unit
+        mixed = (q @ k.transpose(1, 2) - 9 * away).softmax(-1) @ v
+        return x + self.out(mixed.view(b, self.heads, t, -1).transpose(1, 2).reshape(b, t, -1))
+
+
+def test_numbers_that_equal_a_size_in_two_modules() -> None:
+    result = comes_back(Windows(), torch.randn(2, 8, 8, 32))
+    assert (result.model.window, result.model.attention.window, result.model.attention.heads) == (4, 4, 2)
+
+
+def test_two_numbers_that_equal_sizes() -> None:
+    result = comes_back(Distances(), torch.randn(2, 16, 32))
+    assert (result.model.heads, result.model.most, result.model.unit) == (2, 8, 32)
+
+
 class SentenceEncoder(nn.Module):
     """A pooler whose result nobody uses."""
 

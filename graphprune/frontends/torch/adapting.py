@@ -1,8 +1,9 @@
 """The search for the values of size attributes at which the caller's own class computes what the graph computes.
 
-First every attribute of a module whose own operators changed takes its new size. Where that does not do, attributes of
-modules further up that `forward` reads join. A class that raises is mended where it raises: the attributes of the
-modules on the way to the error take other values, and what lets more of it run stays. Last, values are tried in turn.
+First every attribute of a module whose own operators changed takes its new size. A class that raises is mended where it
+raises: the attributes of the modules on the way to the error take other values, and what lets more of it run stays.
+Where that does not do, attributes of modules further up that `forward` reads join, and it is mended again. Last, values
+are tried in turn: first of all that had the same size, which may be another size by chance.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, combinations, islice
 from typing import Any
 
 import torch
@@ -45,13 +47,14 @@ class Adapting:
 
     def search(self, trial: Trial) -> str | None:
         """Set the attributes; what they became, in words, or None where nothing helped."""
-        self._choose({s: s.candidates[0] for s in self._near})
-        if self._near and not trial(self._module):
+        first = {s: s.candidates[0] for s in self._near}
+        self._choose(first)
+        if first and (not trial(self._module) or (self._mended() and not trial(self._module))):
             return self.describe()
-        self._choose({s: s.candidates[0] for s in self._further()})
+        self._choose(first | {s: s.candidates[0] for s in self._further()})
         if not self._chosen:
             return None
-        if self._runs() and (not trial(self._module) or self._toggle(trial)):
+        if self._runs() and (not trial(self._module) or self._put_back(trial) or self._toggle(trial)):
             return self.describe()
         return None
 
@@ -75,6 +78,11 @@ class Adapting:
             return []
         read = _read_by(self._graph)
         return further if read is None else [s for s in further if (s.path, s.name) in read]
+
+    def _mended(self) -> bool:
+        """Whether attributes took other values, by which the class runs."""
+        before = dict(self._chosen)
+        return self._runs() and self._chosen != before
 
     def _runs(self) -> bool:
         """Let the class run on the example by other values where it raises; whether it does."""
@@ -107,6 +115,20 @@ class Adapting:
                 for value in (setting.before, *setting.candidates):
                     if value != self._chosen[setting]:
                         yield dict.fromkeys([setting, *alike], value)
+
+    def _put_back(self, trial: Trial) -> bool:
+        """Try what has one of some sizes as it was: a number of positions may equal one of channels by chance."""
+        sizes: dict[str, list[Setting]] = {}
+        for setting in self._chosen:
+            sizes.setdefault(repr(setting.before), []).append(setting)
+        several = chain.from_iterable(combinations(sizes.values(), count) for count in range(1, len(sizes)))
+        for some in islice(several, _MOST_TRIED):
+            before = {s: self._chosen[s] for same in some for s in same}
+            self._choose({s: s.before for s in before})
+            if not trial(self._module):
+                return True
+            self._choose(before)
+        return False
 
     def _toggle(self, trial: Trial) -> bool:
         """Try other values for alike attributes together, then one by one."""
