@@ -101,7 +101,7 @@ class Roles:
         if have("present") or have("matrices"):
             if have("picked"):
                 return "experts"
-            return "soft-experts" if have("present") or have("shared") else "heads"
+            return "soft-experts" if have("shared") or (have("present") and not have("heads")) else "heads"
         learned = not have("made") and (have("position") or not have("taken"))
         told = {
             "table-rows": have("requested") or have("looked up"),

@@ -177,6 +177,27 @@ class Neighbours(nn.Module):
 
 
 #: Model, shape of the input, the sizes of the groups of each role.
+class NormedHeads(nn.Module):
+    """Attention whose heads are taken apart: each has a norm of its own for queries and keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(16, 16) for _ in range(4))
+        self.norms = nn.ModuleList(nn.LayerNorm(4) for _ in range(8))
+
+    def _normed(self, x: Tensor, norms: nn.ModuleList) -> Tensor:
+        heads = self._heads(x).split(1, 1)
+        return torch.cat([norm(head) for norm, head in zip(norms, heads, strict=True)], 1)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (-1, 4)).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self._normed(self.q(x), self.norms[:4]), self._normed(self.k(x), self.norms[4:])
+        mixed = functional.scaled_dot_product_attention(q, k, self._heads(self.v(x)))
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, list[int]]]] = {
     "codebook": (lambda: Codebook(lambda ids, book: book[ids]), (5, 6), {"table-rows": [ROWS]}),
     "codebook by one-hot": (
@@ -191,6 +212,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, list
     "experts": (lambda: Mixture(best=True), (4, 8), {"experts": [5]}),
     "soft experts": (lambda: Mixture(best=False), (4, 8), {"soft-experts": [5]}),
     "soft experts in a loop": (SoftLoop, (4, 8), {"soft-experts": [4]}),
+    "heads with norms of their own": (NormedHeads, (2, 7, 16), {"heads": [4]}),
     "coordinates": (PointTransform, (2, 3, 11), {"coordinates": [3], "channels": [16, 24, 32]}),
     "mixer": (Mixer, (2, 10, 8), {"neurons": [20, 32], "channels": [16]}),
     "sparse autoencoder": (Sparse, (4, 8), {"neurons": [40]}),
