@@ -5,7 +5,7 @@ load or capture a model, couple, plan, apply, verify, measure; and `prune`, whic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -310,18 +310,15 @@ def prune(
     planning = keeping.Planning(graph, goal, criterion, options, grouped, how, clock)
     held = keeping.what_to_hold(planning) if keep_class else keeping.Held()
     coupled, made = planning.plan(held)
-    keep = made.kept(coupled)
-    with clock("rewriting"):
-        pruned = remove_channels(coupled, keep)
-    with clock("writing the model"):
-        # The proof, where there is one, is also the trial of the caller's own class.
-        emitted = frontends.emit(pruned, (lambda _: "") if verify else None)
-    proof = None
-    if verify:
-        with clock("verifying"):
-            emitted, proof = proven.prove(coupled, keep, pruned, emitted, seed, progress, data)
+    prove = partial(proven.prove, seed=seed, tell=progress, data=data) if verify else None
+    write = partial(_written, coupled, clock=clock, prove=prove)
+    written, kept = write(made), [held.sentence]
+    exact = keeping.unrounded(planning, held, coupled, made) if getattr(written[1], "form", "") == "graph" else None
+    if exact is not None and (other := write(exact))[1].form == "module":
+        made, written, kept = exact, other, [*kept, keeping.EXACT]
+    pruned, emitted, proof = written
     notes = [*budgets.nothing_removed(coupled, made, options), *alignment.slow_kernels(graph, pruned)]
-    notes += [*running.unloaded(graph), *([held.sentence] if held.sentence else []), *told(coupled, made)]
+    notes += [*running.unloaded(graph), *filter(None, kept), *told(coupled, made)]
     report = pruning_report(coupled, made, pruned, emitted, proof, clock.seconds, notes)
     if proof is not None:
         proven.settle(proof, f"the pruned '{graph.name}'", strict)
@@ -329,6 +326,23 @@ def prune(
         proven.require_class(graph, emitted)
     emitted = frontends.placed(pruned, emitted)
     return Result(given_back(emitted), made, report, pruned, coupled, emitted)
+
+
+def _written(
+    coupled: Coupling, made: Plan, *, clock: Clock, prove: Callable[..., tuple[Any, proving.Proof]] | None
+) -> tuple[Graph, Any, proving.Proof | None]:
+    """The pruned graph, the model written back, and its proof, if there is to be one."""
+    keep = made.kept(coupled)
+    with clock("rewriting"):
+        pruned = remove_channels(coupled, keep)
+    with clock("writing the model"):
+        # The proof, where there is one, is also the trial of the caller's own class.
+        emitted = frontends.emit(pruned, (lambda _: "") if prove is not None else None)
+    if prove is None:
+        return pruned, emitted, None
+    with clock("verifying"):
+        emitted, proof = prove(coupled, keep, pruned, emitted)
+    return pruned, emitted, proof
 
 
 def _coupled(graph: Graph, grouped: str, rows: tuple[str, ...] = (), inner: tuple[str, ...] = ()) -> Coupling:

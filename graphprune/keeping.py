@@ -22,6 +22,8 @@ from .plans import Plan
 from .stages import Clock
 from .targets import Targets
 
+#: Said where counts are those of `unrounded`.
+EXACT = "counts are the very share that was asked for: the class does not hold those nearby that runtimes run faster"
 #: Rounds of finding out what else the code holds.
 _ROUNDS = 12
 
@@ -61,10 +63,15 @@ class Planning:
         with self.clock("coupling"):
             rows = requested(self.graph, self.options.include)
             coupled = couple(self.graph, grouped=self.grouped, rows=rows, inner=held.inner)
+        return coupled, self.choose(coupled, held)
+
+    def choose(self, coupled: Coupling, held: Held, align: int | None = None) -> Plan:
+        """Score and choose, with counts that are multiples of `align` rather than of what the options say."""
         with self.clock("planning"):
             scores = criteria.score(coupled, self.criterion, **self.how)
             options = replace(self.options, exclude=(*self.options.exclude, *held.groups))
-            return coupled, make_plan(coupled, scores, self.targets, options, self.criterion)
+            options = options if align is None else replace(options, align=align)
+            return make_plan(coupled, scores, self.targets, options, self.criterion)
 
     def made(self, held: Held) -> tuple[Coupling, Any] | None:
         """What the frontend makes of the pruned graph; nothing where there is nothing to prune or too little."""
@@ -97,6 +104,21 @@ def what_to_hold(planning: Planning) -> Held:
             break
         held = Held(held.inner, (*held.groups, *groups))
     return Held()
+
+
+def unrounded(planning: Planning, held: Held, coupled: Coupling, plan: Plan) -> Plan | None:
+    """The plan for the very share that was asked for, where the class holds its counts but not those of `plan`, which
+    were rounded to what runtimes run fast; None where that is not so.
+    """
+    if planning.options.align is not None or planning.targets.limits:
+        return None
+    exact = planning.choose(coupled, held, align=1)
+    keep = exact.kept(coupled)
+    if np.array_equal(keep, plan.kept(coupled)):
+        return None
+    with planning.clock("writing the model"):
+        emitted = frontends.emit(remove_channels(coupled, keep))
+    return exact if emitted.form == "module" else None
 
 
 def _leads_on(made: tuple[Coupling, Any] | None, before: Sequence[str]) -> bool:

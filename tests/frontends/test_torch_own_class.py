@@ -281,6 +281,36 @@ def test_two_numbers_that_equal_sizes() -> None:
     assert (result.model.heads, result.model.most, result.model.unit) == (2, 8, 32)
 
 
+class FusedHeads(nn.Module):
+    """Heads are fused to the width of the stream that they are added to, which may be written into the code."""
+
+    def __init__(self, *, literal: bool = False) -> None:
+        super().__init__()
+        self.heads, self.literal = 4, literal
+        self.first, self.last = nn.Linear(5, 84), nn.Linear(84, 3)
+        self.qkv, self.out = nn.Linear(84, 252), nn.Linear(84, 84)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, -1).permute(2, 0, 3, 4, 1).unbind(0)
+        mixed = (nf.normalize(q, dim=-1) @ nf.normalize(k, dim=-1).transpose(2, 3)).softmax(-1) @ v
+        assert c == 84 or not self.literal
+        return self.last(x + self.out(mixed.permute(0, 3, 1, 2).reshape(b, n, c)))
+
+
+def test_counts_are_not_rounded_where_that_loses_the_class() -> None:
+    result = comes_back(FusedHeads(), torch.randn(2, 7, 5))
+    assert (result.model.heads, result.model.first.out_features) == (2, 42)
+    assert any("the very share" in note for note in result.report.notes)
+
+
+def test_counts_are_rounded_where_the_class_is_lost_anyway() -> None:
+    result = half(FusedHeads(literal=True), torch.randn(2, 7, 5))
+    assert result.report.output_form == "fx GraphModule"
+    assert result.graph.weights()["first.weight"].sizes[0] == 40
+
+
 class SentenceEncoder(nn.Module):
     """A pooler whose result nobody uses."""
 
