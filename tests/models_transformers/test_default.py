@@ -21,6 +21,7 @@ HALVED = {
     "bart": ("d_model", "encoder_ffn_dim", "decoder_attention_heads"),
     "whisper": ("d_model", "decoder_ffn_dim", "encoder_attention_heads"),
     "bert": ("hidden_size", "intermediate_size", "num_attention_heads"),
+    "t5": ("d_model", "d_ff", "num_heads"),
     "mamba": ("hidden_size", "state_size", "intermediate_size"),
 }
 GENERATE = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
@@ -78,12 +79,20 @@ def test_however_it_is_called(changes: dict[str, Any]) -> None:
 
 
 def test_a_configuration_that_cannot_say_it_is_noted(tmp_path: Path) -> None:
-    """T5 multiplies what comes before its tied head by one over the root of its width."""
-    module, inputs = built("t5")
+    """Gemma multiplies embeddings by the root of their width, and its head is tied to them."""
+    module, inputs = built("gemma", "attention_mask")
     result = gp.prune(module, inputs, target=gp.channels(0.5))
     assert type(result.model) is type(module)
     assert "its configuration does not say so" in result.report.output_reason
     assert_generates(result.model, inputs)
+
+
+def test_a_number_that_the_code_takes_from_a_size_is_made_up_for() -> None:
+    """T5 multiplies what comes before its tied head by one over the root of its width."""
+    module, inputs = built("t5")
+    result = gp.prune(module, inputs, target=gp.channels(0.5))
+    assert "scaled decoder.final_layer_norm.weight, since a number in the code" in result.report.output_reason
+    assert result.model.config.d_model == 32 and module.config.d_model == 64
 
 
 def test_it_generates_what_the_masked_original_does() -> None:

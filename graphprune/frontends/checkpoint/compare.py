@@ -22,17 +22,18 @@ from ..treatment import Treatment
 _BY_CALL = frozenset({"unknown", "fill", "spatial", "axiswise", "recurrent"})
 
 
-def mismatch(one: Graph, other: Graph, names: Mapping[str, str]) -> tuple[int, str]:
+def mismatch(one: Graph, other: Graph, names: Mapping[str, str], *, scales: bool = False) -> tuple[int, str]:
     """The first difference between a rewritten graph and a captured one: at which operator, and in words (nothing
     where there is none).
 
-    `names` gives the other graph's name of a tensor where it is another.
+    `names` gives the other graph's name of a tensor where it is another. With `scales`, numbers that values are
+    multiplied by may differ.
     """
     if len(one.nodes) != len(other.nodes):
         return -1, f"it has {len(other.nodes)} operators instead of {len(one.nodes)}"
     twin: dict[Value, Value] = dict(zip(one.inputs, other.inputs, strict=True))
     for at, (mine, theirs) in enumerate(zip(one.nodes, other.nodes, strict=True)):
-        problem = _differ(mine, theirs, twin, names)
+        problem = _differ(mine, theirs, twin, names, "" if not scales else _scale(mine))
         if problem:
             return at, f"at {mine.op} ({mine.name}) {problem}"
         twin.update(zip(mine.outputs, theirs.outputs, strict=True))
@@ -72,7 +73,12 @@ def same_numbers(one: Graph, other: Graph, names: Mapping[str, str], saved: Coll
     return not difference(found, expected)
 
 
-def _differ(mine: Node, theirs: Node, twin: Mapping[Value, Value], names: Mapping[str, str]) -> str:
+def _scale(node: Node) -> str:
+    """The attribute that holds a number which values are multiplied by."""
+    return "scale" if node.kind == "attention" else "scalars" if node.attrs.get("fn") in ("mul", "div") else ""
+
+
+def _differ(mine: Node, theirs: Node, twin: Mapping[Value, Value], names: Mapping[str, str], free: str) -> str:
     if (mine.kind, mine.op, len(mine.inputs)) != (theirs.kind, theirs.op, len(theirs.inputs)):
         return f"it has {theirs.op}"
     if takes(mine):
@@ -84,7 +90,7 @@ def _differ(mine: Node, theirs: Node, twin: Mapping[Value, Value], names: Mappin
         if a.shape != b.shape or a.dtype != b.dtype:
             return f"it makes {list(b.shape or ())} instead of {list(a.shape or ())}"
     for key in theirs.attrs:
-        if not _same(mine.attrs.get(key), theirs.attrs.get(key)):
+        if key != free and not _same(mine.attrs.get(key), theirs.attrs.get(key)):
             return f"'{key}' is {theirs.attrs.get(key)} instead of {mine.attrs.get(key)}"
     if mine.kind in _BY_CALL and not _same_call(mine.source, theirs.source):
         return "it is called with other arguments"

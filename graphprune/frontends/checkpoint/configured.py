@@ -24,6 +24,7 @@ from ..torch.execute import example_inputs, random_inputs
 from ..torch.origin import Origin, origin_of
 from ..torch.own_class import rebuild
 from ..torch.refusals import first_line
+from ..torch.rescaling import rescaled
 from .fit import Fitted, fit
 from .origin import CheckpointOrigin
 from .skeleton import floating_dtype, skeleton
@@ -67,6 +68,9 @@ def emit_configured(graph: Graph, trial: Callable[[nn.Module], str] | None) -> t
         return _shorter(graph, found, trial)
     try:
         module = _adapted(graph, found)
+        scaled = rescaled(graph, module) if found.scales else ""
+        if found.scales and not scaled:
+            return None, f"a configuration would give another model: {found.scales}"
         trial = trial or Beside(graph, [random_inputs(graph, 1), random_inputs(graph, 2), example_inputs(graph)])
         problem = trial(module)
     except Exception as error:
@@ -74,7 +78,7 @@ def emit_configured(graph: Graph, trial: Callable[[nn.Module], str] | None) -> t
     if problem:
         return None, problem
     told = f"its configuration follows: {found.describe()}" if found.changes else ""
-    return Emitted(module, "module", told, example_inputs(graph)), ""
+    return Emitted(module, "module", "; ".join(filter(None, (told, scaled))), example_inputs(graph)), ""
 
 
 def _shorter(graph: Graph, fitted: Fitted, trial: Callable[[nn.Module], str] | None) -> tuple[Emitted | None, str]:
@@ -96,7 +100,7 @@ def _fit(graph: Graph) -> Fitted | str:
     seen = graph.copy()
     seen.origin = CheckpointOrigin(**known, config=origin.module.config)
     try:
-        found = fit(seen)
+        found = fit(seen, scales=True)
     except InputError as error:
         return str(error)
     except Exception as error:  # a class that cannot be built from its configuration alone

@@ -39,11 +39,15 @@ _NO_MODEL = 1 << 30
 
 @dataclass(frozen=True)
 class Fitted:
-    """The new configuration, what changed in it, and where layers went (old name of a tensor to its new one)."""
+    """The new configuration, what changed in it, and where layers went (old name of a tensor to its new one).
+
+    `scales` says where its model multiplies by other numbers than the graph does; empty where it does not.
+    """
 
     config: Any
     changes: Mapping[Path, tuple[Any, Any]]
     names: Mapping[str, str]
+    scales: str = ""
 
     def describe(self) -> str:
         """The changes in words."""
@@ -51,19 +55,22 @@ class Fitted:
         return ", ".join(told[:6]) + (f" and {len(told) - 6} more" if len(told) > 6 else "")
 
 
-def fit(graph: Graph) -> Fitted:
-    """The configuration of a rewritten graph. Raises InputError saying what no configuration can say."""
+def fit(graph: Graph, *, scales: bool = False) -> Fitted:
+    """The configuration of a rewritten graph; with `scales` also one whose model multiplies by other numbers.
+
+    Raises InputError saying what no configuration can say.
+    """
     origin = checkpoint_of(graph)
     layers = numbered(origin, graph)
-    search = _Search(origin, graph, layers)
+    search = _Search(origin, graph, layers, scales)
     config = search.run()
     changes = {p: (v, _get(config.to_dict(), p)) for p, v in integers(origin.config.to_dict(), lists=False)}
     changes = {p: (old, new) for p, (old, new) in changes.items() if old != new and p not in search.special}
-    return Fitted(config, changes, layers.names)
+    return Fitted(config, changes, layers.names, search.scaled)
 
 
 class _Search:
-    def __init__(self, origin: CheckpointOrigin, graph: Graph, layers: Layers) -> None:
+    def __init__(self, origin: CheckpointOrigin, graph: Graph, layers: Layers, scales: bool) -> None:
         self.origin = origin
         self.graph = graph
         self.layers = layers
@@ -71,7 +78,8 @@ class _Search:
         self.special = token_ids(self.data)
         self.wanted = _wanted(origin, graph, layers)
         self.became = _became(graph, layers)
-        self.refusal = ""
+        self.refusal = self.scaled = ""
+        self._scales = scales
 
     def run(self) -> Any:
         """Sizes first, from every candidate changed or from none; then what the model of such a configuration is."""
@@ -83,6 +91,9 @@ class _Search:
         if chosen is not every:
             chosen = self._with_silent(chosen)
         chosen, problem = self._matched(chosen)
+        if problem and self._scales and not self._mismatch(chosen, scales=True)[1]:
+            self.scaled = problem
+            return self._config(chosen)
         if problem:
             raise InputError(f"a configuration would give another model: {problem}{self._advice(chosen)}")
         return self._config(self._needed(chosen))
@@ -223,7 +234,7 @@ class _Search:
         extra = sorted(found.keys() - self.wanted)
         return f"a configuration brings '{extra[0]}' with it, which is not there" if extra else ""
 
-    def _mismatch(self, chosen: Mapping[Path, int]) -> tuple[int, str]:
+    def _mismatch(self, chosen: Mapping[Path, int], *, scales: bool = False) -> tuple[int, str]:
         """Where the model of a configuration, captured, is another graph than the rewritten one and computes something
         else: see `mismatch`.
         """
@@ -232,7 +243,7 @@ class _Search:
             captured = capture(model, example_inputs(self.graph))
         except InputError as error:
             return -1, str(error)
-        at, problem = mismatch(self.graph, captured, self.layers.names)
+        at, problem = mismatch(self.graph, captured, self.layers.names, scales=scales)
         same = problem and same_numbers(self.graph, captured, self.layers.names, model.state_dict().keys())
         return (len(self.graph.nodes) + 1, "") if same else (at, problem)
 
