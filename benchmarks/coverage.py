@@ -98,7 +98,7 @@ def onnx_route(source: Path) -> None:
     import onnx
 
     import graphprune as gp
-    from graphprune.feeds import random_inputs
+    from graphprune.calibration.random_inputs import random_inputs
     from graphprune.runtimes import get
 
     graph = timed("capture", lambda: gp.load(source))

@@ -68,7 +68,7 @@ def _runs(model: ModelProto) -> bool:
 
 
 def _same(graph: Any, model: ModelProto, written: ModelProto) -> bool:
-    from graphprune.feeds import random_inputs
+    from graphprune.calibration.random_inputs import random_inputs
     from graphprune.runtimes import get
 
     runtime, feed = get("onnxruntime"), random_inputs(graph, 0)

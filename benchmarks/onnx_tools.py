@@ -84,7 +84,7 @@ def _feeds(path: Path) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     import graphprune as gp
-    from graphprune.feeds import random_inputs
+    from graphprune.calibration.random_inputs import random_inputs
 
     graph = gp.load(path)
     feeds = iter([random_inputs(graph, seed) for seed in range(SAMPLES)])

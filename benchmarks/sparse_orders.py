@@ -136,8 +136,8 @@ def model(name: str, options: Any) -> None:
 def _difference(graph: Any, reordered: Any) -> float:
     """The largest of the outputs' differences on random inputs, relative to the largest output."""
     import graphprune as gp
-    from graphprune.feeds import random_inputs
-    from graphprune.running import runner
+    from graphprune.calibration.random_inputs import random_inputs
+    from graphprune.calibration.running import runner
 
     runs = [runner(g, gp.emit(g)) for g in (graph, reordered)]
     found = []

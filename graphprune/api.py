@@ -11,29 +11,34 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import alignment, budgets, coupling, criteria, depth, frontends, keeping, proven, running
-from . import proof as proving
-from .budgets import FLOOR, Options
-from .calibration import Data
+from . import coupling, depth, frontends
+from .bench import benchmark
+from .calibration import running
+from .calibration.samples import Data
 from .coupling import Coupling
 from .errors import InputError
-from .graph import Graph
-from .measuring import benchmark
+from .ir.graph import Graph
 from .passes.base import Pass
 from .passes.cast_precision import CastPrecision
 from .passes.permute import Permute
 from .passes.pipeline import PassTiming, parse_pipeline, run_pipeline
 from .passes.remove_channels import remove_channels
 from .passes.sparsify import Sparsify
-from .plans import Plan
+from .pipelines import proving
+from .pipelines.own_class import EXACT, Held, Planning, unrounded, what_to_hold
+from .pipelines.sparsify import SparseResult, sparsify
+from .pipelines.stages import Clock, Progress, given_back, model_of
+from .pruning.budgets import alignment, allocation
+from .pruning.budgets.allocation import FLOOR, Options
+from .pruning.budgets.targets import Target, Targets, channels, macs, params
+from .pruning.criteria import magnitude
+from .pruning.plan import Plan
 from .report import BlocksReport, EligibilityReport, InspectReport, PassRow, Report
 from .report.build import blocks_report, inspection, pruning_report, told
 from .report.eligible import eligibility_report
-from .sparsifying import SparseResult, sparsify
 from .sparsity import Masks, load_compact, restore_compact, save_compact
 from .sparsity.measured import read_measured
-from .stages import Clock, Progress, given_back, model_of
-from .targets import Target, Targets, channels, macs, params
+from .verification.proof import Proof
 
 __all__ = [
     "Masks",
@@ -76,7 +81,7 @@ def load(model: Any, input_shapes: Any = None, data: Data | None = None, *, subm
     """
     if data is None:
         return frontends.load(model, input_shapes, submodule)
-    return proven.loaded(model, None, input_shapes, data, submodule)
+    return proving.loaded(model, None, input_shapes, data, submodule)
 
 
 def capture(module: Any, example_inputs: Any, *, submodule: str = "") -> Graph:
@@ -119,7 +124,7 @@ def plan(
     grouped: str = "within",
     seed: int = 0,
 ) -> Plan:
-    """Couple, score and choose what stays; see `budgets.make_plan` and `criteria.score` for options and errors.
+    """Couple, score and choose what stays; see `allocation.make_plan` and `magnitude.score` for options and errors.
 
     `roles` says what may go: by default "channels", "neurons", "heads", "head-width" and "experts" with a router;
     others ("soft-experts", "tokens", "table-rows", "coordinates", or "all") on request.
@@ -127,9 +132,9 @@ def plan(
     Of several targets all are met.
     """
     coupled = graph if isinstance(graph, Coupling) else _coupled(graph, grouped, coupling.requested(graph, include))
-    scores = criteria.score(coupled, criterion, reduction=reduction, normalization=normalization, seed=seed)
+    scores = magnitude.score(coupled, criterion, reduction=reduction, normalization=normalization, seed=seed)
     options = Options(include, exclude, overrides or {}, align, floor, uniform, roles)
-    return budgets.make_plan(coupled, scores, Targets.of(target), options, criterion)
+    return allocation.make_plan(coupled, scores, Targets.of(target), options, criterion)
 
 
 def apply(graph: Graph | Coupling, plan: Plan) -> Graph:
@@ -147,15 +152,15 @@ def verify(
     seed: int = 0,
     data: Data | None = None,
     strict: bool = False,
-) -> proving.Proof:
+) -> Proof:
     """Compare a pruned model (a `Graph` or a foreign model) with the masked original, on made-up inputs or on `data`.
 
     Raises VerificationError where nothing was proven and `strict` asks for a proof.
     """
     coupled = graph if isinstance(graph, Coupling) else _coupled(graph, plan.grouped, plan.rows, plan.inner)
-    proof = proven.compared(coupled, plan.kept(coupled), pruned, inputs=inputs, seed=seed, data=proven.few(data))
+    proof = proving.compared(coupled, plan.kept(coupled), pruned, inputs=inputs, seed=seed, data=proving.few(data))
     if proof.undecided:
-        proven.settle(proof, f"the pruned '{coupled.graph.name}'", strict)
+        proving.settle(proof, f"the pruned '{coupled.graph.name}'", strict)
     return proof
 
 
@@ -166,12 +171,12 @@ def verify_files(
     input_shapes: Any = None,
     data: Data | None = None,
     strict: bool = False,
-) -> proving.Proof:
+) -> Proof:
     """Compare two model files under a plan file."""
     made = Plan.load(plan)
     graph = load(original, input_shapes, data)
     other = load(pruned, input_shapes, data)
-    proven.same_kind(graph, other, (original, pruned))
+    proving.same_kind(graph, other, (original, pruned))
     return verify(graph, other, made, data=data, strict=strict)
 
 
@@ -200,7 +205,7 @@ def optimize(
     nothing was proven a remark says so; with `strict` that is an error. Raises InputError for a bad pipeline, PassError
     naming the pass that broke the graph.
     """
-    check = partial(proven.verify_pass, data=data, strict=strict) if verify_each else None
+    check = partial(proving.verify_pass, data=data, strict=strict) if verify_each else None
     passes = _given(parse_pipeline(pipeline), data, verify_each)
     result, timings = run_pipeline(graph, passes, verify_each=check)
     return result, [_pass_row(t) for t in timings]
@@ -296,41 +301,41 @@ def prune(
     the target is out of reach, VerificationError where the result is not what it should be, or where nothing was proven
     and `strict` asks for a proof.
     """
-    clock, goal, data = Clock(progress), Targets.of(target), proven.few(data)
+    clock, goal, data = Clock(progress), Targets.of(target), proving.few(data)
     if data is not None and not verify:
         raise InputError("data serve the proof, which is not to run: leave out data, or verify=False (--no-verify)")
-    if own_class not in proven.OWN_CLASS:
-        raise InputError(f"own_class must be one of {', '.join(proven.OWN_CLASS)}, not '{own_class}'")
+    if own_class not in proving.OWN_CLASS:
+        raise InputError(f"own_class must be one of {', '.join(proving.OWN_CLASS)}, not '{own_class}'")
     with clock("reading the model"):
-        graph = proven.loaded(model, example_inputs, input_shapes, data, submodule)
-        graph = proven.at_running_sizes(graph, model) if verify and data is None else graph
+        graph = proving.loaded(model, example_inputs, input_shapes, data, submodule)
+        graph = proving.at_running_sizes(graph, model) if verify and data is None else graph
         exclude = (*exclude, *frontends.shared_outside(graph))
     options = Options(include, exclude, overrides or {}, align, floor, uniform, roles)
     how = {"reduction": reduction, "normalization": normalization, "seed": seed}
-    planning = keeping.Planning(graph, goal, criterion, options, grouped, how, clock)
-    held = keeping.what_to_hold(planning) if keep_class else keeping.Held()
+    planning = Planning(graph, goal, criterion, options, grouped, how, clock)
+    held = what_to_hold(planning) if keep_class else Held()
     coupled, made = planning.plan(held)
-    prove = partial(proven.prove, seed=seed, tell=progress, data=data) if verify else None
+    prove = partial(proving.prove, seed=seed, tell=progress, data=data) if verify else None
     write = partial(_written, coupled, clock=clock, prove=prove)
     written, kept = write(made), [held.sentence]
-    exact = keeping.unrounded(planning, held, coupled, made) if getattr(written[1], "form", "") == "graph" else None
+    exact = unrounded(planning, held, coupled, made) if getattr(written[1], "form", "") == "graph" else None
     if exact is not None and (other := write(exact))[1].form == "module":
-        made, written, kept = exact, other, [*kept, keeping.EXACT]
+        made, written, kept = exact, other, [*kept, EXACT]
     pruned, emitted, proof = written
-    notes = [*budgets.nothing_removed(coupled, made, options), *alignment.slow_kernels(graph, pruned)]
+    notes = [*allocation.nothing_removed(coupled, made, options), *alignment.slow_kernels(graph, pruned)]
     notes += [*running.unloaded(graph), *filter(None, kept), *told(coupled, made)]
     report = pruning_report(coupled, made, pruned, emitted, proof, clock.seconds, notes)
     if proof is not None:
-        proven.settle(proof, f"the pruned '{graph.name}'", strict)
+        proving.settle(proof, f"the pruned '{graph.name}'", strict)
     if own_class == "require":
-        proven.require_class(graph, emitted)
+        proving.require_class(graph, emitted)
     emitted = frontends.placed(pruned, emitted)
     return Result(given_back(emitted), made, report, pruned, coupled, emitted)
 
 
 def _written(
-    coupled: Coupling, made: Plan, *, clock: Clock, prove: Callable[..., tuple[Any, proving.Proof]] | None
-) -> tuple[Graph, Any, proving.Proof | None]:
+    coupled: Coupling, made: Plan, *, clock: Clock, prove: Callable[..., tuple[Any, Proof]] | None
+) -> tuple[Graph, Any, Proof | None]:
     """The pruned graph, the model written back, and its proof, if there is to be one."""
     keep = made.kept(coupled)
     with clock("rewriting"):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphprune.errors import GraphPruneError
-from graphprune.graph import Graph
-from graphprune.naming import pick
+from graphprune.ir.graph import Graph
+from graphprune.registry import pick
 
 
 class Names:

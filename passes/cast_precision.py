@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 import ml_dtypes
 import numpy as np
 
-from graphprune import calibration
+from graphprune.calibration.samples import read_samples
 from graphprune.errors import InputError
-from graphprune.graph import Graph, Node, Value, Weight
+from graphprune.ir.graph import Graph, Node, Value, Weight
 from graphprune.ops import lookup
 from graphprune.ops.base import Array
 
 from .base import Names, Pass, Remark, register
-from .islands import find_islands, touches
-from .ranges import ENDLESS, WIDE, Ranges, measure
+from .support.fp32_regions import find_islands, touches
+from .support.ranges import ENDLESS, WIDE, Ranges, measure
 
 #: What fills masks: a number that stands for infinity would become one where the mask is cast.
 _FILLS = frozenset({"add", "mul", "sub", "where"})
@@ -67,7 +67,7 @@ class CastPrecision(Pass):
     def applied(self, graph: Graph) -> tuple[Graph, list[Remark]]:
         """As `run`; with the islands and their reasons."""
         self._expect_onnx(graph)
-        ranges = measure(graph, calibration.read(graph, self.data)) if self.data else None
+        ranges = measure(graph, read_samples(graph, self.data)) if self.data else None
         islands = self.islands(graph, ranges)
         remarks = [Remark(node.name, f"left in float32: {why}") for node, why in islands.items()]
         if ranges is None and self.to == "float16":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 
 from .base import Pass, register
 from .fold_constants import FoldConstants

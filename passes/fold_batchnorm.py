@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphprune.graph import Graph, Node, Value, Weight
+from graphprune.ir.graph import Graph, Node, Value, Weight
 from graphprune.ops.base import Array
 
 from .base import Names, Pass, register

@@ -8,7 +8,7 @@ from math import prod
 from typing import ClassVar
 
 from graphprune.errors import InputError
-from graphprune.graph import Graph, Node, Value
+from graphprune.ir.graph import Graph, Node, Value
 
 from .base import Pass, register
 

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphprune import calibration, sparsity
-from graphprune.calibration import Samples
+from graphprune import sparsity
+from graphprune.calibration.samples import Samples, read_samples
 from graphprune.coupling import Coupling, couple
 from graphprune.errors import InputError
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from graphprune.ops.base import Array
 from graphprune.sparsity.permuting import SECONDS, Exchange, Gain, choose_order, find_trades
 
@@ -67,7 +67,7 @@ class Permute(Pass):
 
     def run(self, graph: Graph) -> Graph:
         """Reorder."""
-        return self.reordered(graph, samples=calibration.read(graph, self.data) if self.data else None).graph
+        return self.reordered(graph, samples=read_samples(graph, self.data) if self.data else None).graph
 
     def reordered(
         self, graph: Graph, progress: Callable[[str], None] = lambda _: None, samples: Samples | None = None

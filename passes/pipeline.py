@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphprune.errors import BackendError, InputError, PassError, VerificationError
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from graphprune.options import fill
 
 from . import (  # noqa: F401

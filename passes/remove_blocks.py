@@ -10,7 +10,7 @@ from graphprune import depth
 from graphprune.depth import Block
 from graphprune.depth.selection import Wanted
 from graphprune.errors import PassError
-from graphprune.graph import Graph, Node, Value
+from graphprune.ir.graph import Graph, Node, Value
 
 from .base import Pass, register
 from .remove_dead import RemoveDead

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from graphprune import criteria
-from graphprune.budgets import FLOOR, Options, make_plan
 from graphprune.coupling import Coupling, Use, couple, requested
+from graphprune.coupling.slicing import Survivors, kept_rows
 from graphprune.errors import GraphPruneError, InputError, PassError
-from graphprune.graph import Graph, Value, uncollected
-from graphprune.kept import Survivors, kept_rows
+from graphprune.ir.graph import Graph, Value, uncollected
 from graphprune.ops.base import Array
-from graphprune.plans import Plan
-from graphprune.targets import KINDS, Target, Targets
+from graphprune.pruning.budgets.allocation import FLOOR, Options, make_plan
+from graphprune.pruning.budgets.targets import KINDS, Target, Targets
+from graphprune.pruning.criteria import magnitude
+from graphprune.pruning.plan import Plan
 
 from .base import Pass, register
-from .leaving import leave_out
+from .support.removing import leave_out
 
 
 class Slicer(Protocol):
@@ -163,7 +163,7 @@ class RemoveChannels(Pass):
         """What the pass removes from a graph; the same each time."""
         coupling = couple(graph, grouped=self.grouped, rows=requested(graph, self.include))
         how = {"reduction": self.reduction, "normalization": self.normalization}
-        scores = criteria.score(coupling, self.criterion, seed=self.seed, **how)
+        scores = magnitude.score(coupling, self.criterion, seed=self.seed, **how)
         options = Options(self.include, self.exclude, {}, self.align, self.floor, self.uniform, self.roles or None)
         return coupling, make_plan(coupling, scores, self.targets(), options, self.criterion)
 

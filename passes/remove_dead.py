@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphprune.graph import Graph, Node, Value
+from graphprune.ir.graph import Graph, Node, Value
 
 from .base import Pass, register
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphprune.graph import Graph, Node, Value
+from graphprune.ir.graph import Graph, Node, Value
 
 from .base import Pass, register
 

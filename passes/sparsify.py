@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphprune import sparsity
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 
 from .base import Pass, register
 

@@ -13,8 +13,8 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 
 from graphprune.errors import BackendError, InputError
-from graphprune.naming import pick
 from graphprune.options import fill
+from graphprune.registry import pick
 
 Inputs = Mapping[str, np.ndarray] | Sequence[np.ndarray]
 """Arrays to feed: by input name, or in the order of the model's inputs."""

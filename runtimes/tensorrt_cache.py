@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from graphprune.atomic import whole
 from graphprune.errors import InputError
-from graphprune.writing import whole
 
 from .tensorrt_log import Told
 from .tensorrt_memory import Device
@@ -113,7 +113,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def model_hash(path: Path) -> str:
     """SHA-256 over a model file and the files that hold its weights."""
-    from graphprune.frontends.onnx.reading import data_files
+    from graphprune.frontends.onnx.read.reading import data_files
 
     digest = hashlib.sha256()
     for file in (path, *data_files(path)):

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from graphprune import budgets, criteria, frontends, proof, targets
+from graphprune import frontends
 from graphprune.coupling import Coupling, couple
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from graphprune.ops.base import Array
 from graphprune.passes.remove_channels import remove_channels
-from graphprune.plans import Plan
+from graphprune.pruning.budgets import allocation, targets
+from graphprune.pruning.criteria import magnitude
+from graphprune.pruning.plan import Plan
+from graphprune.verification import proof
 
 #: Worked examples are a few layers of float32: in units of the outputs' variation, rounding stays below this.
 TIGHT = 5e-5
@@ -45,8 +48,8 @@ def graph_of(model: Any, example: Any = None) -> Graph:
 
 def random_plan(coupling: Coupling, target: targets.Target, seed: int = 0, align: int | None = 1) -> Plan:
     """A plan with random scores."""
-    scores = criteria.score(coupling, "random", seed=seed)
-    return budgets.make_plan(coupling, scores, target, budgets.Options(align=align, roles=("all",)), "random")
+    scores = magnitude.score(coupling, "random", seed=seed)
+    return allocation.make_plan(coupling, scores, target, allocation.Options(align=align, roles=("all",)), "random")
 
 
 def prune_coupling(coupling: Coupling, target: targets.Target, seed: int = 0, align: int | None = 1) -> Pruned:

@@ -15,8 +15,8 @@ from graphprune import report as reports
 from graphprune.cli import app, run
 from graphprune.cli import commands as cli_commands
 from graphprune.errors import InputError, PassError, VerificationError
-from graphprune.proof import Proof
 from graphprune.runtimes import Comparison, Environment, Timing
+from graphprune.verification.proof import Proof
 from tests.test_report import INSPECTION, PROOF, REPORT
 
 BENCH = Comparison((Timing("m.onnx", 0.01, 0.02, 0.03),), Environment("onnxruntime", "1", 1, "cpu", 2, 10, {"x": (1,)}))

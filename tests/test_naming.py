@@ -13,8 +13,8 @@ import graphprune as gp
 from graphprune import runtimes
 from graphprune.depth import score
 from graphprune.errors import InputError
-from graphprune.naming import meant, pick
 from graphprune.passes.base import find
+from graphprune.registry import meant, pick
 from graphprune.sparsity import patterns
 from graphprune.sparsity.choosing import make_method
 

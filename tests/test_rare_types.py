@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphprune as gp
-from graphprune.graph import Weight
+from graphprune.ir.graph import Weight
 
 
 def convolutions(kind: int, dtype: type) -> onnx.ModelProto:

@@ -14,10 +14,10 @@ from rich.console import Console
 
 from graphprune import report as reports
 from graphprune.errors import InputError
-from graphprune.proof import Proof
+from graphprune.pruning.selection import matches
 from graphprune.report.render import shorter
 from graphprune.runtimes import Comparison, Environment, Timing
-from graphprune.selection import matches
+from graphprune.verification.proof import Proof
 
 GROUPS = [
     reports.GroupRow(

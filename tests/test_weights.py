@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphprune.graph import Weight
+from graphprune.ir.graph import Weight
 
 ARRAY = np.arange(120.0, dtype=np.float32).reshape(10, 4, 3)
 
@@ -22,7 +22,7 @@ def lazy(seen: list[tuple[int, int]]) -> Weight:
 @pytest.mark.parametrize("rows", [[0, 1, 2, 6, 7, 9], [9, 2, 5], [4], list(range(10))])
 def test_a_slice_reads_the_rows_that_it_has(rows: list[int], together: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ascending or not; `together` are bytes of neighbours that may be read in between (a row has 48)."""
-    monkeypatch.setattr("graphprune.weights._TOGETHER", together)
+    monkeypatch.setattr("graphprune.ir.weights._TOGETHER", together)
     seen: list[tuple[int, int]] = []
 
     def cut(array: np.ndarray) -> np.ndarray:

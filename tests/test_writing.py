@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from graphprune import writing
+from graphprune import atomic
+from graphprune.atomic import whole
 from graphprune.errors import InputError
-from graphprune.writing import whole
 
 
 def test_what_fails_half_way_leaves_everything_as_it_was(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_folders_are_written_and_made(tmp_path: Path) -> None:
 def draft(folder: Path, process: int, output: str = "other", host: str | None = None, days: float = 0) -> Path:
     """What a process has left half-written."""
     host = socket.gethostname() if host is None else host
-    made = folder / f".graphprune-{writing._digest(output)}-{writing._digest(host)}-{process}-x1_y2.partial"
+    made = folder / f".graphprune-{atomic._digest(output)}-{atomic._digest(host)}-{process}-x1_y2.partial"
     made.mkdir()
     (made / output).write_text("half")
     then = made.stat().st_mtime - 86400 * days

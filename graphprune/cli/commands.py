@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from graphprune.errors import InputError, VerificationError
+
 from .. import report as reports
-from ..errors import InputError, VerificationError
 from . import options as opt
 from .files import check_file, check_model, check_outputs, model_suffixes
 from .parse import parse_overrides, parse_shapes, parse_targets

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import typer
 
-from ..errors import GraphPruneError, PassError, VerificationError
+from graphprune.errors import GraphPruneError, PassError, VerificationError
+
 from . import signals
 from .commands import app
 

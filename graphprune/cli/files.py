@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from ..errors import InputError
+from graphprune.errors import InputError
 
 _TORCH_OUTPUTS = (".pt2", ".safetensors", ".onnx")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import InputError
-from ..naming import pick
-from ..targets import KINDS as TARGETS
+from graphprune.errors import InputError
+from graphprune.pruning.budgets.targets import KINDS as TARGETS
+from graphprune.registry import pick
 
 _LATER_TARGETS = ("latency",)
 

@@ -61,7 +61,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 def _writing() -> bool:
     """Whether a file is being written."""
-    writing = sys.modules.get("graphprune.writing")
+    writing = sys.modules.get("graphprune.atomic")
     return writing is not None and bool(writing.OPEN)
 
 

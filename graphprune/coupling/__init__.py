@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .attempts import couple
 from .couple import Coupling, Frozen, Group, Unknown
-from .presence import there
+from .liveness import there
 from .roles import DEFAULT, on_request, pick_roles
 from .tables import Table, requested
 from .uses import Use

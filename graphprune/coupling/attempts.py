@@ -8,9 +8,10 @@ from functools import partial
 
 import numpy as np
 
-from ..errors import InputError
-from ..graph import Graph, Node, uncollected
-from ..ops.joining import STACKED
+from graphprune.errors import InputError
+from graphprune.ir.graph import Graph, Node, uncollected
+from graphprune.ops.joining import STACKED
+
 from .axes import Axes
 from .components import solve
 from .couple import Coupling

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from ..graph import Graph, Node, Value
-from ..ops import Block, inner, lookup
-from ..ops.base import Array
-from ..ops.elementwise import COPIES
+from graphprune.ir.graph import Graph, Node, Value
+from graphprune.ops import Block, inner, lookup
+from graphprune.ops.base import Array
+from graphprune.ops.elementwise import COPIES
+
 from .uses import Use
 
 #: Operators behind which a share of attention is still one, and before which a score is.

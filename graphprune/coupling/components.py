@@ -8,7 +8,8 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from ..ops.base import Array
+from graphprune.ops.base import Array
+
 from .statements import MET, Statements
 
 #: Rounds of tying positions where a count constraint cannot be met group by group; each round only adds equalities.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..graph import Node
-from ..ops import lookup
-from ..ops.base import Array, Contraction
+from graphprune.ir.graph import Node
+from graphprune.ops import lookup
+from graphprune.ops.base import Array, Contraction
+
 from .axes import Axes, meets
 
 

@@ -9,9 +9,10 @@ from functools import cached_property
 
 import numpy as np
 
-from ..graph import Graph, Node, Value
-from ..ops import Block, Operator, known, lookup, reader
-from ..ops.base import Array
+from graphprune.ir.graph import Graph, Node, Value
+from graphprune.ops import Block, Operator, known, lookup, reader
+from graphprune.ops.base import Array
+
 from .components import Solution
 from .labeller import Walk
 from .reasons import CONSTANT, OPERATOR, OUTPUT, POSITION, Reason, Tracer

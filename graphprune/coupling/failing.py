@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..graph import Graph, Node
-from ..ops import inner, lookup
+from graphprune.ir.graph import Graph, Node
+from graphprune.ops import inner, lookup
 
 
 def what_failed(error: Exception) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..ops.base import Array
+from graphprune.ops.base import Array
+
 from .couple import Coupling
 
 #: A kind with fewer components in its group than this is compared with all other such (behind channel shuffles

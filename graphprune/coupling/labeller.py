@@ -8,12 +8,13 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ..errors import GraphPruneError, InputError
-from ..graph import Graph, Node, Value
-from ..ops import Block, Columns, known, lookup
-from ..ops.base import Array, CoupleRule, Operator
+from graphprune.errors import GraphPruneError, InputError
+from graphprune.ir.graph import Graph, Node, Value
+from graphprune.ops import Block, Columns, known, lookup
+from graphprune.ops.base import Array, CoupleRule, Operator
+
 from .failing import what_failed
-from .presence import Presences
+from .liveness import Presences
 from .search import second
 from .statements import MET, Statements
 from .tables import Table

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..graph import Graph, Node, Value
-from ..ops import Block, known
-from ..ops.base import Array
+from graphprune.ir.graph import Graph, Node, Value
+from graphprune.ops import Block, known
+from graphprune.ops.base import Array
+
 from .components import solve
 from .labeller import Walk
 from .statements import MET

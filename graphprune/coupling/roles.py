@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import InputError
-from ..graph import Node
-from ..naming import meant
-from ..ops.base import Array
+from graphprune.errors import InputError
+from graphprune.ir.graph import Node
+from graphprune.ops.base import Array
+from graphprune.registry import meant
+
 from .axes import Axes
 from .contracting import contractions
 from .tables import Table

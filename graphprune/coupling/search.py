@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, TypeVar
 
-from ..ops.joining import STACKED
+from graphprune.ops.joining import STACKED
 
 #: Rounds of trying the other factor where the first one ended up frozen.
 _FLIPS = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..ops.base import Array
+from graphprune.ops.base import Array
 
 #: The reason of indices that met some that must stay; `reasons.py` finds out which where somebody asks.
 MET = "it meets an index that must stay"

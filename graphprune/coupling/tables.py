@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import InputError
-from ..graph import Graph, Node, Value
-from ..ops import lookup
-from ..ops.base import Array
+from graphprune.errors import InputError
+from graphprune.ir.graph import Graph, Node, Value
+from graphprune.ops import lookup
+from graphprune.ops.base import Array
 
 
 @dataclass(frozen=True, eq=False)

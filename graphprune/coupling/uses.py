@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..graph import Node, Value
-from ..ops import Block, Columns
-from ..ops.base import Array
+from graphprune.ir.graph import Node, Value
+from graphprune.ops import Block, Columns
+from graphprune.ops.base import Array
 
 
 @dataclass(eq=False)

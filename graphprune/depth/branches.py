@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ..graph import Node, Value
-from ..ops import lookup
+from graphprune.ir.graph import Node, Value
+from graphprune.ops import lookup
+
 from .structure import idle
 from .wiring import TooMuchError, Wiring, read, weights_of
 

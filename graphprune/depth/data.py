@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..graph import Node, Value
+from graphprune.ir.graph import Node, Value
 
 BRANCH, BLOCK = "branch", "block"
 KINDS = (BRANCH, BLOCK)

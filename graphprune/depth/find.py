@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from .. import counting
-from ..graph import Graph, Node, Value
+from graphprune.ir.graph import Graph, Node, Value
+from graphprune.ops import cost
+
 from .branches import Branch, find_branches
 from .data import BLOCK, BRANCH, Block
 from .naming import block_name, unique
@@ -54,7 +55,7 @@ def _block(
     trained = [v for v in own if v.weight is not None and v.weight.trainable]
     parameters = sum(v.weight.size for v in trained if v.weight is not None)
     name = block_name(nodes, trained or shared) or f"{source.name}..{target.name}"
-    macs = counting.macs_of(inner for node in nodes for inner in _with_bodies(node))
+    macs = cost.macs_of(inner for node in nodes for inner in _with_bodies(node))
     return Block(name, kind, source, target, add, nodes, own, shared, structure, parameters, macs)
 
 

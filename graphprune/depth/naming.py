@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from ..graph import Node, Value
+from graphprune.ir.graph import Node, Value
 
 _NUMBERED = re.compile(r"(.*?)\d+")
 

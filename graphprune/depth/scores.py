@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..naming import pick
+from graphprune.registry import pick
+
 from .data import Block
 
 #: What a criterion computes for a block, not yet relative to others of its structure.

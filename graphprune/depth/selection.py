@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import InputError
-from ..selection import matches
+from graphprune.errors import InputError
+from graphprune.pruning.selection import matches
+
 from .data import BLOCK, BRANCH, KINDS, Block
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..graph import Node, Value
+from graphprune.ir.graph import Node, Value
 
 _SAME = frozenset({"identity", "dropout", "cast"})
 

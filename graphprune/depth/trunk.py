@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..graph import Value
+from graphprune.ir.graph import Value
+
 from .branches import Branch, alike
 from .naming import block_name, common, sibling, stem
 from .structure import digest, idle

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 
-from ..graph import Graph, Node, Value
+from graphprune.ir.graph import Graph, Node, Value
 
 #: How often each node may be looked at (on average) for regions that lie in one another, so that the search stays
 #: linear; what would need more is left alone.

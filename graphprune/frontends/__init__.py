@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import InputError
-from ..graph import Graph
+from graphprune.errors import InputError
+from graphprune.ir.graph import Graph
 
 #: Suffixes of files that hold pickled objects, which are never loaded.
 PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".t7"})

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from ..graph import Graph, Node, Value
-from ..ops import inner
+from graphprune.ir.graph import Graph, Node, Value
+from graphprune.ops import inner
 
 _CONTRACTIONS = frozenset({"attention", "matmul", "einsum"})
 #: What may lie between the cache and the contraction over it, or the model's output.

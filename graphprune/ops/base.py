@@ -12,8 +12,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from ..errors import GraphPruneError
-from ..graph import Node, Value
+from graphprune.errors import GraphPruneError
+from graphprune.ir.graph import Node, Value
 
 Array = np.ndarray
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..graph import Value
+from graphprune.ir.graph import Value
+
 from .base import Array, Block, Labeller
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..graph import Graph, Node, Value
+from graphprune.ir.graph import Graph, Node, Value
+
 from .base import Labeller, operator
 
 #: Inputs of a Loop before its carried values (trip count, condition); of its body (iteration, condition); the body's

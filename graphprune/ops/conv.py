@@ -6,7 +6,8 @@ from math import prod
 
 import numpy as np
 
-from ..graph import Node, Value
+from graphprune.ir.graph import Node, Value
+
 from .base import Absence, Columns, Contraction, Cost, Kept, Labeller, operator
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..graph import Node, Value
+from graphprune.ir.graph import Node, Value
+
 from .base import Absence, Labeller, operator
 from .broadcast import aligned, meet
 

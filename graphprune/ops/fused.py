@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import GraphPruneError
-from ..graph import Node, Value
+from graphprune.errors import GraphPruneError
+from graphprune.ir.graph import Node, Value
+
 from .base import Cost, Kept, Labeller, lookup, operator
 
 

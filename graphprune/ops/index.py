@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..graph import Node, Value
+from graphprune.ir.graph import Node, Value
+
 from .base import Array, Block, Kept, Labeller, operator
 from .position import look_up
 from .shape import carry

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..graph import Node, Value
+from graphprune.ir.graph import Node, Value
+
 from .base import Array, Labeller, operator
 from .broadcast import Operand, meet
 from .position import join_positions

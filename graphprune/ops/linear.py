@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..graph import Node, Value
+from graphprune.ir.graph import Node, Value
+
 from .base import Absence, Contraction, Cost, Kept, Labeller, Statistic, operator
 from .broadcast import Operand, meet
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..graph import Node
+from graphprune.ir.graph import Node
+
 from .base import Array, Block, Kept, Labeller, Statistic, operator
 from .conv import surviving_groups
 from .reduce import by_group

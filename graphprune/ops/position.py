@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..graph import Node, Value
+from graphprune.ir.graph import Node, Value
+
 from .base import Array, Block, Kept, Labeller, Statistic, operator
 from .broadcast import Operand, meet
 from .grid import lines, renumbered

@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 import numpy as np
 
-from ..graph import Node
+from graphprune.ir.graph import Node
+
 from .base import Absence, Block, Labeller, Statistic, operator
 from .broadcast import rows_of
 

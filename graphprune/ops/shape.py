@@ -7,7 +7,8 @@ from math import prod
 
 import numpy as np
 
-from ..graph import Node, Value
+from graphprune.ir.graph import Node, Value
+
 from .base import Array, Block, Kept, Labeller, operator
 from .broadcast import spread
 

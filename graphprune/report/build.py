@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import counting, frontends
+from graphprune.ir.graph import Graph, Value
+from graphprune.ops import cost
+from graphprune.pruning.plan import Plan
+from graphprune.verification.proof import Proof
+
+from .. import frontends
 from ..coupling import Coupling, on_request
 from ..depth import Block
-from ..graph import Graph, Value
-from ..plans import Plan
-from ..proof import Proof
 from .data import BlockRow, BlocksReport, FrozenRow, GroupRow, InspectReport, Measure, Report, UnknownRow
 
 #: What reports call each form of output.
@@ -36,7 +38,7 @@ def inspection(coupled: Coupling) -> InspectReport:
         graph.name,
         len(graph.nodes),
         graph.parameter_count(),
-        counting.macs(graph),
+        cost.macs(graph),
         rows,
         _frozen_rows(coupled),
         _unknown_rows(coupled),
@@ -69,7 +71,7 @@ def blocks_report(graph: Graph, blocks: Sequence[Block]) -> BlocksReport:
                 block.outer,
             )
         )
-    return BlocksReport(graph.name, graph.parameter_count(), counting.macs(graph), rows)
+    return BlocksReport(graph.name, graph.parameter_count(), cost.macs(graph), rows)
 
 
 def pruning_report(
@@ -154,7 +156,7 @@ def measure(graph: Graph, size: int | None = None) -> Measure:
     """Size and cost of a graph's model; without a size of its file, that of its weights."""
     if size is None:
         size = sum(v.weight.stored_bytes for v in graph.weights().values() if v.weight is not None)
-    return Measure(graph.parameter_count(), counting.macs(graph), size)
+    return Measure(graph.parameter_count(), cost.macs(graph), size)
 
 
 def _group_rows(coupled: Coupling, made: Plan | None) -> list[GroupRow]:

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..writing import whole
+from graphprune.atomic import whole
+
 from .printing import Printed
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from graphprune.verification.proof import Proof
+
     from ..passes.base import Remark
-    from ..proof import Proof
     from ..sparsity.permuting import Gain
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from .. import counting
-from ..graph import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ops.cost import macs
+
 from ..sparsity.eligibility import Finding, Verdict, judge, shares
 from ..sparsity.measured import Measured
 from ..sparsity.rules import NOTES, RULES, Rule
@@ -77,7 +78,7 @@ class EligibilityReport(Printed):
 
 def eligibility_report(graph: Graph, measured: Measured | None = None) -> EligibilityReport:
     """Judge every contracted weight of a graph."""
-    verdicts, total = judge(graph, measured), counting.macs(graph)
+    verdicts, total = judge(graph, measured), macs(graph)
     used = {finding.rule for verdict in verdicts for finding in verdict.findings}
     rules = [rule for rule in RULES.values() if rule.name in used]
     share = shares(verdicts, total)

@@ -20,7 +20,7 @@ from .data import BlocksReport, GroupRow, InspectReport, PassRow, Report
 from .groups import groups_table
 
 if TYPE_CHECKING:
-    from ..proof import Proof
+    from graphprune.verification.proof import Proof
 
 _SLOWEST = 20
 #: Names that are longer are shortened, to so many letters of their beginning and their end.

@@ -15,9 +15,10 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from ..calibration import Flow, Samples
-from ..graph import Graph, Node, Value
-from ..ops.base import Array
+from graphprune.calibration.samples import Flow, Samples
+from graphprune.ir.graph import Graph, Node, Value
+from graphprune.ops.base import Array
+
 from .layers import Layer, find_layers
 from .methods import Scored, magnitude
 from .patterns import Pattern

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .. import calibration
-from ..calibration import Data, Samples
-from ..errors import InputError
-from ..graph import Graph
-from ..naming import pick
+from graphprune.calibration.samples import Data, Samples, read_samples
+from graphprune.errors import InputError
+from graphprune.ir.graph import Graph
+from graphprune.registry import pick
+
 from .calibrated import Calibrated
 from .methods import METHODS, Method
 from .sparsegpt import SparseGPT
@@ -34,4 +34,4 @@ def make_method(graph: Graph, name: str, data: Data | None) -> tuple[str, Method
         return name, METHODS[name]()
     if data is None:
         raise InputError(f"the method '{name}' looks at data: give some (--data FILE.npz, data=)")
-    return name, WITH_DATA[name](calibration.read(graph, data))
+    return name, WITH_DATA[name](read_samples(graph, data))

@@ -12,11 +12,12 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from graphprune.atomic import whole
+from graphprune.errors import GraphPruneError, InputError
+from graphprune.ir.graph import Graph, Value, Weight
+from graphprune.ops.base import Array
+
 from .. import frontends
-from ..errors import GraphPruneError, InputError
-from ..graph import Graph, Value, Weight
-from ..ops.base import Array
-from ..writing import whole
 from .layers import find_layers
 from .packing import Packed, pack, unpack
 from .patterns import NM, parse

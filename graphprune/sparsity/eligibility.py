@@ -8,8 +8,9 @@ from math import prod
 
 import numpy as np
 
-from ..graph import Graph, Node, Value
-from ..ops.base import Array
+from graphprune.ir.graph import Graph, Node, Value
+from graphprune.ops.base import Array
+
 from .layers import Layer, Read, find_layers
 from .measured import Measured
 from .rules import ALIGNMENT, CHANNELS, RULES, semi_structured

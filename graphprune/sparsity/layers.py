@@ -8,11 +8,11 @@ from math import prod
 
 import numpy as np
 
-from ..counting import macs_of
-from ..graph import Graph, Node, Value
-from ..ops import Contraction, inner, lookup
-from ..ops.base import Array
-from ..ops.fused import In
+from graphprune.ir.graph import Graph, Node, Value
+from graphprune.ops import Contraction, inner, lookup
+from graphprune.ops.base import Array
+from graphprune.ops.cost import macs_of
+from graphprune.ops.fused import In
 
 #: Elementwise functions that may lie between a stored weight and the operator that contracts it.
 _SAME = frozenset({"identity", "cast", "dropout"})

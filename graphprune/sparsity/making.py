@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..errors import InputError
-from ..graph import Graph, Weight
-from ..ops.base import Array
-from ..scratch import Scratch
-from ..selection import matches, no_match
+from graphprune.calibration.store import Scratch
+from graphprune.errors import InputError
+from graphprune.ir.graph import Graph, Weight
+from graphprune.ops.base import Array
+from graphprune.pruning.selection import matches, no_match
+
 from .calibrated import Calibrated, Told
 from .layers import Layer, Left, find_layers
 from .masks import Masks

@@ -12,10 +12,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from graphprune.atomic import whole
+from graphprune.errors import InputError
+from graphprune.ops.base import Array
+
 from .. import frontends
-from ..errors import InputError
-from ..ops.base import Array
-from ..writing import whole
 
 _FORMAT = "graphprune-masks/2"
 #: What safetensors calls its own part of the header.

@@ -9,7 +9,7 @@ from math import log2
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from graphprune.errors import InputError
 
 #: Where `benchmarks/gpu_sparse.py` leaves its numbers; not part of an installed package.
 FILE = Path(__file__).resolve().parents[2] / "docs" / "measurements" / "gpu_sparse.json"

@@ -1,6 +1,6 @@
 """How entries are judged: a method scores a weight (and may change what stays), a pattern picks.
 
-Methods that look at data are made from calibration (`calibration.py`).
+Methods that look at data are made from calibration (`calibrated.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ..ops.base import Array
+from graphprune.ops.base import Array
+
 from .layers import Layer
 from .patterns import Pattern, Unstructured
 

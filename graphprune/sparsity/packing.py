@@ -11,8 +11,9 @@ from math import ceil
 
 import numpy as np
 
-from ..errors import InputError
-from ..ops.base import Array
+from graphprune.errors import InputError
+from graphprune.ops.base import Array
+
 from .patterns import best_along
 
 

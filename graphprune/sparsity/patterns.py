@@ -11,9 +11,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..errors import InputError
-from ..naming import meant
-from ..ops.base import Array
+from graphprune.errors import InputError
+from graphprune.ops.base import Array
+from graphprune.registry import meant
+
 from .layers import Layer
 
 #: More entries than this to a group are ranked by sorting, fewer by comparing all pairs, which is far faster.

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphprune.errors import GraphPruneError
+from graphprune.ops.base import Array
+
 from ..coupling import Coupling, Use
-from ..errors import GraphPruneError
-from ..ops.base import Array
 from .layers import Layer
 from .methods import Scored
 from .patterns import NM

@@ -11,8 +11,9 @@ from math import prod
 
 import numpy as np
 
-from ..graph import Node, Value
-from ..ops.base import Array
+from graphprune.ir.graph import Node, Value
+from graphprune.ops.base import Array
+
 from .layers import Layer, Read
 from .windows import windows
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..ops.base import Array
+from graphprune.ops.base import Array
 
 #: Columns that are searched at once; more are dealt out at random, at least `_DEALS` times in the time that is given.
 _TOGETHER = 128

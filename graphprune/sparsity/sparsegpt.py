@@ -14,7 +14,8 @@ import numpy as np
 from scipy.linalg import LinAlgError, cholesky
 from scipy.linalg.lapack import dtrtri
 
-from ..ops.base import Array
+from graphprune.ops.base import Array
+
 from .calibrated import Calibrated, Statistic, Told
 from .layers import Layer
 from .patterns import NM, Pattern, Unstructured, best_along

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..ops.base import Array
+from graphprune.ops.base import Array
+
 from .calibrated import Calibrated, Statistic, Told
 from .layers import Layer
 from .methods import zeroed

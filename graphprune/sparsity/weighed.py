@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ..calibration import Samples
-from ..graph import Graph
-from ..ops.base import Array
+from graphprune.calibration.samples import Samples
+from graphprune.ir.graph import Graph
+from graphprune.ops.base import Array
+
 from .calibrated import layer_depths
 from .layers import Layer
 from .methods import Scored, magnitude

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ..ops.base import Array
+from graphprune.ops.base import Array
 
 
 def windows(data: Array, kernel: tuple[int, ...], attrs: Mapping[str, Any], most: int) -> Array:

@@ -9,13 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune import alignment, budgets, counting, criteria, targets
 from graphprune.coupling import Coupling, couple
 from graphprune.errors import InputError, TargetError
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
+from graphprune.ops.cost import macs
 from graphprune.passes.remove_channels import remove_channels
-from graphprune.plans import Plan
-from graphprune.targets import Target, Targets
+from graphprune.pruning.budgets import alignment, allocation, targets
+from graphprune.pruning.budgets.targets import Target, Targets
+from graphprune.pruning.cost import Counter
+from graphprune.pruning.criteria import magnitude
+from graphprune.pruning.plan import Plan
 from tests.frontends import onnx_tools
 from tests.helpers import graph_of
 from tests.ops.registry import Net, conv
@@ -43,7 +46,7 @@ def coupling(graph: Graph) -> Coupling:
 
 
 def plan(coupling: Coupling, target: Target | Targets, **options: object) -> Plan:
-    return budgets.make_plan(coupling, criteria.score(coupling), target, budgets.Options(**options), "l2")  # type: ignore[arg-type]
+    return allocation.make_plan(coupling, magnitude.score(coupling), target, allocation.Options(**options), "l2")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.75])
@@ -52,7 +55,7 @@ def plan(coupling: Coupling, target: Target | Targets, **options: object) -> Pla
 def test_a_total_is_met_within_one_percent_from_below(coupling: Coupling, kind: str, align: int, ratio: float) -> None:
     made = plan(coupling, targets.Target(kind, ratio), align=align)
     pruned = remove_channels(coupling, made.kept(coupling))
-    before, after = ((g.parameter_count() if kind == "params" else counting.macs(g)) for g in (coupling.graph, pruned))
+    before, after = ((g.parameter_count() if kind == "params" else macs(g)) for g in (coupling.graph, pruned))
     assert made.notes[kind] == after
     assert ratio - 0.01 <= after / before <= ratio
     for group in made.groups:
@@ -89,7 +92,7 @@ def test_a_share_of_units(ratio: float, units: int, steps: list[int], kept: int)
 
 
 def test_several_targets_are_all_met(coupling: Coupling) -> None:
-    whole = {"params": coupling.graph.parameter_count(), "macs": counting.macs(coupling.graph)}
+    whole = {"params": coupling.graph.parameter_count(), "macs": macs(coupling.graph)}
     for asked in ("macs=0.5,params=0.3", "macs=0.2,params=0.6", ["channels=0.5", targets.macs(0.15)]):
         made = plan(coupling, Targets.of(asked))
         part = {kind: made.notes[kind] / whole[kind] for kind in whole}
@@ -105,10 +108,10 @@ def test_several_targets_are_all_met(coupling: Coupling) -> None:
 
 def test_a_plan_that_keeps_everything_is_no_success(coupling: Coupling) -> None:
     made = plan(coupling, targets.channels(0.5), align=512)
-    said = budgets.nothing_removed(coupling, made, budgets.Options(align=512))
+    said = allocation.nothing_removed(coupling, made, allocation.Options(align=512))
     assert said == ["nothing was removed: align=512 is larger than every group (the largest has 160)"]
     made = plan(coupling, targets.channels(0.5))
-    assert budgets.nothing_removed(coupling, made, budgets.Options()) == []
+    assert allocation.nothing_removed(coupling, made, allocation.Options()) == []
 
 
 def test_convolutions_that_lose_their_fast_kernels_are_told(coupling: Coupling) -> None:
@@ -122,7 +125,7 @@ def test_convolutions_that_lose_their_fast_kernels_are_told(coupling: Coupling) 
 
 
 def test_the_best_components_stay(coupling: Coupling) -> None:
-    scores = criteria.score(coupling)
+    scores = magnitude.score(coupling)
     made = plan(coupling, targets.params(0.5))
     keep = made.kept(coupling)
     for group in coupling:
@@ -224,9 +227,11 @@ def test_uniform_keeps_equal_counts_in_layers_alike(target: str) -> None:
         nn.init.normal_(block[0].weight, std=0.1 * (1 + i))
     model = nn.Sequential(*blocks)
     coupling = couple(graph_of(model, torch.randn(2, 8)))
-    scores = criteria.score(coupling, "l2", normalization="none")
-    free = budgets.make_plan(coupling, scores, targets.Target.of(target), budgets.Options(align=1), "l2")
-    made = budgets.make_plan(coupling, scores, targets.Target.of(target), budgets.Options(align=1, uniform=True), "l2")
+    scores = magnitude.score(coupling, "l2", normalization="none")
+    free = allocation.make_plan(coupling, scores, targets.Target.of(target), allocation.Options(align=1), "l2")
+    made = allocation.make_plan(
+        coupling, scores, targets.Target.of(target), allocation.Options(align=1, uniform=True), "l2"
+    )
     hidden = [g.kept for g in made.groups if g.size == 24]
     assert len(hidden) == 3 and len(set(hidden)) == 1
     if target != "channels=0.5":
@@ -245,7 +250,7 @@ def test_copies_of_a_shared_constant_are_counted() -> None:
     weights = {"a": (16, 3, 1, 1), "b": (16, 16, 1, 1), "c": (2, 16, 1, 1), "ones": (16, 1, 1)}
     model = onnx_tools.model(nodes, {"x": (1, 3, 4, 4)}, weights={n: onnx_tools.weight(*s) for n, s in weights.items()})
     coupling = couple(graph_of(model))
-    counter, whole = counting.Counter(coupling), coupling.graph.parameter_count()
+    counter, whole = Counter(coupling), coupling.graph.parameter_count()
     assert counter.parameters(np.ones(coupling.count, bool)) == whole
     for components in (coupling.groups[0].components[0, :4], coupling.groups[1].components[0, 2:5]):
         keep = np.ones(coupling.count, bool)

@@ -11,7 +11,7 @@ from torch import nn
 from graphprune.coupling import couple
 from graphprune.coupling.labeller import Walk
 from graphprune.errors import InputError
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from tests.helpers import assert_equality, graph_of
 from tests.ops.registry import Net, conv, image
 

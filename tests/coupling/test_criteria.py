@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune import criteria
 from graphprune.coupling import Coupling, couple
 from graphprune.errors import InputError
 from graphprune.ops.base import Array
+from graphprune.pruning.criteria import magnitude
 from tests.helpers import graph_of, weight
 from tests.ops.examples_onnx import model, node, normal
 from tests.ops.registry import conv, image, stirred
@@ -63,13 +63,13 @@ ORACLES: dict[str, Callable[[dict[str, Array]], Array]] = {
 
 
 def test_every_criterion_has_an_oracle() -> None:
-    assert set(ORACLES) == set(criteria.CRITERIA)
+    assert set(ORACLES) == set(magnitude.CRITERIA)
 
 
 @pytest.mark.parametrize("name", sorted(ORACLES.keys() - {"random"}))
 def test_criterion(name: str, network: Network) -> None:
     coupling, weights = network
-    scores = first_group(coupling, criteria.score(coupling, name, normalization="none"))
+    scores = first_group(coupling, magnitude.score(coupling, name, normalization="none"))
     np.testing.assert_allclose(scores, ORACLES[name](weights), rtol=1e-5)
 
 
@@ -77,15 +77,15 @@ def test_criterion(name: str, network: Network) -> None:
 def test_reduction(reduction: str, join: Callable[[list[float]], float], network: Network) -> None:
     coupling, w = network
     expected = [join([float(np.abs(p).sum()) for p in pieces(w, c)]) for c in range(CHANNELS)]
-    found = first_group(coupling, criteria.score(coupling, "l1", reduction=reduction, normalization="none"))
+    found = first_group(coupling, magnitude.score(coupling, "l1", reduction=reduction, normalization="none"))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("how", "scale"), [("mean", np.mean), ("max", np.max), ("sum", np.sum)])
 def test_normalization(how: str, scale: Callable[[Array], float], network: Network) -> None:
     coupling, _ = network
-    plain = criteria.score(coupling, "l2", normalization="none")
-    found = criteria.score(coupling, "l2", normalization=how)
+    plain = magnitude.score(coupling, "l2", normalization="none")
+    found = magnitude.score(coupling, "l2", normalization=how)
     for group in coupling:
         own = plain[group.components]
         np.testing.assert_allclose(found[group.components], own / scale(own))
@@ -93,7 +93,7 @@ def test_normalization(how: str, scale: Callable[[Array], float], network: Netwo
 
 def test_random_follows_its_seed(network: Network) -> None:
     coupling, _ = network
-    first, again, other = (criteria.score(coupling, "random", seed=s) for s in (1, 1, 2))
+    first, again, other = (magnitude.score(coupling, "random", seed=s) for s in (1, 1, 2))
     assert (first == again).all() and (first != other).any()
 
 
@@ -101,8 +101,8 @@ def test_a_group_without_a_norm_falls_back_to_l2() -> None:
     module = nn.Sequential(conv(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 4), conv(4, 2))
     coupling = couple(graph_of(module, image()))
     second = coupling.groups[1].components
-    scores = criteria.score(coupling, "bn-scale", normalization="none")
-    np.testing.assert_allclose(scores[second], criteria.score(coupling, "l2", normalization="none")[second])
+    scores = magnitude.score(coupling, "bn-scale", normalization="none")
+    np.testing.assert_allclose(scores[second], magnitude.score(coupling, "l2", normalization="none")[second])
 
 
 def test_a_tied_weight_counts_once() -> None:
@@ -114,7 +114,7 @@ def test_a_tied_weight_counts_once() -> None:
     coupling = couple(graph)
     first, shared, last = (np.abs(weight(graph, n)) for n in ("0.weight", "1.weight", "4.weight"))
     expected = first.sum(1) + shared.sum(0) + shared.sum(1) + last.sum(0)
-    found = criteria.score(coupling, "l1", normalization="none")[coupling.groups[0].components[0]]
+    found = magnitude.score(coupling, "l1", normalization="none")[coupling.groups[0].components[0]]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -128,20 +128,20 @@ def test_a_tied_weight_counts_once() -> None:
 )
 def test_unknown_names(options: dict[str, str], message: str, network: Network) -> None:
     with pytest.raises(InputError, match=message):
-        criteria.score(network[0], **options)
+        magnitude.score(network[0], **options)
 
 
 def test_network_slimming_needs_a_norm() -> None:
     coupling = couple(graph_of(nn.Sequential(nn.Linear(3, 6), nn.Linear(6, 2)), torch.randn(4, 3)))
     with pytest.raises(InputError, match="needs normalization layers with a scale"):
-        criteria.score(coupling, "bn-scale")
+        magnitude.score(coupling, "bn-scale")
 
 
 @pytest.mark.parametrize("name", ["l1", "l2"])
 def test_a_large_weight_is_scored_part_by_part(network: Network, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = criteria.score(network[0], name)
-    monkeypatch.setattr(criteria, "_PART", 7)
-    np.testing.assert_allclose(criteria.score(network[0], name), whole, rtol=1e-6)
+    whole = magnitude.score(network[0], name)
+    monkeypatch.setattr(magnitude, "_PART", 7)
+    np.testing.assert_allclose(magnitude.score(network[0], name), whole, rtol=1e-6)
 
 
 @pytest.mark.parametrize("nothing", [-np.inf, np.finfo(np.float32).min])
@@ -161,6 +161,6 @@ def test_a_mask_in_a_table_weighs_nothing(nothing: float, name: str) -> None:
             node("ReduceSum", "p zero", "y", keepdims=0),
         ]
         weights = {"w": normal(5, 8), "split": [3, 4, 2], "k": normal(4, 2, 3), "table": table, "zero": [0]}
-        return criteria.score(couple(graph_of(model(nodes, weights, [3, 5], [3, 3]))), name, normalization="none")
+        return magnitude.score(couple(graph_of(model(nodes, weights, [3, 5], [3, 3]))), name, normalization="none")
 
     np.testing.assert_allclose(scores(nothing), scores(0.0))

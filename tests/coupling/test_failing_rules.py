@@ -12,11 +12,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from graphprune import targets
 from graphprune.coupling import couple
 from graphprune.errors import InputError
-from graphprune.graph import Node
+from graphprune.ir.graph import Node
 from graphprune.ops import Labeller, base, kinds, lookup
+from graphprune.pruning.budgets import targets
 from graphprune.report.causes import unknown_lines
 from graphprune.report.data import UnknownRow
 from tests.helpers import graph_of, lines, prune_coupling

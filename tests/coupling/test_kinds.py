@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 import graphprune as gp
-from graphprune import budgets, criteria, targets
 from graphprune.coupling import Coupling, couple
 from graphprune.coupling.kinds import kinds
 from graphprune.ops.base import Array
+from graphprune.pruning.budgets import allocation, targets
+from graphprune.pruning.criteria import magnitude
 from tests.helpers import graph_of
 from tests.ops.registry import Net, conv, image
 
@@ -56,12 +57,12 @@ def test_pieces_of_a_split_are_kinds(coupling: Coupling) -> None:
     assert len(set(kind[plain.components[0]])) == 1
 
 
-@pytest.mark.parametrize("name", sorted(criteria.CRITERIA))
+@pytest.mark.parametrize("name", sorted(magnitude.CRITERIA))
 @pytest.mark.parametrize("target", ["channels=0.5", "channels=0.25", "macs=0.5", "params=0.5"])
 def test_each_piece_of_a_split_keeps_the_same_share(coupling: Coupling, target: str, name: str) -> None:
-    options = budgets.Options(align=2)
-    keep = budgets.make_plan(
-        coupling, criteria.score(coupling, name), targets.Target.of(target), options, name
+    options = allocation.Options(align=2)
+    keep = allocation.make_plan(
+        coupling, magnitude.score(coupling, name), targets.Target.of(target), options, name
     ).kept(coupling)  # fmt: skip
     for left, right in split_groups(coupling):
         assert keep[left].sum() == keep[right].sum() > 1
@@ -70,15 +71,15 @@ def test_each_piece_of_a_split_keeps_the_same_share(coupling: Coupling, target: 
 
 
 def test_the_best_of_each_piece_stay(coupling: Coupling) -> None:
-    scores = criteria.score(coupling, "l2", normalization="none")
-    plan = budgets.make_plan(coupling, scores, targets.channels(0.5), budgets.Options(), "l2")
+    scores = magnitude.score(coupling, "l2", normalization="none")
+    plan = allocation.make_plan(coupling, scores, targets.channels(0.5), allocation.Options(), "l2")
     keep = plan.kept(coupling)
     for piece in np.concatenate(split_groups(coupling)):
         assert scores[piece[keep[piece]]].min() >= scores[piece[~keep[piece]]].max()
 
 
 def test_normalized_scores_of_kinds_have_equal_means(coupling: Coupling) -> None:
-    scores = criteria.score(coupling, "l1")
+    scores = magnitude.score(coupling, "l1")
     for left, right in split_groups(coupling):
         assert scores[left].mean() == pytest.approx(1) and scores[right].mean() == pytest.approx(1)
 

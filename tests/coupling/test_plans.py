@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune import targets
 from graphprune.coupling import Coupling, couple
 from graphprune.errors import InputError
 from graphprune.passes.remove_channels import remove_channels
-from graphprune.plans import Plan, PlanGroup
+from graphprune.pruning.budgets import targets
+from graphprune.pruning.plan import Plan, PlanGroup
 from tests.helpers import graph_of, random_plan
 from tests.ops import examples_position
 from tests.ops.registry import conv, image

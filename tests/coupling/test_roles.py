@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import graphprune as gp
 from graphprune.cli import app
 from graphprune.errors import InputError
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from tests.helpers import graph_of
 
 Tensor = torch.Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from graphprune.errors import InputError
-from graphprune.selection import matches
+from graphprune.pruning.selection import matches
 
 
 @pytest.mark.parametrize(

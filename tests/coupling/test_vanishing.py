@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune import criteria, frontends, targets
-from graphprune.counting import Counter
+from graphprune import frontends
 from graphprune.coupling import Coupling, couple
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from graphprune.ops.base import Array
 from graphprune.passes.remove_channels import remove_channels
-from graphprune.proof import verify
+from graphprune.pruning.budgets import targets
+from graphprune.pruning.cost import Counter
+from graphprune.pruning.criteria import magnitude
+from graphprune.verification.proof import verify
 from tests.helpers import graph_of, prune_coupling
 
 Tensor = torch.Tensor
@@ -202,7 +204,7 @@ def test_an_expert_weighs_with_its_index() -> None:
         module.experts[2].up.weight.mul_(100)
     coupling = couple(graph_of(module, (x,)))
     group = next(g for g in coupling if g.name == "router.weight[0]")
-    scores = criteria.score(coupling, "l2", normalization="none")[group.components[0]]
+    scores = magnitude.score(coupling, "l2", normalization="none")[group.components[0]]
     own = [module.router.weight[2], module.router.bias[2], *module.experts[2].parameters()]
     assert np.argmax(scores) == 2
     np.testing.assert_allclose(scores[2], float(sum((p.detach() ** 2).sum() for p in own)) ** 0.5, rtol=1e-4)

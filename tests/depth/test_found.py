@@ -11,12 +11,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from graphprune import depth, frontends, proof
+from graphprune import depth, frontends
 from graphprune.api import optimize
 from graphprune.coupling import couple
 from graphprune.depth import Block
-from graphprune.graph import Graph, Node, Value, Weight
+from graphprune.ir.graph import Graph, Node, Value, Weight
 from graphprune.passes.remove_blocks import remove_blocks
+from graphprune.verification import proof
 from tests.depth import nets
 from tests.helpers import TIGHT, graph_of
 from tests.ops.registry import Net

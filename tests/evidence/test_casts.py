@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 
 import graphprune as gp
 from graphprune.errors import InputError, VerificationError
-from graphprune.graph import Graph, Weight
+from graphprune.ir.graph import Graph, Weight
 from graphprune.passes.cast_precision import CastPrecision
-from graphprune.proven import verify_pass
+from graphprune.pipelines.proving import verify_pass
 from tests.evidence.quiet import headed
 
 node = helper.make_node

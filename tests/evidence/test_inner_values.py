@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import graphprune as gp
-from graphprune.evidence.kinds import further_kinds
+from graphprune.verification.input_kinds import further_kinds
 from tests.evidence.quiet import headed
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64

@@ -14,8 +14,8 @@ from torch import nn
 
 import graphprune as gp
 from graphprune.cli.entry import run
-from graphprune.evidence.comparing import FAILED, PASSED, UNDECIDED, Limits, compare
-from graphprune.evidence.leaves import leaves, output_of
+from graphprune.verification.comparing import FAILED, PASSED, UNDECIDED, Limits, compare
+from graphprune.verification.leaves import leaves, output_of
 from tests.evidence.quiet import headed
 
 node = helper.make_node

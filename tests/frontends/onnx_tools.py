@@ -11,7 +11,7 @@ import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from graphprune.frontends import onnx as frontend
-from graphprune.graph import Graph, Node
+from graphprune.ir.graph import Graph, Node
 
 Dims = Sequence[int | str | None]
 IR = {9: 4, 10: 5, 11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}

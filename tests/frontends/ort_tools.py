@@ -17,7 +17,7 @@ from onnxruntime.quantization import CalibrationDataReader
 from torch import nn
 
 import graphprune as gp
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from tests.ops.registry import stirred
 
 WORDS, WIDTH, HEADS, LENGTH = 23, 32, 4, 6

@@ -13,10 +13,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 import graphprune as gp
-from graphprune import drawing
 from graphprune.errors import GraphPruneError, UnsupportedError, VerificationError
 from graphprune.frontends.chance import Full, Left
-from graphprune.frontends.torch.drawing import following
+from graphprune.frontends.torch.run.drawing import following
+from graphprune.verification import draws
 from tests.ops.examples_onnx import model, node, normal
 
 
@@ -97,8 +97,8 @@ def test_a_graph_module_draws_for_any_batch() -> None:
 
 @pytest.mark.parametrize("name", ["like", "coins", "dropout"])
 def test_other_numbers_are_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = drawing._Cut.__call__
-    monkeypatch.setattr(drawing._Cut, "__call__", lambda *given: _turned(right(*given)))
+    right = draws._Cut.__call__
+    monkeypatch.setattr(draws._Cut, "__call__", lambda *given: _turned(right(*given)))
     torch.manual_seed(0)
     with pytest.raises(VerificationError):
         gp.prune(Noisy(DRAWS[name]), torch.randn(4, 6), target=gp.channels(0.5))
@@ -182,8 +182,8 @@ def test_onnx_models_draw_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert {i.name: list(i.dims) for i in result.model.graph.initializer}["a"] == [4, 5]
     kinds = [n.op_type for n in result.model.graph.node]
     assert kinds == [n.op_type for n in ONNX[name].graph.node]  # the result still draws by itself
-    right = drawing._Cut.__call__
-    monkeypatch.setattr(drawing._Cut, "__call__", lambda *given: _turned(right(*given)))
+    right = draws._Cut.__call__
+    monkeypatch.setattr(draws._Cut, "__call__", lambda *given: _turned(right(*given)))
     with pytest.raises(GraphPruneError, match="differs"):
         gp.prune(ONNX[name], target=gp.channels(0.5))
 

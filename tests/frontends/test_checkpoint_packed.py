@@ -21,7 +21,7 @@ from graphprune.frontends.checkpoint.skeleton import class_of, read_config, skel
 from graphprune.frontends.checkpoint.streaming import write_shards
 from graphprune.frontends.torch import flatten_outputs, random_inputs
 from graphprune.frontends.torch.arrays import to_torch
-from graphprune.graph import Weight
+from graphprune.ir.graph import Weight
 
 
 def moved(folder: Path) -> tuple[Any, dict[str, Stored | Converted], list[Any]]:
@@ -73,7 +73,7 @@ def test_experts_are_scored_sliced_and_written_one_at_a_time(tmp_path: Path, mon
 
     monkeypatch.setattr(Stored, "_mapped", read)
     monkeypatch.setattr(Converted, "read", whole)
-    monkeypatch.setattr("graphprune.criteria._PART", 1024)  # all weights count as large
+    monkeypatch.setattr("graphprune.pruning.criteria.magnitude._PART", 1024)  # all weights count as large
     graph = gp.load(tmp_path / "whole")
     assert not seen
     pruned = gp.apply(graph, gp.plan(graph, "channels=0.5", uniform=True))

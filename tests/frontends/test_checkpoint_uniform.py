@@ -11,7 +11,7 @@ import graphprune as gp
 from benchmarks.suites import transformers_models
 from graphprune import frontends
 from graphprune.coupling.couple import Group
-from graphprune.families import families
+from graphprune.pruning.budgets.uniform import families
 
 
 def group(index: int, name: str, size: int) -> Group:

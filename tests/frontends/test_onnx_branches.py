@@ -11,7 +11,7 @@ import pytest
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import graphprune as gp
-from graphprune.feeds import random_inputs
+from graphprune.calibration.random_inputs import random_inputs
 from graphprune.frontends import onnx as frontend
 from tests.frontends.onnx_tools import ints, run, weight
 

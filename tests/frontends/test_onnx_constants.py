@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from graphprune.frontends import onnx as frontend
-from graphprune.graph import Weight
+from graphprune.ir.graph import Weight
 from tests.frontends.onnx_tools import assert_round_trip, checked, feeds, ints, linear, model, node, only, run, weight
 
 

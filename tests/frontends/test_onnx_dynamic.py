@@ -9,7 +9,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from graphprune.errors import InputError
 from graphprune.frontends import onnx as frontend
-from graphprune.graph import Graph, Value, Weight
+from graphprune.ir.graph import Graph, Value, Weight
 from tests.frontends.onnx_tools import assert_round_trip, checked, feeds, ints, model, node, only, run, weight
 
 ZERO, ONE, TWO = np.int64(0), np.int64(1), np.int64(2)

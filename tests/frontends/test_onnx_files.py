@@ -14,11 +14,12 @@ import onnx
 import pytest
 from onnx import ModelProto, helper
 
-from graphprune import writing
+from graphprune import atomic
 from graphprune.errors import GraphPruneError, InputError
 from graphprune.frontends import onnx as frontend
-from graphprune.frontends.onnx import checking, saving
-from graphprune.graph import Weight
+from graphprune.frontends.onnx.read import checking
+from graphprune.frontends.onnx.write import saving
+from graphprune.ir.graph import Weight
 from tests.frontends.onnx_tools import checked, feeds, linear, run, weight
 
 
@@ -275,7 +276,7 @@ def test_a_failing_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing, "_sync", full)
+    monkeypatch.setattr(atomic, "_sync", full)
     with pytest.raises(InputError, match="cannot be written: No space left on device"):
         frontend.save(frontend.from_model(linear()), tmp_path / "out.onnx")
     assert not list(tmp_path.iterdir())

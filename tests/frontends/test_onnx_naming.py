@@ -10,8 +10,8 @@ import pytest
 from onnx import ModelProto, NodeProto, StringStringEntryProto
 
 import graphprune as gp
-from graphprune.frontends.onnx.naming import says_nothing, scope_of
-from graphprune.graph import Graph
+from graphprune.frontends.onnx.lower.naming import says_nothing, scope_of
+from graphprune.ir.graph import Graph
 
 from . import onnx_tools as tools
 

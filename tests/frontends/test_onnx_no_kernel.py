@@ -9,11 +9,12 @@ import numpy as np
 import onnx
 import pytest
 
-from graphprune import frontends, targets
+from graphprune import frontends
 from graphprune.coupling import couple
 from graphprune.errors import GraphPruneError
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from graphprune.passes.remove_channels import remove_channels
+from graphprune.pruning.budgets import targets
 from tests.helpers import random_plan
 from tests.ops import examples_fused, examples_fused_attention, examples_quantised
 from tests.ops.examples_onnx import node, normal, positive

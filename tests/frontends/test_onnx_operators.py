@@ -5,8 +5,8 @@ from __future__ import annotations
 from onnx import defs
 
 from graphprune.frontends import onnx as frontend  # noqa: F401  (registers the lowerings)
-from graphprune.frontends.onnx.control import BODIES
-from graphprune.frontends.onnx.registry import lowered_operators
+from graphprune.frontends.onnx.lower.registry import lowered_operators
+from graphprune.frontends.onnx.read.control import BODIES
 
 #: Sizes, and numbers made from them: evaluated while loading, or left in the file as they are.
 SHAPE_ARITHMETIC = {"Constant", "ConstantOfShape", "Range", "Shape", "Size"}

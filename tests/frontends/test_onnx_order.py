@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, helper
 from graphprune import channels, prune
 from graphprune.errors import InputError
 from graphprune.frontends import onnx as frontend
-from graphprune.frontends.onnx import order, reading
+from graphprune.frontends.onnx.read import order, reading
 from tests.frontends.onnx_tools import checked, feeds, linear, model, node, run, weight
 from tests.work import lines_of_work
 

@@ -14,7 +14,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQua
 
 import graphprune as gp
 from graphprune.frontends.onnx.quantized import Along, Blocked, Encoded, Layout, Nibbles, Part, affine, pack, unpack
-from graphprune.graph import Weight
+from graphprune.ir.graph import Weight
 
 from .ort_tools import Calibration, assert_prunes, exported, operators, optimized
 

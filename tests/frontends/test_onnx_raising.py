@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from graphprune.errors import GraphPruneError
 from graphprune.frontends import onnx as frontend
-from graphprune.graph import Node, Value, Weight
+from graphprune.ir.graph import Node, Value, Weight
 from tests.frontends.onnx_tools import checked, feeds, ints, linear, model, node, only, run, weight
 
 X = {"x": (2, 6, 4)}

@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from onnx import NodeProto, TensorProto, helper
 
 from graphprune.frontends import onnx as frontend
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from tests.helpers import assert_equality
 
 from .onnx_tools import assert_round_trip, checked, feeds, ints, model, node, run, weight

@@ -14,12 +14,12 @@ from rich.console import Console
 
 import graphprune as gp
 from graphprune import api
+from graphprune.bench import feed_for
 from graphprune.errors import InputError, VerificationError
 from graphprune.frontends import onnx as frontend
-from graphprune.frontends.onnx import saving
-from graphprune.frontends.onnx.emit import build
-from graphprune.graph import Graph, Weight
-from graphprune.measuring import feed_for
+from graphprune.frontends.onnx.write import saving
+from graphprune.frontends.onnx.write.emit import build
+from graphprune.ir.graph import Graph, Weight
 from tests.frontends.onnx_tools import Dims, ints, model, node, run, weight
 
 

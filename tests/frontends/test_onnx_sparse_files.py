@@ -11,7 +11,7 @@ from onnx import ModelProto, SparseTensorProto, helper, numpy_helper
 
 import graphprune as gp
 from graphprune.frontends import onnx as frontend
-from graphprune.frontends.onnx.constants import dense_weight
+from graphprune.frontends.onnx.read.constants import dense_weight
 from tests.frontends.onnx_tools import feeds, model, node, run, weight
 
 

@@ -11,8 +11,8 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from graphprune.frontends import onnx as frontend
-from graphprune.frontends.onnx.control import DEEPEST
-from graphprune.graph import Graph
+from graphprune.frontends.onnx.read.control import DEEPEST
+from graphprune.ir.graph import Graph
 from tests.helpers import assert_equality
 
 from .onnx_tools import assert_round_trip, checked, feeds, model, node, only, run, weight

@@ -11,9 +11,9 @@ import pytest
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from graphprune.errors import GraphPruneError
-from graphprune.frontends.onnx import wire
-from graphprune.frontends.onnx.emit import fill
-from graphprune.graph import Weight
+from graphprune.frontends.onnx.write import wire
+from graphprune.frontends.onnx.write.emit import fill
+from graphprune.ir.graph import Weight
 
 ARRAYS = {
     "float": np.random.default_rng(0).standard_normal((40, 30)).astype(np.float32),

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune import targets
 from graphprune.coupling import couple
 from graphprune.frontends.torch import Emitted, capture, emit, load, run, save, to_graph_module
+from graphprune.pruning.budgets import targets
 from tests import torchvision_shim  # noqa: F401  (first)
 from tests.helpers import prune_coupling
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.frontends.torch import Emitted, capture, capture_training, emit, random_inputs, run, to_graph_module
-from graphprune.graph import Graph, Value, Weight
+from graphprune.ir.graph import Graph, Value, Weight
 
 
 def keep(graph: Graph, name: str, axis: int, indices: list[int]) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import graphprune as gp
-from graphprune.frontends.torch.examples import fresh_like
+from graphprune.frontends.torch.run.examples import fresh_like
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import graphprune as gp
 from graphprune.errors import InputError
-from graphprune.frontends.torch.exporting import _with_values
+from graphprune.frontends.torch.capture.exporting import _with_values
 
 
 class Layers(nn.Module):

@@ -14,7 +14,7 @@ from torch import nn
 
 from graphprune.errors import InputError
 from graphprune.frontends.torch import capture, emit, load, run, save, to_graph_module
-from graphprune.frontends.torch.archive import is_arithmetic
+from graphprune.frontends.torch.capture.archive import is_arithmetic
 
 FACTORIES = """
 import torch

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import graphprune as gp
 from graphprune.frontends import torch as frontend
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 5, 0, 2, 3], [1, 2, 3, 4, 5, 0, 0, 4, 3]])
 OTHER_EDGES = torch.tensor([[5, 1, 2, 0, 4, 3, 1, 1, 2], [1, 1, 3, 4, 5, 0, 2, 4, 2]])

@@ -12,8 +12,8 @@ from torch import nn
 
 import graphprune as gp
 from graphprune.frontends.torch import capture, run, to_graph_module
-from graphprune.frontends.torch.aliasing import twin
-from graphprune.graph import Graph
+from graphprune.frontends.torch.lower.aliasing import twin
+from graphprune.ir.graph import Graph
 
 Body = Callable[["Around", torch.Tensor], object]
 

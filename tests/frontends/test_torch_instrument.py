@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as nf
 from torch import nn
 
-from graphprune.frontends.torch import capture, execute, instrument, run, run_all
+from graphprune.frontends.torch import capture, instrument, run, run_all
+from graphprune.frontends.torch.run import execute
 from graphprune.frontends.treatment import Compaction, Index, Treatment
-from graphprune.graph import Weight
+from graphprune.ir.graph import Weight
 
 
 def mask(*kept: int, size: int, shape: tuple[int, ...]) -> np.ndarray:

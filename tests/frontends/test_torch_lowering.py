@@ -12,8 +12,8 @@ import torch.nn.functional as nf
 from torch import nn
 
 from graphprune.frontends.torch import capture, run, to_graph_module
-from graphprune.frontends.torch.lower_contract import explicit_equation
-from graphprune.graph import Graph, Node
+from graphprune.frontends.torch.lower.contract import explicit_equation
+from graphprune.ir.graph import Graph, Node
 
 
 class Apply(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import graphprune as gp
-from graphprune.frontends.torch.narrow import NarrowAttention, narrow
+from graphprune.frontends.torch.module.narrow import NarrowAttention, narrow
 
 PADDING = torch.tensor([[False, False, False, False, True], [False, False, True, True, True]])
 CAUSAL = torch.ones(4, 5).triu(1)

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import graphprune as gp
 from graphprune.errors import InputError
-from graphprune.frontends.torch.packing import padded_packing
+from graphprune.frontends.torch.capture.packing import padded_packing
 
 IDS = torch.randint(0, 20, (3, 7), generator=torch.Generator().manual_seed(0))
 LENGTHS = torch.tensor([3, 7, 5])

@@ -15,7 +15,7 @@ from torch import nn
 
 import graphprune as gp
 import tests.torchvision_shim  # noqa: F401  (transformers imports torchvision)
-from graphprune.frontends.torch.unloadable import cause_of, notes, without_unloadable
+from graphprune.frontends.torch.capture.unloadable import cause_of, notes, without_unloadable
 
 COMMAND = [sys.executable, "-c", "from graphprune.cli import main; main()"]
 

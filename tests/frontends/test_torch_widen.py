@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from graphprune import frontends, proof, targets
+from graphprune import frontends
+from graphprune.calibration.running import wide_runner
 from graphprune.coupling import couple
-from graphprune.evidence import trial
-from graphprune.frontends.torch.execute import run
-from graphprune.masking import treatment
+from graphprune.frontends.torch.run.execute import run
 from graphprune.passes.remove_channels import remove_channels
-from graphprune.running import wide_runner
+from graphprune.pruning.budgets import targets
+from graphprune.verification import proof, trial
+from graphprune.verification.masking import treatment
 from tests.helpers import graph_of, random_plan
 
 

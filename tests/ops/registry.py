@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from tests.helpers import graph_of
 
 

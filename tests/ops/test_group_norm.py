@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, group_norm
 
-from graphprune import targets
 from graphprune.coupling import couple
+from graphprune.pruning.budgets import targets
 from tests.helpers import prune_coupling, weight
 from tests.ops.examples_all import EXAMPLES
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import graphprune as gp
 from graphprune.frontends.torch import to_graph_module
-from graphprune.frontends.torch.replacements import index_put, unfold_backward
+from graphprune.frontends.torch.capture.replacements import index_put, unfold_backward
 from tests.helpers import assert_equality, graph_of
 
 from .registry import Net, parameter, stirred

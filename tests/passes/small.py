@@ -13,9 +13,9 @@ from graphprune import frontends
 from graphprune.coupling import couple
 from graphprune.frontends import onnx as onnx_frontend
 from graphprune.frontends import torch as torch_frontend
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from graphprune.passes.base import Pass
-from graphprune.proof import verify
+from graphprune.verification.proof import verify
 
 
 def rand(*shape: int, seed: int = 0) -> np.ndarray:

@@ -16,10 +16,10 @@ import graphprune as gp
 from graphprune import frontends
 from graphprune.errors import InputError
 from graphprune.frontends import onnx as onnx_frontend
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from graphprune.passes.cast_precision import CastPrecision
 from graphprune.passes.pipeline import parse_pipeline, run_pipeline
-from graphprune.passes.ranges import Ranges
+from graphprune.passes.support.ranges import Ranges
 from graphprune.runtimes import get
 from tests.passes.small import dump, foreign, norm, norm_weights, onnx_graph, torch_graph
 

@@ -10,7 +10,7 @@ import torch
 from onnx import helper
 from torch import nn
 
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from graphprune.passes.fold_batchnorm import FoldBatchnorm
 from tests.passes.small import apply, assert_same, foreign, kinds, norm, norm_weights, onnx_graph, rand, torch_graph
 

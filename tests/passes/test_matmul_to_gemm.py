@@ -10,7 +10,7 @@ from torch import nn
 
 import graphprune as gp
 from graphprune.errors import InputError
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from graphprune.passes.matmul_to_gemm import MatmulToGemm
 from graphprune.passes.pipeline import parse_pipeline
 from graphprune.runtimes import get

@@ -16,7 +16,7 @@ from graphprune import api
 from graphprune.cli import run
 from graphprune.errors import InputError, PassError, TargetError, VerificationError
 from graphprune.frontends import onnx as onnx_frontend
-from graphprune.graph import Graph, Weight
+from graphprune.ir.graph import Graph, Weight
 from graphprune.passes.base import Pass, find
 from graphprune.passes.cleanup import Cleanup
 from graphprune.passes.fold_batchnorm import FoldBatchnorm

@@ -12,12 +12,12 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 import graphprune as gp
-from graphprune import calibration
+from graphprune.calibration.samples import read_samples
 from graphprune.cli import run as command
 from graphprune.errors import InputError
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from graphprune.passes.cast_precision import CastPrecision
-from graphprune.passes.ranges import ENDLESS, measure
+from graphprune.passes.support.ranges import ENDLESS, measure
 from tests.passes.small import foreign, onnx_graph
 
 HALF = CastPrecision()
@@ -83,14 +83,14 @@ def test_a_mean_that_fits_may_overflow_on_its_way(tmp_path: Path) -> None:
     weights = {"w": np.ones((2, 1, 1, 1), np.float32), "v": np.eye(2, 3, dtype=np.float32)}
     graph = onnx_graph(nodes, ["n", 1, 32, 32], ["n", 3], weights)
     small, large = np.ones((3, 1, 32, 32), np.float32), np.full((3, 1, 32, 32), 100, np.float32)
-    found = measure(graph, calibration.read(graph, {"x": large}))
+    found = measure(graph, read_samples(graph, {"x": large}))
     assert found.sums == {"p": 102400.0}
     assert found.values["h"] == found.values["p"] == 100.0
-    assert [n.name for n in HALF.islands(graph, measure(graph, calibration.read(graph, {"x": small})))] == []
+    assert [n.name for n in HALF.islands(graph, measure(graph, read_samples(graph, {"x": small})))] == []
     assert {n.name: why for n, why in HALF.islands(graph, found).items()} == {
         "pool": "a sum inside reaches 1.02e+05 on the data"
     }
-    near = HALF.islands(graph, measure(graph, calibration.read(graph, {"x": 50 * small})))
+    near = HALF.islands(graph, measure(graph, read_samples(graph, {"x": 50 * small})))
     assert {n.name: why for n, why in near.items()} == {
         "pool": "a sum inside reaches 5.12e+04 on the data, within a factor of 2 of the largest number"
     }
@@ -114,7 +114,7 @@ def test_sums_inside_operators(made: onnx.NodeProto, expected: float) -> None:
     weights = {"axis": np.array(1)} if made.op_type == "CumSum" else {}
     made.output[0] = "h"
     graph = onnx_graph([made, node("Relu", ["h"], ["y"])], [1, 5], out, weights)
-    assert measure(graph, calibration.read(graph, {"x": x})).sums == {"h": expected}
+    assert measure(graph, read_samples(graph, {"x": x})).sums == {"h": expected}
     assert HALF.islands(graph), "it sums in the type of its input, whatever the data"
 
 
@@ -131,7 +131,7 @@ def test_sums_inside_operators(made: onnx.NodeProto, expected: float) -> None:
 def test_sums_of_pools_and_norms(made: onnx.NodeProto, shape: list[int], expected: float) -> None:
     weights = {"s": np.ones(3, np.float32)} if len(made.input) > 1 else {}
     graph = onnx_graph([made, node("Relu", ["h"], ["y"])], [1, 3, 4, 4], shape, weights)
-    assert measure(graph, calibration.read(graph, {"x": np.full((1, 3, 4, 4), -2, np.float32)})).sums == {"h": expected}
+    assert measure(graph, read_samples(graph, {"x": np.full((1, 3, 4, 4), -2, np.float32)})).sums == {"h": expected}
 
 
 def test_what_stands_for_infinity_is_no_range() -> None:
@@ -141,15 +141,15 @@ def test_what_stands_for_infinity_is_no_range() -> None:
         ["n", 4],
         {"mask": np.array([0, -2 * ENDLESS, -np.inf, 0], np.float32)},
     )
-    found = measure(graph, calibration.read(graph, {"x": np.array([[1, 2, 3, -7]], np.float32)}))
+    found = measure(graph, read_samples(graph, {"x": np.array([[1, 2, 3, -7]], np.float32)}))
     assert found.values == {"x": 7.0, "h": 7.0, "y": pytest.approx(1, abs=1e-3)}
 
 
 def test_spans_do_not_change_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, x = wide_in_the_middle(), samples(40)
-    whole = measure(graph, calibration.read(graph, {"x": x}))
-    monkeypatch.setattr("graphprune.passes.ranges._MOST_ELEMENTS", 1)
-    assert measure(graph, calibration.read(graph, {"x": x})) == whole
+    whole = measure(graph, read_samples(graph, {"x": x}))
+    monkeypatch.setattr("graphprune.passes.support.ranges._MOST_ELEMENTS", 1)
+    assert measure(graph, read_samples(graph, {"x": x})) == whole
 
 
 def test_what_nothing_needs_is_not_measured() -> None:
@@ -157,13 +157,13 @@ def test_what_nothing_needs_is_not_measured() -> None:
     graph = onnx_graph(
         [node("Exp", ["x"], ["e"]), node("Log", ["e"], ["unused"]), node("Relu", ["x"], ["y"])], ["n", 4], ["n", 4]
     )
-    assert set(measure(graph, calibration.read(graph, {"x": samples(4, 4)})).values) == {"x", "y"}
+    assert set(measure(graph, read_samples(graph, {"x": samples(4, 4)})).values) == {"x", "y"}
 
 
 def test_data_that_are_not_finite_say_nothing() -> None:
     graph = wide_in_the_middle()
     with pytest.raises(InputError, match="the calibration data for 'x' hold numbers that are not finite"):
-        measure(graph, calibration.read(graph, {"x": np.full((2, 16), np.nan, np.float32)}))
+        measure(graph, read_samples(graph, {"x": np.full((2, 16), np.nan, np.float32)}))
 
 
 def test_ends_that_the_type_cannot_hold(tmp_path: Path) -> None:

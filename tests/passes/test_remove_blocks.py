@@ -16,7 +16,7 @@ from graphprune import frontends
 from graphprune.cli import run
 from graphprune.errors import PassError, VerificationError
 from graphprune.frontends.torch import Emitted
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from graphprune.passes import remove_blocks as pass_file
 from graphprune.passes.remove_blocks import RemoveBlocks
 from tests.depth import nets

@@ -22,23 +22,26 @@ import onnxruntime
 import torch
 from onnx import numpy_helper
 
-from graphprune import budgets, criteria, frontends, proof, targets
+from graphprune import frontends
+from graphprune.calibration.random_inputs import random_inputs
+from graphprune.calibration.running import runner
 from graphprune.coupling import Coupling, couple
 from graphprune.coupling.couple import Frozen
+from graphprune.coupling.slicing import Survivors
 from graphprune.errors import InputError
-from graphprune.evidence.comparing import FAILED, Limits, compare
-from graphprune.evidence.leaves import leaves
-from graphprune.evidence.noise import shaking
-from graphprune.evidence.sides import changed
-from graphprune.feeds import random_inputs
-from graphprune.graph import Graph, Node, Value
-from graphprune.kept import Survivors
+from graphprune.ir.graph import Graph, Node, Value
 from graphprune.ops import inner
 from graphprune.ops.base import Array
 from graphprune.ops.reduce import SUMS
 from graphprune.passes.remove_channels import remove_channels
-from graphprune.plans import Plan
-from graphprune.running import runner
+from graphprune.pruning.budgets import allocation, targets
+from graphprune.pruning.criteria import magnitude
+from graphprune.pruning.plan import Plan
+from graphprune.verification import proof
+from graphprune.verification.comparing import FAILED, Limits, compare
+from graphprune.verification.leaves import leaves
+from graphprune.verification.noise import shaking
+from graphprune.verification.sides import changed
 from tests.helpers import graph_of
 
 from .cases import Case
@@ -119,13 +122,13 @@ def _plan(case: Case, coupling: Coupling) -> tuple[Plan | None, str]:
     asked = (
         case.criterion,
         case.target,
-        budgets.Options(case.include, case.exclude, align=case.align, floor=case.floor, roles=("all",)),
+        allocation.Options(case.include, case.exclude, align=case.align, floor=case.floor, roles=("all",)),
     )
     why = ""
-    for criterion, target, options in (asked, ("random", "channels", budgets.Options(align=1, roles=("all",)))):
+    for criterion, target, options in (asked, ("random", "channels", allocation.Options(align=1, roles=("all",)))):
         try:
-            scores = criteria.score(coupling, criterion, seed=case.number)
-            return budgets.make_plan(coupling, scores, targets.Target(target, case.ratio), options, criterion), ""
+            scores = magnitude.score(coupling, criterion, seed=case.number)
+            return allocation.make_plan(coupling, scores, targets.Target(target, case.ratio), options, criterion), ""
         except InputError as error:
             why = str(error)
     return None, why

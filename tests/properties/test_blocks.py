@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from graphprune import targets
 from graphprune.coupling import couple
+from graphprune.pruning.budgets import targets
 from graphprune.runtimes import get
 from tests.helpers import graph_of, prune_coupling
 from tests.properties.blocks import BLOCKS

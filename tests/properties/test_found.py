@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphprune import targets
+from graphprune.pruning.budgets import targets
 from tests.helpers import graph_of
 from tests.properties.cases import Case
 from tests.properties.checks import check

@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune import frontends, proof, targets
+from graphprune import frontends
 from graphprune.coupling import Coupling, couple
-from graphprune.graph import Graph, Node, Weight
+from graphprune.ir.graph import Graph, Node, Weight
 from graphprune.ops import Block, Labeller, base, lookup
 from graphprune.ops.base import Array
 from graphprune.passes.remove_channels import remove_channels
+from graphprune.pruning.budgets import targets
+from graphprune.verification import proof
 from tests.helpers import graph_of, random_plan
 from tests.ops import examples_attention, examples_conv, examples_index, examples_linear, examples_norm, examples_shape
 from tests.ops.registry import Net, conv, image, stirred

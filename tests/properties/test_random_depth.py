@@ -8,10 +8,11 @@ import numpy as np
 from hypothesis import given, note, seed, settings
 from hypothesis import strategies as st
 
-from graphprune import depth, frontends, proof
+from graphprune import depth, frontends
 from graphprune.coupling import couple
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from graphprune.passes.remove_blocks import remove_blocks
+from graphprune.verification import proof
 from tests.helpers import graph_of
 from tests.properties.programs import Program
 from tests.properties.test_random_networks import PROFILE, SEED, programs

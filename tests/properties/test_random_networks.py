@@ -15,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, currently_in_test_context, event, given, note, seed, settings
 from hypothesis import strategies as st
 
-from graphprune import ops, targets
+from graphprune import ops
 from graphprune.coupling import couple
 from graphprune.errors import InputError
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
+from graphprune.pruning.budgets import targets
 from tests.helpers import graph_of, prune_coupling
 from tests.properties.blocks import BLOCKS
 from tests.properties.cases import CHOICES, Case, random_case

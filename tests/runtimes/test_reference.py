@@ -8,11 +8,13 @@ import numpy as np
 import onnx
 import pytest
 
-from graphprune import frontends, proof, runtimes, targets
+from graphprune import frontends, runtimes
 from graphprune.coupling import couple
 from graphprune.errors import BackendError, UnsupportedError
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from graphprune.passes.remove_channels import remove_channels
+from graphprune.pruning.budgets import targets
+from graphprune.verification import proof
 from tests.helpers import graph_of, random_plan
 from tests.ops.examples_onnx import node, normal
 

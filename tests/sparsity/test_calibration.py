@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 import graphprune as gp
-from graphprune import calibration, frontends
+from graphprune import frontends
+from graphprune.calibration.samples import Flow, read_samples
+from graphprune.calibration.store import Scratch
 from graphprune.errors import InputError
 from graphprune.frontends.spans import cut
-from graphprune.scratch import Scratch
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits_resnet.onnx"
 
@@ -36,10 +37,10 @@ def arrays(count: int = 6) -> dict[str, np.ndarray]:
 
 
 def test_arrays_are_cut_into_the_batches_of_the_model() -> None:
-    found = calibration.read(TWO, arrays(7))
+    found = read_samples(TWO, arrays(7))
     assert (found.count, [len(b["ids"]) for b in found.batches]) == (6, [2, 2, 2])
     assert found.note == "1 samples fill no batch of 2 and were left out"
-    free = calibration.read(gp.load(DIGITS), {"pictures": np.zeros((40, 1, 8, 8), np.float32)})
+    free = read_samples(gp.load(DIGITS), {"pictures": np.zeros((40, 1, 8, 8), np.float32)})
     assert [len(b["pictures"]) for b in free.batches] == [16, 16, 8]
 
 
@@ -54,14 +55,14 @@ def test_arrays_are_cut_into_the_batches_of_the_model() -> None:
     ],
 )
 def test_batches_come_as_the_model_takes_them(batches: Any) -> None:
-    assert calibration.read(TWO, batches).count == 6
+    assert read_samples(TWO, batches).count == 6
 
 
 def test_files_may_name_inputs_or_number_them(tmp_path: Path) -> None:
     np.savez(tmp_path / "named.npz", **arrays())
     np.savez(tmp_path / "numbered.npz", *arrays().values())
     for name in ("named.npz", "numbered.npz"):
-        assert calibration.read(TWO, tmp_path / name).count == 6
+        assert read_samples(TWO, tmp_path / name).count == 6
 
 
 BAD = [
@@ -83,19 +84,19 @@ BAD = [
 @pytest.mark.parametrize(("data", "text"), BAD)
 def test_data_that_do_not_fit_are_told(data: Any, text: str) -> None:
     with pytest.raises(InputError, match=text):
-        calibration.read(TWO, data)
+        read_samples(TWO, data)
 
 
 def test_no_pickle_is_loaded(tmp_path: Path) -> None:
     np.savez(tmp_path / "bad.npz", ids=np.array([{}], dtype=object), scale=np.ones(1))
     with pytest.raises(InputError, match="pickled objects, which are never loaded"):
-        calibration.read(TWO, tmp_path / "bad.npz")
+        read_samples(TWO, tmp_path / "bad.npz")
     (tmp_path / "text.npz").write_text("no archive")
     with pytest.raises(InputError, match="cannot be read as calibration data"):
-        calibration.read(TWO, tmp_path / "text.npz")
+        read_samples(TWO, tmp_path / "text.npz")
     np.save(tmp_path / "one.npy", np.ones(3))
     with pytest.raises(InputError, match="one array without a name"):
-        calibration.read(TWO, tmp_path / "one.npy")
+        read_samples(TWO, tmp_path / "one.npy")
 
 
 def test_steps_are_cut_where_values_are_asked_for() -> None:
@@ -115,9 +116,9 @@ def test_spans_compute_what_the_whole_does(kind: str) -> None:
     graph = gp.load(DIGITS) if kind == "onnx" else gp.capture(net.eval(), torch.zeros(4, 1, 8, 8))
     x = np.random.default_rng(0).standard_normal((12, 1, 8, 8)).astype(np.float32)
     values = [node.outputs[0] for node in graph.nodes]
-    samples = calibration.read(graph, {graph.inputs[0].name: x})
+    samples = read_samples(graph, {graph.inputs[0].name: x})
     taps = [[value] for value in values[1::2]] + [[graph.outputs[0], values[0]]]
-    flow = calibration.Flow(graph, samples, taps)
+    flow = Flow(graph, samples, taps)
     for _ in taps:
         flow.advance()
     found = np.concatenate(list(flow.values(graph.outputs[0])))

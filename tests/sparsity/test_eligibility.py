@@ -19,7 +19,7 @@ import graphprune as gp
 from graphprune.cli.entry import run
 from graphprune.errors import InputError
 from graphprune.frontends import onnx as onnx_frontend
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from graphprune.passes.cast_precision import CastPrecision
 from graphprune.passes.sparsify import Sparsify
 from graphprune.sparsity import find_layers

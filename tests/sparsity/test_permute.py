@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import graphprune as gp
-from graphprune import calibration, sparsity
+from graphprune import sparsity
+from graphprune.calibration.samples import read_samples
 from graphprune.coupling import couple
 from graphprune.errors import InputError
 from graphprune.passes.permute import Permute, Reordered, reorder
@@ -133,7 +134,7 @@ def _uneven() -> tuple[nn.Module, torch.Tensor]:
 def test_with_data_the_order_keeps_what_the_method_counts(method: str, tmp_path: Path) -> None:
     net, x = _uneven()
     graph, example = gp.capture(net, x[:4]), x[:4]
-    samples = calibration.read(graph, {"input": x.numpy()})
+    samples = read_samples(graph, {"input": x.numpy()})
     by_data = Permute(seconds=1).reordered(graph, samples=samples)
     by_size = Permute(seconds=1).reordered(graph)
     norms = net[1](net[0](x)).detach().square().sum(0).sqrt().numpy()

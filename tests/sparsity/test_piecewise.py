@@ -11,11 +11,13 @@ import onnx
 import pytest
 
 import graphprune as gp
-from graphprune import frontends, piecewise, sparsifying
+from graphprune import frontends
+from graphprune.calibration import dataflow
+from graphprune.calibration.dataflow import Piecewise, ends_of_parts
+from graphprune.calibration.random_inputs import random_inputs
 from graphprune.errors import UnsupportedError, VerificationError
-from graphprune.feeds import random_inputs
-from graphprune.graph import Graph, Weight
-from graphprune.piecewise import Piecewise, ends_of_parts
+from graphprune.ir.graph import Graph, Weight
+from graphprune.pipelines import sparsify
 from graphprune.runtimes.onnxruntime import OnnxRuntime
 from graphprune.sparsity import Outcome
 from tests.sparsity.test_where_weights_lie import CASES, made
@@ -50,7 +52,7 @@ def fed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return plain(self, model, **settings)
 
     monkeypatch.setattr(OnnxRuntime, "compile", compiled)
-    monkeypatch.setattr(piecewise, "_MOST_BYTES", 1)
+    monkeypatch.setattr(dataflow, "_MOST_BYTES", 1)
     return sizes
 
 
@@ -91,14 +93,14 @@ def _wrong_place(outcome: Outcome) -> None:
 def test_mistakes_are_seen(
     harm: Callable[[Outcome], None], tmp_path: Path, fed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = sparsifying.sparsity.make_sparse
+    plain = sparsify.sparsity.make_sparse
 
     def harmed(*given: Any) -> Outcome:
         outcome = plain(*given)
         harm(outcome)
         return outcome
 
-    monkeypatch.setattr(sparsifying.sparsity, "make_sparse", harmed)
+    monkeypatch.setattr(sparsify.sparsity, "make_sparse", harmed)
     with pytest.raises(VerificationError, match="differs from the masked original"):
         gp.sparsify(chain(tmp_path))
     assert max(fed) <= WIDTH * WIDTH * 4

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 import graphprune as gp
-from graphprune import frontends, proof
+from graphprune import frontends
 from graphprune.coupling import couple
-from graphprune.graph import Graph
+from graphprune.ir.graph import Graph
 from graphprune.passes.permute import reorder
 from graphprune.sparsity.permuting import alike
+from graphprune.verification import proof
 from tests.helpers import TIGHT
 from tests.ops import examples_all  # noqa: F401
 from tests.ops.registry import EXAMPLES, Example, Net

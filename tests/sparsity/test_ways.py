@@ -15,7 +15,7 @@ import graphprune as gp
 from benchmarks.sparse_speed import counted, equal_layers
 from benchmarks.suites import transformers_models
 from graphprune.cli import run
-from graphprune.graph import Weight
+from graphprune.ir.graph import Weight
 from tests.helpers import zero_in_fours
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits_resnet.onnx"

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ...graph import Graph, Node, Value
+from graphprune.ir.graph import Graph, Node, Value
+
 from ..chance import Full, Left
-from ..torch.drawing import is_random
-from ..torch.emission import difference
-from ..torch.execute import instrument, random_inputs, run
-from ..torch.graph_module import takes
+from ..torch.module.emission import difference
 from ..torch.origin import Source
+from ..torch.run.drawing import is_random
+from ..torch.run.execute import instrument, random_inputs, run
+from ..torch.write.graph_module import takes
 from ..treatment import Treatment
 
 # Their attributes say little; what they were called with says the rest.

@@ -17,14 +17,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from ...errors import InputError
-from ...graph import Graph
-from ..torch.emission import Beside, Emitted, emit
-from ..torch.execute import example_inputs, random_inputs
+from graphprune.errors import InputError
+from graphprune.ir.graph import Graph
+
+from ..torch.capture.refusals import first_line
+from ..torch.module.emission import Beside, Emitted, emit
+from ..torch.module.own_class import rebuild
+from ..torch.module.rescaling import rescaled
 from ..torch.origin import Origin, origin_of
-from ..torch.own_class import rebuild
-from ..torch.refusals import first_line
-from ..torch.rescaling import rescaled
+from ..torch.run.execute import example_inputs, random_inputs
 from .fit import Fitted, fit
 from .origin import CheckpointOrigin
 from .skeleton import floating_dtype, skeleton

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...weights import RowReader, joined
+from graphprune.ir.weights import RowReader, joined
+
 from ..torch.arrays import numpy_dtype, shared, to_numpy, torch_dtype
 from .shards import Stored
 

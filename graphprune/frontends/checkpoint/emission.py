@@ -8,9 +8,10 @@ from typing import Literal
 
 from torch import nn
 
-from ...errors import InputError
-from ...graph import Graph
-from ..torch.execute import instrument
+from graphprune.errors import InputError
+from graphprune.ir.graph import Graph
+
+from ..torch.run.execute import instrument
 from ..treatment import Treatment
 from .fit import Fitted, fit
 

@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 
-from ...errors import InputError
-from ...graph import Graph
-from ..torch.execute import example_inputs
-from ..torch.size_settings import size_changes
-from ..torch.tracing import capture, quiet
+from graphprune.errors import InputError
+from graphprune.ir.graph import Graph
+
+from ..torch.capture.tracing import capture
+from ..torch.module.size_settings import size_changes
+from ..torch.run.execute import example_inputs
+from ..torch.run.modes import quiet
 from .compare import mismatch, same_constants, same_numbers
 from .layers import Layers, numbered
 from .origin import CheckpointOrigin, checkpoint_of

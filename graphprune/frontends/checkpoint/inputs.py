@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import InputError
+from graphprune.errors import InputError
+
 from ..torch.files import Shapes
 
 _BATCH, _LENGTH = 2, 16

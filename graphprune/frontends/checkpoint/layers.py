@@ -8,7 +8,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...graph import Graph
+from graphprune.ir.graph import Graph
+
 from .origin import CheckpointOrigin
 
 _NUMBER = re.compile(r"(?<=\.)(\d+)(?=\.)")

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...graph import Graph, Value, Weight
-from ...weights import RowReader
+from graphprune.ir.graph import Graph, Value, Weight
+from graphprune.ir.weights import RowReader
+
 from ..torch.arrays import numpy_dtype, shared, to_numpy, torch_dtype
 from .conversion import Converted, Step, respelled
 from .origin import CheckpointOrigin

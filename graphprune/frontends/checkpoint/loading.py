@@ -12,15 +12,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...errors import InputError
-from ...graph import Graph, Weight
-from ...weights import RowReader
+from graphprune.errors import InputError
+from graphprune.ir.graph import Graph, Weight
+from graphprune.ir.weights import RowReader
+
 from ..torch.arrays import torch_dtype
+from ..torch.capture.refusals import first_line
+from ..torch.capture.tracing import capture
+from ..torch.capture.unloadable import notes
 from ..torch.files import Shapes
 from ..torch.origin import Origin, fill, origin_of
-from ..torch.refusals import first_line
-from ..torch.tracing import capture, quiet
-from ..torch.unloadable import notes
+from ..torch.run.modes import quiet
 from .conversion import Converted, Spelling, spelling
 from .inputs import example_inputs
 from .origin import CheckpointOrigin

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...errors import GraphPruneError
-from ...graph import Graph
+from graphprune.errors import GraphPruneError
+from graphprune.ir.graph import Graph
+
 from ..torch.origin import Origin
 from .conversion import Converted
 from .shards import Stored

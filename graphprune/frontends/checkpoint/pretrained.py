@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...errors import InputError
-from ...graph import Graph
+from graphprune.errors import InputError
+from graphprune.ir.graph import Graph
+
 from ..torch.arrays import to_numpy
-from ..torch.execute import example_inputs
-from ..torch.refusals import first_line
-from ..torch.tracing import quiet
+from ..torch.capture.refusals import first_line
+from ..torch.run.execute import example_inputs
+from ..torch.run.modes import quiet
 from .origin import checkpoint_of
 from .skeleton import floating_dtype
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
-from ...graph import Graph
+from graphprune.errors import InputError
+from graphprune.ir.graph import Graph
 
 #: How transformers calls every setting that holds one id or several (see its own `validate_token_ids`).
 _SUFFIX = "_token_id"

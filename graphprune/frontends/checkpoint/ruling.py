@@ -6,8 +6,9 @@ import copy
 from collections import defaultdict
 from typing import Any
 
-from ...graph import Graph
-from ..torch.tracing import quiet
+from graphprune.ir.graph import Graph
+
+from ..torch.run.modes import quiet
 from .fit import Path, change, integers
 from .origin import checkpoint_of
 from .renumber import token_ids

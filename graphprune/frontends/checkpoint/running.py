@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..torch.drawing import is_random
-from ..torch.execute import change_inputs, instrument, random_inputs, run, run_all
-from ..torch.inner import run_inner
-from ..torch.spans import named_inputs, spans
+from ..torch.run.drawing import is_random
+from ..torch.run.execute import change_inputs, instrument, random_inputs, run, run_all
+from ..torch.run.inner import run_inner
+from ..torch.run.spans import named_inputs, spans
 
 __all__ = [
     "change_inputs",

@@ -12,8 +12,8 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ...errors import InputError
-from ...weights import RowReader
+from graphprune.errors import InputError
+from graphprune.ir.weights import RowReader
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import InputError
-from ..torch.tracing import quiet
-from ..torch.unloadable import cause_of, without_unloadable
+from graphprune.errors import InputError
+
+from ..torch.capture.unloadable import cause_of, without_unloadable
+from ..torch.run.modes import quiet
 
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 _ALIGNMENT = 64

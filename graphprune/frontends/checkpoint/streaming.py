@@ -12,7 +12,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from ...errors import GraphPruneError, InputError
+from graphprune.errors import GraphPruneError, InputError
+
 from .shards import INDEX, SINGLE, TYPE_NAMES
 
 #: What is known of a tensor before its elements are: type and sizes.

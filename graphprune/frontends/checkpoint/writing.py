@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import InputError
-from ...graph import Graph, Weight
-from ...writing import whole
+from graphprune.atomic import whole
+from graphprune.errors import InputError
+from graphprune.ir.graph import Graph, Weight
+
 from ..torch.arrays import to_torch, torch_dtype
-from ..torch.tracing import quiet
+from ..torch.run.modes import quiet
 from .emission import EmittedCheckpoint, emit
 from .layout import as_they_are, packed_again, stored_weights
 from .origin import checkpoint_of

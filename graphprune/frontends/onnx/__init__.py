@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from .chance import is_random, scripted
-from .emit import emit
-from .inner import tapped
-from .instrument import instrument
-from .loading import from_model, load
+from .lower.loading import from_model, load
 from .origin import custom_operators, original, original_bytes, other_sizes
-from .precision import computes_in, sums
-from .saving import save, written_bytes
-from .spans import named_inputs, spans
-from .unrounded import unrounded
-from .widen import widened
+from .run.chance import is_random, scripted
+from .run.inner import tapped
+from .run.instrument import instrument
+from .run.precision import computes_in, sums
+from .run.spans import named_inputs, spans
+from .run.unrounded import unrounded
+from .run.widen import widened
+from .write.emit import emit
+from .write.saving import save, written_bytes
 
 __all__ = [
     "computes_in",

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from onnx import ModelProto, NodeProto, SparseTensorProto, TensorProto
 
-from ...graph import Graph, Node, Weight
-from .binding import Binding
-from .facts import Fact
+from graphprune.ir.graph import Graph, Node, Weight
+
 from .quantized import Encoded
+from .read.binding import Binding
+from .read.facts import Fact
 
 
 def copy_notes(source: TensorProto, target: TensorProto) -> None:

@@ -12,8 +12,8 @@ import ml_dtypes
 import numpy as np
 from onnx import NodeProto
 
-from ...errors import GraphPruneError
-from ...graph import Weight
+from graphprune.errors import GraphPruneError
+from graphprune.ir.graph import Weight
 
 Array = np.ndarray
 Shape = tuple[int, ...]

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
-from ...errors import InputError
+from graphprune.errors import InputError
 
 #: Element types that are not numpy's own; the rest comes from the onnx package.
 _EXTRA: dict[int, np.dtype[Any]] = {TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16)}

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from .drawing import is_random
-from .emission import Emitted, emit, rehearsed
-from .execute import change_inputs, flatten_outputs, instrument, random_inputs, run, run_all
+from .capture.submodules import placed, shared_outside
+from .capture.tracing import capture
+from .capture.training_capture import capture_training
+from .capture.unused import unused_parameters
 from .files import load, save
-from .graph_module import PrunedModule, to_graph_module
-from .inner import run_inner
-from .spans import as_array, named_inputs, spans
-from .submodules import placed, shared_outside
-from .tracing import capture
-from .training import hold_zero, set_weights, zero_entries
-from .training_capture import capture_training
-from .unused import unused_parameters
+from .module.emission import Emitted, emit, rehearsed
+from .module.training import hold_zero, set_weights, zero_entries
+from .run.drawing import is_random
+from .run.execute import change_inputs, flatten_outputs, instrument, random_inputs, run, run_all
+from .run.inner import run_inner
+from .run.spans import as_array, named_inputs, spans
+from .write.graph_module import PrunedModule, to_graph_module
 
 __all__ = [
     "unused_parameters",

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from ...errors import InputError
+from graphprune.errors import InputError
 
 # Types that numpy itself lacks travel as integers of the same width and are relabelled on the other side.
 _EXTENDED: dict[torch.dtype, tuple[torch.dtype, Any]] = {

@@ -15,15 +15,17 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.export import ExportedProgram
 
-from ...errors import GraphPruneError, InputError
-from ...graph import Graph
-from ...writing import whole
-from .archive import load_program
-from .emission import Emitted, emit
-from .refusals import first_line
-from .submodules import placed
-from .tracing import batch_shapes, capture, export, lower_program, quiet, split_inputs, twice
-from .unloadable import cause_of, notes, without_unloadable
+from graphprune.atomic import whole
+from graphprune.errors import GraphPruneError, InputError
+from graphprune.ir.graph import Graph
+
+from .capture.archive import load_program
+from .capture.refusals import first_line
+from .capture.submodules import placed
+from .capture.tracing import batch_shapes, capture, export, lower_program, twice
+from .capture.unloadable import cause_of, notes, without_unloadable
+from .module.emission import Emitted, emit
+from .run.modes import quiet, split_inputs
 
 aten = torch.ops.aten
 
@@ -164,7 +166,7 @@ def _save_onnx(emitted: Emitted, path: Path) -> None:
 
 def _export_onnx(program: ExportedProgram, shapes: Any, path: Path) -> None:
     """Write the file, its nodes in order; raises where the checker refuses it."""
-    from ..onnx.reading import check_file
+    from ..onnx.read.reading import check_file
 
     _plain_pools(program)
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ...errors import GraphPruneError
-from ...graph import Graph, Node
+from graphprune.errors import GraphPruneError
+from graphprune.ir.graph import Graph, Node
 
 
 @dataclass(frozen=True, slots=True)

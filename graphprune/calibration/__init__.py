@@ -1,0 +1,1 @@
+"""Samples, what a model makes of them, and where large arrays are kept."""

@@ -1,0 +1,1 @@
+"""Running modules and graphs: the masked original, spans, random numbers under control."""

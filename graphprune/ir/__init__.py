@@ -1,0 +1,1 @@
+"""The framework-neutral intermediate representation: values, nodes of canonical kinds, weights (see `docs/ir.md`)."""

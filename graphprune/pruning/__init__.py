@@ -1,0 +1,1 @@
+"""From coupled groups to a plan: scores, budgets, and what a choice costs."""

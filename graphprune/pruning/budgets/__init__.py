@@ -1,0 +1,1 @@
+"""Budgets: what a caller asks for, and the choice that meets it."""

@@ -1,0 +1,1 @@
+"""Criteria: how much each component of a coupled group matters."""

@@ -1,0 +1,1 @@
+"""What several passes share, and what one needs beside its rewrite."""
