@@ -311,6 +311,22 @@ def test_counts_are_rounded_where_the_class_is_lost_anyway() -> None:
     assert result.graph.weights()["first.weight"].sizes[0] == 40
 
 
+class Norm(nn.Module):
+    """A norm without tensors, which holds the size that it takes."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.shape = (width,)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nf.layer_norm(x, self.shape)
+
+
+def test_sizes_held_by_modules_without_tensors() -> None:
+    result = comes_back(nn.Sequential(nn.Linear(6, 16), Norm(16), nn.Linear(16, 3)), torch.randn(4, 6))
+    assert result.model[1].shape == (8,)
+
+
 class SentenceEncoder(nn.Module):
     """A pooler whose result nobody uses."""
 

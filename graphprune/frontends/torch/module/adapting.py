@@ -24,7 +24,7 @@ from graphprune.ir.graph import Graph
 from ..origin import origin_of
 from ..run.modes import mode_of, split_inputs
 from .causes import modules_on_the_way
-from .size_settings import Setting, reads, settings, size_changes, with_descendants
+from .size_settings import Setting, reads, settings, size_changes, with_descendants, with_results
 
 #: Attributes, or sets of alike ones, for which other values are tried.
 _MOST_TRIED = 16
@@ -72,9 +72,10 @@ class Adapting:
             setting.set(value)
 
     def _further(self) -> list[Setting]:
-        """Attributes of modules that hold changed ones, where the class reads them."""
+        """Attributes of modules that hold changed ones, or make results of other sizes, where the class reads them."""
         known = {(s.path, s.name) for s in self._near}
-        further = [s for s in settings(self._module, with_descendants(self._changes)) if (s.path, s.name) not in known]
+        changes = with_results(self._graph, with_descendants(self._changes))
+        further = [s for s in settings(self._module, changes) if (s.path, s.name) not in known]
         if not further:
             return []
         read = _read_by(self._graph)

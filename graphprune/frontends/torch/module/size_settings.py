@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from graphprune.ir.graph import Graph, Node
@@ -53,6 +54,21 @@ def size_changes(graph: Graph) -> dict[str, Change]:
             for before, after in zip(like.shape, value.shape, strict=True):
                 changes[name.rpartition(".")[0]].note(before, after)
     return changes
+
+
+def with_results(graph: Graph, changes: Mapping[str, Change]) -> dict[str, Change]:
+    """The changes, and by the path of modules that have none how the sizes of their operators' results changed: one
+    that owns no tensor may hold the size of what passes.
+    """
+    found: dict[str, Change] = defaultdict(Change)
+    metas = {node.name: node.meta.get("val") for node in origin_of(graph).exported.graph.nodes}
+    for node in graph.all_nodes:
+        was = metas.get(node.name)
+        if isinstance(node.source, Source) and isinstance(was, torch.Tensor):
+            for before, after in zip(was.shape, node.outputs[0].shape or (), strict=False):
+                if isinstance(before, int):
+                    found[node.source.owner].note(before, after)
+    return found | {path: change for path, change in changes.items() if change.moved}
 
 
 def _note(change: Change, node: Node, source: Source) -> None:
