@@ -17,6 +17,7 @@ import graphprune as gp
 from benchmarks.suites import transformers_models
 from graphprune.frontends.torch import capture, instrument, run_all
 from graphprune.frontends.torch.arrays import shared
+from graphprune.frontends.torch.run import execute, parts
 from graphprune.frontends.treatment import Compaction, Index, Treatment
 from graphprune.ir.graph import Graph, Weight
 
@@ -82,7 +83,7 @@ def in_a_file(graph: Graph, net: Net) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("name", CASES)
 def test_the_numbers_are_those_of_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """For two inputs at once, which take each piece together."""
-    monkeypatch.setattr("graphprune.frontends.torch.run.parts.PART", 1)
+    monkeypatch.setattr(parts, "PART", 1)
     forward, shape, given, rows = CASES[name]
     net = Net(forward, *shape).eval()
     feeds = [given, given.flip(0)] if isinstance(given, torch.Tensor) else [torch.randn(given) for _ in range(2)]
@@ -101,7 +102,7 @@ def test_sorted_rows_meet_one_matrix_after_the_other(ends: list[int], monkeypatc
     """Masked, and with statistics on some matrices only; matrices without rows are not read. Rows after the last end
     are anything.
     """
-    monkeypatch.setattr("graphprune.frontends.torch.run.parts.PART", 1)
+    monkeypatch.setattr(parts, "PART", 1)
     net = Net(grouped, 4, 8, 16).bfloat16().eval()
     feed = (torch.randn(6, 16).bfloat16(), torch.tensor(ends, dtype=torch.int32))
     graph = capture(net, feed)
@@ -136,7 +137,7 @@ def gp_bfloat16(array: np.ndarray) -> np.ndarray:
 def test_a_proof_holds_few_experts_at_a_time(part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The most bytes of weights at once, as they are handed to operators: a stack, unless it counts as large."""
     transformers_models.save("mixtral", tmp_path / "whole")
-    monkeypatch.setattr("graphprune.frontends.torch.run.parts.PART", part)
+    monkeypatch.setattr(parts, "PART", part)
     held, most = [0], [0]
 
     def tracked(array: np.ndarray) -> torch.Tensor:
@@ -146,8 +147,8 @@ def test_a_proof_holds_few_experts_at_a_time(part: int, tmp_path: Path, monkeypa
         weakref.finalize(own, lambda size: held.__setitem__(0, held[0] - size), own.nbytes)
         return shared(own)
 
-    monkeypatch.setattr("graphprune.frontends.torch.run.parts.shared", tracked)
-    monkeypatch.setattr("graphprune.frontends.torch.run.execute.shared", tracked)
+    monkeypatch.setattr(parts, "shared", tracked)
+    monkeypatch.setattr(execute, "shared", tracked)
     graph = gp.load(tmp_path / "whole")
     plan = gp.plan(graph, "channels=0.5", uniform=True)
     assert gp.verify(graph, gp.apply(graph, plan), plan).passed

@@ -53,7 +53,7 @@ def test_a_comparison_says_what_it_measured() -> None:
     whole, part = comparison
     assert (whole.name, whole.ratio, part.name) == ("whole", 1.0, "part")
     assert whole.median <= whole.p90 <= whole.p99
-    assert part.ratio_low <= part.ratio <= part.ratio_high < 1
+    assert part.ratio_low <= part.ratio <= part.ratio_high and part.ratio < 1
     environment = comparison.environment
     assert environment.input_shapes == {"x": (128, 1024)}
     assert (environment.runtime, environment.threads) == ("onnxruntime", 1)

@@ -82,7 +82,7 @@ def draft(folder: Path, process: int, output: str = "other", host: str | None = 
 
 def test_drafts_of_killed_processes_go_with_the_next_output(tmp_path: Path) -> None:
     """SIGKILL cannot be caught: whoever writes there next finds what is left."""
-    script = "import os, sys; from graphprune.writing import whole\nwith whole(sys.argv[1]) as draft:\n"
+    script = "import os, sys; from graphprune.atomic import whole\nwith whole(sys.argv[1]) as draft:\n"
     script += "    draft.write_text('half'); os.kill(os.getpid(), 9)"
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "killed")], check=False)
     assert done.returncode == -9 and len(list(tmp_path.iterdir())) == 1
